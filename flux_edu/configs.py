@@ -1,0 +1,108 @@
+"""Every published FLUX.1 variant, and the tiny one that ships with this package."""
+
+import difflib
+from dataclasses import dataclass, replace
+
+from flux_edu.autoencoder import AutoEncoderParams
+from flux_edu.model import FluxParams
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network's shape and how it wants to be sampled.
+
+    two_passes: guidance takes a second evaluation with the empty prompt, Eq. (6.4), because the model is not distilled.
+    shift: whether the schedule depends on the picture's size, Eq. (1.5). txt_tokens: how many tokens T5 reads.
+    """
+
+    params: FluxParams
+    ae_params: AutoEncoderParams
+    repo_id: str | None
+    num_steps: int
+    guidance: float
+    shift: bool = True
+    txt_tokens: int = 512
+    two_passes: bool = False
+
+
+DEV = FluxParams(
+    in_channels=64,
+    out_channels=64,
+    vec_in_dim=768,
+    context_in_dim=4096,
+    hidden_size=3072,
+    mlp_ratio=4.0,
+    num_heads=24,
+    depth=19,
+    depth_single_blocks=38,
+    axes_dim=(16, 56, 56),
+    theta=10_000,
+    qkv_bias=True,
+    guidance_embed=True,
+)
+SCHNELL = replace(DEV, guidance_embed=False)
+CONTROL = replace(DEV, in_channels=64 + 64)  # the picture, and the encoded control image
+FILL = replace(DEV, in_channels=64 + 64 + 256)  # the picture, the masked picture, 8 × 8 mask pixels a latent place
+TINY = FluxParams(
+    in_channels=64,
+    out_channels=64,
+    vec_in_dim=256,
+    context_in_dim=256,
+    hidden_size=320,
+    mlp_ratio=4.0,
+    num_heads=5,
+    depth=3,
+    depth_single_blocks=6,
+    axes_dim=(8, 28, 28),
+    theta=10_000,
+    qkv_bias=True,
+    guidance_embed=False,
+)
+
+AE = AutoEncoderParams(
+    resolution=256,
+    in_channels=3,
+    ch=128,
+    out_ch=3,
+    ch_mult=(1, 2, 4, 4),
+    num_res_blocks=2,
+    z_channels=16,
+    scale_factor=0.3611,
+    shift_factor=0.1159,
+)
+TINY_AE = replace(
+    AE, resolution=128, ch=32, scale_factor=1.0, shift_factor=0.0
+)  # both factors are measured after training
+
+# repositories on the Hugging Face hub; the ten entries are those of the reference implementation
+configs = {
+    "flux-dev": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-dev", num_steps=50, guidance=2.5),
+    "flux-dev-krea": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Krea-dev", num_steps=50, guidance=2.5),
+    "flux-dev-redux": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Redux-dev", num_steps=50, guidance=2.5),
+    "flux-dev-kontext": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Kontext-dev", num_steps=30, guidance=2.5),
+    "flux-schnell": ModelSpec(
+        SCHNELL, AE, "black-forest-labs/FLUX.1-schnell", num_steps=4, guidance=0.0, shift=False, txt_tokens=256
+    ),
+    "flux-dev-canny": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev", num_steps=50, guidance=30.0),
+    "flux-dev-depth": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev", num_steps=50, guidance=10.0),
+    "flux-dev-canny-lora": ModelSpec(
+        CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev-lora", num_steps=50, guidance=30.0
+    ),
+    "flux-dev-depth-lora": ModelSpec(
+        CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev-lora", num_steps=50, guidance=10.0
+    ),
+    "flux-dev-fill": ModelSpec(FILL, AE, "black-forest-labs/FLUX.1-Fill-dev", num_steps=50, guidance=30.0),
+    "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),
+}
+
+
+def get_spec(name: str) -> ModelSpec:
+    """The variant of this name; an unknown one is answered with the nearest that exist."""
+    if name in configs:
+        return configs[name]
+    near = difflib.get_close_matches(name, configs, n=3, cutoff=0.4)
+    raise ValueError(
+        f"no variant is called {name!r}; "
+        + (f"did you mean {' or '.join(near)}? " if near else "")
+        + f"There are: {', '.join(configs)}"
+    )

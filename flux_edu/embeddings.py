@@ -1,0 +1,41 @@
+"""Chapter 4, first part: numbers and pooled text become vectors of the model's width. Eq. (4.1) and (4.2)."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def timestep_embedding(
+    t: Float[Tensor, "B"], dim: int, max_period: float = 10_000, time_factor: float = 1000.0
+) -> Float[Tensor, "B dim"]:
+    """A number as a row of cosines and sines, from one radian a thousandth down to almost none.
+
+    Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128},  i = 0 … 127
+
+    Cosines first. The same function embeds the guidance number, also times 1000. float32 in and out: in bfloat16
+    t = 0.99 would become 988 thousandths instead of 990. Vaswani et al. 2017, as adapted by diffusion models.
+    """
+    if dim % 2:
+        raise ValueError(f"dim = {dim}: half of it are cosines and half sines, so it must be even")
+    half = dim // 2
+    f = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angle = time_factor * t.float()[:, None] * f
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class MLPEmbedder(nn.Module):
+    """Two linear layers with a SiLU between them; FLUX has one for the time, one for guidance, one for pooled text.
+
+    Eq. (4.2):  MLP(x) = W_2 SiLU(W_1 x + c_1) + c_2
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int):
+        super().__init__()
+        self.in_layer = nn.Linear(in_dim, hidden_dim)
+        self.silu = nn.SiLU()
+        self.out_layer = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "B D"]:
+        return self.out_layer(self.silu(self.in_layer(x)))

@@ -1,0 +1,249 @@
+"""From a prompt to a picture: the encoders, the schedule, the sampler and the autoencoder put together."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
+
+import flux_edu
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.checkpoint import load_strict, read
+from flux_edu.configs import ModelSpec, get_spec
+from flux_edu.device import pick_device
+from flux_edu.model import Flux
+from flux_edu.patchify import get_noise, prepare, unpatchify
+from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
+from flux_edu.schedule import get_schedule
+from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
+
+TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
+
+
+def to_tensor(picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
+    """A picture as numbers in [-1, 1], as the autoencoder reads it; [0, 1] would change its colours."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
+    return rearrange(pixels, "h w c -> 1 c h w") / 127.5 - 1
+
+
+def to_picture(x: Float[Tensor, "3 H W"]) -> Image.Image:
+    """Numbers in [-1, 1], cut off beyond, as an 8-bit picture."""
+    pixels = (x.float().clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(rearrange(pixels.round().byte().cpu(), "c h w -> h w c").numpy())
+
+
+class FluxGenerator:
+    """A FLUX with its encoders and autoencoder, ready to paint.
+
+    name is a key of `configs`: "tiny" ships with this package. The published models are read from files that you have
+    obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE (safetensors files), FLUX_T5 and
+    FLUX_CLIP (folders as transformers saves them) say where they are. device None picks cuda, mps or cpu.
+    """
+
+    def __init__(self, name: str = "tiny", device: str | torch.device | None = None):
+        self.name, self.spec, self.device = name, get_spec(name), pick_device(device)
+        self.t5, self.clip, self.model, self.ae = (
+            load_tiny(self.spec) if name == "tiny" else load_published(name, self.spec)
+        )
+        for part in (self.t5, self.clip, self.model, self.ae):
+            part.to(self.device).eval().requires_grad_(False)
+        self.vocabulary = json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")) if name == "tiny" else None
+
+    @torch.inference_mode()
+    def generate_image(
+        self,
+        width: int,
+        height: int,
+        num_steps: int,
+        guidance: float,
+        seed: int | None,
+        prompt: str,
+        init_image: Image.Image | None = None,
+        image2image_strength: float = 0.0,
+        add_sampling_metadata: bool = True,
+        callback: Callable[[int, float, Tensor, Tensor], None] | None = None,
+    ) -> Image.Image:
+        """Paint one picture. Sizes in pixels, rounded down to multiples of 16 (with a warning); seed None draws one.
+
+        With init_image, strength ς in [0, 1] says how much is painted anew, Eq. (6.3): 1 ignores the start picture, 0
+        returns its round trip through the autoencoder. The picture's `info` carries what it takes to paint it again.
+        `callback` is that of `denoise`.
+        """
+        opts = SamplingOptions(prompt, *self._round(width, height), num_steps, guidance, seed)
+        if opts.seed is None:
+            opts.seed = secrets.randbelow(2**31)
+        self._check(opts)
+        dtype = self.model.img_in.weight.dtype
+
+        # noise, text and schedule
+        noise = get_noise(1, opts.height, opts.width, self.device, torch.float32, opts.seed)
+        inputs = prepare(self.t5, self.clip, noise, opts.prompt)
+        timesteps = get_schedule(opts.num_steps, inputs["img"].shape[1], shift=self.spec.shift)
+
+        # a start picture, encoded, moves the start into the schedule
+        if init_image is not None:
+            start = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
+            z = self.ae.encode(to_tensor(start).to(self.device, next(self.ae.parameters()).dtype)).float()
+            latent, timesteps = image_to_image_start(z, noise, timesteps, image2image_strength)
+            inputs |= {"img": prepare(self.t5, self.clip, latent, opts.prompt)["img"]}
+
+        # follow the velocity from noise to latent, then decode
+        uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
+        x = denoise(self.model, **inputs, timesteps=timesteps, guidance=opts.guidance, uncond=uncond, callback=callback)
+        z = unpatchify(x, opts.height, opts.width)
+        picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
+
+        if add_sampling_metadata:
+            picture.info |= asdict(opts) | {
+                "model": self.name,
+                "version": flux_edu.__version__,
+                "schedule": timesteps,
+                "dtype": str(dtype),
+            }
+            if init_image is not None:
+                picture.info |= {
+                    "init_image_sha256": picture_hash(init_image),
+                    "image2image_strength": image2image_strength,
+                }
+        return picture
+
+    def repaint(self, metadata: dict, init_image: Image.Image | None = None) -> Image.Image:
+        """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
+        if metadata["model"] != self.name:
+            raise ValueError(
+                f"the picture was painted by {metadata['model']!r}, this generator is {self.name!r}: make"
+                f" FluxGenerator({metadata['model']!r})"
+            )
+        if metadata["version"] != flux_edu.__version__:
+            warnings.warn(
+                f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: the picture may differ",
+                stacklevel=2,
+            )
+        wanted = metadata.get("init_image_sha256")
+        if wanted and (init_image is None or picture_hash(init_image) != wanted):
+            raise ValueError(
+                "the picture began from a start picture: pass the same one as init_image (its hash must be the"
+                " recorded one)"
+            )
+        again = {key: metadata[key] for key in ("width", "height", "num_steps", "guidance", "seed", "prompt")}
+        return self.generate_image(
+            **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
+        )
+
+    def _round(self, width: int, height: int) -> tuple[int, int]:
+        rounded = width // 16 * 16, height // 16 * 16
+        if min(rounded) < 16:
+            raise ValueError(f"{width} × {height} pixels: both sides must be at least 16, the size of one token")
+        if rounded != (width, height):
+            warnings.warn(
+                f"sizes are multiples of 16: painting {rounded[0]} × {rounded[1]} instead of {width} × {height}",
+                stacklevel=3,
+            )
+        return rounded
+
+    def _check(self, opts: SamplingOptions) -> None:
+        if self.spec.params.in_channels != self.spec.params.out_channels:
+            raise ValueError(
+                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise as"
+                " img_cond"
+            )
+        if not -(2**63) <= opts.seed < 2**63:
+            raise ValueError(
+                f"seed = {opts.seed} does not fit 64 bits; choose one from 0 to 2**63 - 1, or None to have one drawn"
+            )
+        if self.vocabulary is None:
+            return
+        words = re.findall(r"[a-z0-9]+|[\u4e00-\u9fff]+", opts.prompt.lower())
+        unknown = [
+            w
+            for w in words
+            if w not in self.vocabulary and not (w > "\u4e00" and any(w in known for known in self.vocabulary))
+        ]
+        if unknown:
+            near = {w: difflib.get_close_matches(w, self.vocabulary, n=3, cutoff=0.5) for w in unknown}
+            told = "; ".join(f"{w!r} (nearest: {', '.join(n) or 'none'})" for w, n in near.items())
+            warnings.warn(f"the tiny model has never seen {told}. It paints something all the same.", stacklevel=3)
+
+
+def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
+    """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32."""
+    t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
+    with torch.device("meta"):
+        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
+    for part, file in ((t5.encoder, "t5"), (clip.encoder, "clip"), (model, "flux"), (ae, "ae")):
+        path = TINY_FOLDER / f"{file}.safetensors"
+        state = read(path)
+        if file == "t5":  # one matrix under two names; the file holds it once
+            state["encoder.embed_tokens.weight"] = state["shared.weight"]
+        load_strict(part, state, source=path.name)
+    return t5, clip, model, ae
+
+
+def load_published(name: str, spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
+    """The 12B model and its parts from local files, bfloat16 as published."""
+    where = {key: os.environ.get(key) for key in ("FLUX_MODEL", "FLUX_AE", "FLUX_T5", "FLUX_CLIP")}
+    if missing := [key for key, value in where.items() if not value]:
+        raise FileNotFoundError(
+            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download"
+            f" its files, and set {', '.join(missing)} to where they are (see FluxGenerator's documentation)."
+            " FluxGenerator('tiny') needs nothing."
+        )
+    with torch.device("meta"):
+        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
+    load_strict(model, read(where["FLUX_MODEL"]), source=where["FLUX_MODEL"])
+    load_strict(ae, read(where["FLUX_AE"]), source=where["FLUX_AE"])
+    t5 = TextEmbedder.from_pretrained(where["FLUX_T5"], T5EncoderModel, spec.txt_tokens)
+    clip = TextEmbedder.from_pretrained(where["FLUX_CLIP"], CLIPTextModel, 77)
+    return t5, clip, model, ae
+
+
+# ---------------------------------------------------------------- files
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """SHA-256 of size and pixels, the same whatever file the picture came from."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+
+
+def save_image(picture: Image.Image, path: str | Path) -> Path:
+    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(
+            f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
+        )
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in picture.info.items():
+        chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    picture.save(half, format="PNG", pnginfo=chunks)
+    half.replace(path)
+    return path
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a picture that `save_image` wrote: prompt, seed, size, schedule, model …."""
+    with Image.open(path) as picture:
+        chunks = getattr(picture, "text", {})
+    if "prompt" not in chunks:
+        raise ValueError(
+            f"{path} carries no metadata of flux_edu; it was painted with add_sampling_metadata=False or by something"
+            " else"
+        )
+    return {key: json.loads(value) for key, value in chunks.items()}

@@ -1,0 +1,92 @@
+"""Chapter 7, the text encoders: T5's sequence and CLIP's one vector. Eq. (7.1) and (7.2)."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+
+class TextEmbedder(nn.Module):
+    """A text encoder of transformers with its tokenizer: texts in, numbers out.
+
+    Eq. (7.1):  txt = last hidden states of T5 ∈ R^{B × L_txt × C}   (C = 4096, L_txt = 512 or 256)
+    Eq. (7.2):  y = CLIP's state at the end-of-text token ∈ R^{B × C}   (C = 768)
+
+    Every text is padded to max_length and the padding is not masked: FLUX was trained to read it. A text that is too
+    long is cut, with a warning that says by how much. Raffel et al., "T5", 2020; Radford et al., "CLIP", 2021.
+    """
+
+    def __init__(self, encoder: T5EncoderModel | CLIPTextModel, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pooled = isinstance(encoder, CLIPTextModel)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, kind: type[T5EncoderModel] | type[CLIPTextModel], max_length: int
+    ) -> "TextEmbedder":
+        """From a local folder in transformers' layout (model.safetensors, config.json, tokenizer files)."""
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"{path} is not a folder; give the folder of a {kind.__name__} with its tokenizer, as transformers"
+                " saves it"
+            )
+        encoder = kind.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, model_max_length=max_length)
+        return cls(encoder.eval(), tokenizer, max_length)
+
+    def tokens(self, text: list[str]) -> Tensor:
+        """The token numbers, "B max_length", cut and padded."""
+        for one, ids in zip(text, self.tokenizer(text, verbose=False)["input_ids"], strict=True):
+            if (cut := len(ids) - self.max_length) > 0:
+                warnings.warn(
+                    f"{type(self.encoder).__name__} reads {self.max_length} tokens; the last {cut} of {one[:40]!r}…"
+                    " are cut. Shorten the prompt.",
+                    stacklevel=2,
+                )
+        batch = self.tokenizer(
+            text, truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"
+        )
+        return batch["input_ids"]
+
+    def forward(self, text: list[str]) -> Float[Tensor, "B ..."]:
+        device = next(self.encoder.parameters()).device
+        out = self.encoder(input_ids=self.tokens(text).to(device), attention_mask=None)
+        return out.pooler_output if self.pooled else out.last_hidden_state
+
+
+@torch.inference_mode()
+def embed_empty(t5: TextEmbedder, clip: TextEmbedder, batch: int) -> tuple[Tensor, Tensor]:
+    """(txt, vec) of the empty prompt, the unconditioned half of two-pass guidance, Eq. (6.4)."""
+    return t5([""] * batch), clip([""] * batch)
+
+
+# ---------------------------------------------------------------- the tiny encoders that ship with the package
+
+TINY_T5 = dict(
+    d_model=256, d_kv=64, d_ff=704, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu", dropout_rate=0.0
+)
+TINY_CLIP = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
+
+
+def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmbedder, TextEmbedder]:
+    """A T5 and a CLIP of transformers' own classes, small and untrained, that share one tokenizer."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<pad>", eos_token="</s>")
+    special = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    t5 = T5EncoderModel(T5Config(**TINY_T5, **special))
+    clip = CLIPTextModel(CLIPTextConfig(**TINY_CLIP, **special, bos_token_id=None, max_position_embeddings=max_length))
+    return TextEmbedder(t5.eval(), tokenizer, max_length), TextEmbedder(clip.eval(), tokenizer, max_length)
