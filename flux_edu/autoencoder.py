@@ -43,7 +43,7 @@ class AttnBlock(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Norm, swish, convolution, twice, added to the input; a 1 × 1 convolution on the way round if the width changes."""
+    """Norm, swish, convolution, twice, added to the input; a 1 × 1 convolution on the way round if widths differ."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()

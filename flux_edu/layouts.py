@@ -68,7 +68,7 @@ def _pairs(state: State, ours: bool) -> list[tuple[str, list[str]]]:
 
 
 def flux_to_diffusers(state: State) -> State:
-    """From the published layout to diffusers' FluxTransformer2DModel: names, fused matrices cut, last halves swapped."""
+    """From the published layout to diffusers' FluxTransformer2DModel: new names, fused matrices cut, halves swapped."""
     rest, out = dict(state), {}
     for ours, theirs in _pairs(state, ours=True):
         for leaf in ("weight", "bias", "scale"):

@@ -26,7 +26,7 @@ from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
-from flux_edu.patchify import get_noise, prepare, unpatchify
+from flux_edu.patchify import get_noise, patchify, prepare, unpatchify
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
@@ -99,7 +99,7 @@ class FluxGenerator:
             start = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
             z = self.ae.encode(to_tensor(start).to(self.device, next(self.ae.parameters()).dtype)).float()
             latent, timesteps = image_to_image_start(z, noise, timesteps, image2image_strength)
-            inputs |= {"img": prepare(self.t5, self.clip, latent, opts.prompt)["img"]}
+            inputs["img"] = patchify(latent)
 
         # follow the velocity from noise to latent, then decode
         uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None

@@ -1,0 +1,191 @@
+"""What the notebooks add to the package: read a function, move a slider, check an exercise."""
+
+import html
+import inspect
+import io
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import ipywidgets as W
+from IPython.display import Code, display
+from matplotlib.figure import Figure
+from PIL import Image
+
+# ---------------------------------------------------------------- show
+
+
+def source(fn: Callable) -> str:
+    """The source of a function or class as the package runs it, under a line that says where it stands."""
+    fn = inspect.unwrap(fn)
+    lines, start = inspect.getsourcelines(fn)
+    path = Path(inspect.getsourcefile(fn))
+    return f"# {path.parent.name}/{path.name}, line {start}\n{''.join(lines).rstrip()}"
+
+
+def show(*functions: Callable) -> None:
+    """Display the source of functions or classes, unmodified: what you read is what runs."""
+    for fn in functions:
+        display(Code(source(fn), language="python"))
+
+
+# ---------------------------------------------------------------- explore
+
+
+def picture_html(drawn: Figure | Image.Image) -> str:
+    """A figure or picture as an <img> with its alternative text: a figure's label, a picture's `info["alt"]`."""
+    png = io.BytesIO()
+    if isinstance(drawn, Figure):
+        drawn.savefig(png, format="png", dpi=100)
+        alt, look = drawn.get_label(), ""
+    elif isinstance(drawn, Image.Image):
+        drawn.save(png, format="png")
+        alt, look = drawn.info.get("alt", ""), "image-rendering: pixelated;"
+    else:
+        raise TypeError(
+            f"a drawing function must return a matplotlib Figure or a PIL image, this one gave {type(drawn)}"
+        )
+    if not alt:
+        raise ValueError("the drawing has no alternative text: set fig.set_label(...) or picture.info['alt']")
+    data = b64encode(png.getvalue()).decode()
+    return (
+        f'<img alt="{html.escape(alt, quote=True)}" style="max-width: 100%; {look}" src="data:image/png;base64,{data}">'
+    )
+
+
+@dataclass
+class Move:
+    """One slider set to one value: how long the new picture took, and the error if there was one."""
+
+    control: str
+    value: object
+    seconds: float
+    error: str | None
+
+
+PANELS: list["Panel"] = []  # every panel of this kernel, so that a test can move all their sliders
+
+
+class Panel(W.VBox):
+    """Sliders above the picture they draw, and a button that brings the first picture back.
+
+    The picture is a PNG inside `W.HTML`, which is quick, keeps its height and carries alternative text.
+    An error of the drawing function is shown in the picture's place and kept in `error`.
+    """
+
+    def __init__(self, draw: Callable[..., Figure | Image.Image], controls: dict[str, W.Widget]):
+        self.draw, self.controls, self.error = draw, controls, None
+        self.first = {name: control.value for name, control in controls.items()}
+        self.picture = W.HTML()
+        start = time.perf_counter()
+        drawn = draw(**self.first)  # in the open: a broken drawing fails its cell
+        self.picture.value = picture_html(drawn)
+        slow = time.perf_counter() - start > 0.15
+        height = round(drawn.bbox.height) if isinstance(drawn, Figure) else drawn.height
+        self.picture.layout.min_height = f"{height}px"
+        reset = W.Button(
+            description="Reset", icon="undo", tooltip="Back to the first picture", layout=W.Layout(width="90px")
+        )
+        reset.on_click(lambda _: self.set(**self.first))
+        for control in controls.values():
+            if slow and hasattr(control, "continuous_update"):
+                control.continuous_update = False  # draw when the slider is let go
+            control.observe(self._redraw, names="value")
+        row = W.HBox([*controls.values(), reset], layout=W.Layout(flex_flow="row wrap"))
+        super().__init__([row, self.picture])
+        PANELS.append(self)
+
+    def values(self) -> dict[str, object]:
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values) -> None:
+        """Move several controls and draw once."""
+        for control in self.controls.values():
+            control.unobserve(self._redraw, names="value")
+        for name, value in values.items():
+            self.controls[name].value = value
+        for control in self.controls.values():
+            control.observe(self._redraw, names="value")
+        self._redraw()
+
+    def sweep(self) -> list[Move]:
+        """Every control to each of its ends (or options) in turn, the others at their first value; then Reset."""
+        moves = []
+        for name, control in self.controls.items():
+            for value in ends(control):
+                start = time.perf_counter()
+                self.set(**(self.first | {name: value}))
+                moves.append(Move(name, value, time.perf_counter() - start, self.error))
+        self.set(**self.first)
+        return moves
+
+    def _redraw(self, _=None) -> None:
+        try:
+            self.picture.value = picture_html(self.draw(**self.values()))
+            self.error = None
+        except Exception as error:  # a callback has nobody to raise to: show it where the reader looks
+            self.error = "".join(traceback.format_exception(error))
+            told = html.escape(f"{type(error).__name__}: {error}")
+            self.picture.value = f'<pre role="alert" class="flux-error" style="color: #b00020">{told}</pre>'
+
+
+def ends(control: W.Widget) -> list:
+    """The values of a control worth trying: both ends of a slider, all options of a menu, both states of a box."""
+    if hasattr(control, "min"):
+        return [control.min, control.max]
+    if hasattr(control, "options"):
+        return [value for _, value in control._options_full]
+    return [False, True] if isinstance(control.value, bool) else [control.value]
+
+
+def explore(draw: Callable[..., Figure | Image.Image], **sliders) -> Panel:
+    """A panel with a control for every keyword, above what `draw` makes of their values.
+
+    (low, high, step) is a slider, a list a menu, True or False a box, a string a text field, a widget itself. The first
+    values are the defaults of `draw`. Fields and slow pictures are drawn when the control is let go.
+    """
+    parameters = inspect.signature(draw).parameters
+    unknown = set(sliders) - set(parameters)
+    if unknown:
+        raise TypeError(
+            f"{draw.__name__} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(parameters)}"
+        )
+    controls = {}
+    for name, wanted in sliders.items():
+        default = parameters[name].default
+        control = wanted if isinstance(wanted, W.Widget) else W.interactive.widget_from_abbrev(wanted, default)
+        control.description = control.description or name.replace("_", " ")
+        control.style.description_width = "initial"
+        if isinstance(control, W.Text):
+            control.continuous_update = False
+        controls[name] = control
+    return Panel(draw, controls)
+
+
+# ---------------------------------------------------------------- check
+
+
+def check(number: str, answer: Callable) -> bool:
+    """Try the reader's function for exercise `number`; say whether it is right, and if not what the likely mistake is.
+
+    The checks stand in flux_edu/exercises, a file a chapter: `CHECKS["1.2"]` raises AssertionError with the diagnosis.
+    """
+    chapter = import_module(f"flux_edu.exercises.chapter_{int(number.split('.')[0]):02}")
+    if number not in chapter.CHECKS:
+        raise ValueError(f"there is no exercise {number}; this chapter has {', '.join(chapter.CHECKS)}")
+    try:
+        chapter.CHECKS[number](answer)
+    except NotImplementedError:
+        print(f"○ {number}  not written yet: replace the line that raises NotImplementedError, then run the cell again")
+    except AssertionError as diagnosis:
+        print(f"✗ {number}  {diagnosis}")
+    except Exception as error:
+        print(f"✗ {number}  your function stopped with {type(error).__name__}: {error}")
+    else:
+        print(f"✓ {number}  right")
+        return True
+    return False

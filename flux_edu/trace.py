@@ -1,0 +1,66 @@
+"""The named intermediates of one forward pass, in the order in which they arise."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flux_edu.attention import attention_weights
+from flux_edu.modulation import ModulationOut
+
+
+class Trace(dict):
+    """Module name → what the module returned (a tensor or a tuple of them), in order of arising; prints as a table.
+
+    Names are those of the checkpoint's keys: `trace["double_blocks.0.img_attn.norm"]` is (q, k) after QK norm.
+    """
+
+    def __str__(self) -> str:
+        rows = [(name, "  ".join(str(tuple(x.shape)) for x in tensors(out))) for name, out in self.items()]
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join(f"{name:<{width}}  {shapes}" for name, shapes in rows)
+
+    def only(self, *words: str) -> "Trace":
+        """The entries whose name holds one of the words."""
+        return Trace({name: out for name, out in self.items() if any(word in name for word in words)})
+
+    def attention(self, block: str) -> Float[Tensor, "B H L L"]:
+        """The attention weights of a block, e.g. "double_blocks.0" or "single_blocks.5"; text tokens first."""
+        if f"{block}.norm" in self:
+            q, k = self[f"{block}.norm"]
+        elif f"{block}.img_attn.norm" in self:
+            both = zip(self[f"{block}.txt_attn.norm"], self[f"{block}.img_attn.norm"], strict=True)
+            q, k = (torch.cat(pair, dim=2) for pair in both)
+        else:
+            blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in self if "_blocks." in name)
+            raise KeyError(f"no block {block!r} was traced; there are {', '.join(blocks)}")
+        return attention_weights(q, k, self["pe_embedder"])
+
+
+def tensors(out: object) -> Iterable[Tensor]:
+    """The tensors inside whatever a module returned."""
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, ModulationOut):
+        yield from (out.shift, out.scale, out.gate)
+    elif isinstance(out, tuple):
+        for part in out:
+            yield from tensors(part)
+
+
+@torch.inference_mode()
+def trace(model: nn.Module, *args, **kwargs) -> Trace:
+    """Run the model once and keep what every module returned. The model's own output stands under ""."""
+    found = Trace()
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, out))
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.ModuleList)
+    ]
+    try:
+        model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
