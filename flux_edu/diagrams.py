@@ -3,7 +3,7 @@
 `python -m flux_edu.diagrams` writes them to notebooks/img; a test holds the files equal to what this draws.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -26,7 +26,7 @@ CHAPTERS = {
 class Drawing:
     """An SVG put together from boxes and arrows; boxes whose key is in `lit` stand out, the others step back."""
 
-    def __init__(self, width: int, height: int, title: str, lit: Iterable[str] = ()):
+    def __init__(self, width: int, height: int, title: str, lit: Sequence[str] = ()):
         self.size, self.title, self.lit, self.known, self.parts = (width, height), title, set(lit), set(), []
 
     def box(self, key: str, x: float, y: float, w: float, h: float, text: str, colour: str = PALE) -> None:
@@ -68,7 +68,8 @@ class Drawing:
             )
         w, h = self.size
         head = (
-            "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' orient='auto'>"
+            "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7'"
+            " orient='auto'>"
             "<path d='M0,0 L8,4 L0,8 z' fill='#555555'/></marker></defs>"
         )
         start = (
@@ -78,7 +79,7 @@ class Drawing:
         return "\n".join([start, f"<title>{escape(self.title)}</title>", head, ground, *self.parts, "</svg>", ""])
 
 
-def network(lit: Iterable[str] = ()) -> str:
+def network(lit: Sequence[str] = ()) -> str:
     """The whole of FLUX.1: prompt, noise and noise level in, one velocity out, and the sampling loop around it."""
     d = Drawing(1000, 480, "FLUX.1 from a prompt to a picture", lit)
     # inputs
@@ -90,7 +91,7 @@ def network(lit: Iterable[str] = ()) -> str:
     d.box("embed", 175, 20, 110, 102, "sinusoids\nand MLPs\n04", VEC)
     d.box("clip", 175, 136, 110, 42, "CLIP → y\n07", VEC)
     d.box("t5", 175, 190, 110, 42, "T5 → txt\n07", TXT)
-    d.box("patchify", 175, 280, 110, 46, "patchify\nlatent → tokens · 02", IMG)
+    d.box("patchify", 175, 280, 110, 46, "patchify\nto tokens · 02", IMG)
     d.box("ids", 175, 350, 110, 46, "ids\n(0, row, col) · 02", POS)
     d.box("txt_in", 320, 190, 80, 42, "txt_in", TXT)
     d.box("img_in", 320, 280, 80, 46, "img_in", IMG)
@@ -137,7 +138,7 @@ def network(lit: Iterable[str] = ()) -> str:
     return d.svg()
 
 
-def double_block(lit: Iterable[str] = ()) -> str:
+def double_block(lit: Sequence[str] = ()) -> str:
     """One double-stream block, with the number of the equation beside each part."""
     d = Drawing(760, 560, "A double-stream block", lit)
     d.box("mod", 290, 16, 180, 50, "vec → SiLU → Linear\n2 × 6 modulations · 4.4", VEC)
@@ -170,7 +171,7 @@ def double_block(lit: Iterable[str] = ()) -> str:
     return d.svg()
 
 
-def single_block(lit: Iterable[str] = ()) -> str:
+def single_block(lit: Sequence[str] = ()) -> str:
     """One single-stream block, with the number of the equation beside each part."""
     d = Drawing(760, 400, "A single-stream block", lit)
     d.text(200, 24, "x = [txt, img]", 13, "middle", bold=True)
