@@ -42,7 +42,7 @@ class QKNorm(nn.Module):
         return self.query_norm(q), self.key_norm(k)
 
 
-def split_heads(qkv: Float[Tensor, "B L 3*D"], num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(qkv: Float[Tensor, "B L qkv"], num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cut the projected tokens into queries, keys and values of every head, each "B H L K".
 
     Eq. (4.6):  Q, K, V = split_heads(W_qkv x̃ + c_qkv),  W_qkv ∈ R^{3D × D}

@@ -40,7 +40,7 @@ class DoubleStreamBlock(nn.Module):
         img: Float[Tensor, "B L_img D"],
         txt: Float[Tensor, "B L_txt D"],
         vec: Float[Tensor, "B D"],
-        pe: Float[Tensor, "B 1 L K/2 2 2"],
+        pe: Float[Tensor, "B 1 L pairs 2 2"],
     ) -> tuple[Float[Tensor, "B L_img D"], Float[Tensor, "B L_txt D"]]:
         img_mod1, img_mod2 = self.img_mod(vec)
         txt_mod1, txt_mod2 = self.txt_mod(vec)
