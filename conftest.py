@@ -2,9 +2,12 @@
 
 Under --nbmake every executed notebook is kept in build/executed with its outputs, its widgets' state, the
 seconds it took and the most memory its kernel held: a notebook runs once, and all who want to know about it
-read that file. `--equation 1.3` keeps only the tests marked with that equation.
+read that file. After its last cell every slider is moved to both ends, in the same kernel; what came of it is kept
+in the file as well. `--equation 1.3` keeps only the tests marked with that equation.
 """
 
+import ast
+import json
 import time
 from pathlib import Path
 
@@ -13,6 +16,25 @@ import pytest
 
 EXECUTED = Path(__file__).parent / "build" / "executed"
 EXECUTED_NOW = pytest.StashKey[list[Path]]()
+
+# Run in the notebook's kernel after its last cell; the result is JSON, an entry a panel, `error` None or a traceback.
+SWEEP = """
+def _sweep_panels():
+    import dataclasses, json, sys
+    panels = sys.modules["flux_edu.learn"].PANELS if "flux_edu.learn" in sys.modules else []
+    return json.dumps(
+        [
+            {
+                "draw": getattr(panel.draw, "__name__", repr(panel.draw)),
+                "controls": list(panel.controls),
+                "moves": [dataclasses.asdict(move) for move in panel.sweep()],
+            }
+            for panel in panels
+        ],
+        default=str,
+    )
+"""
+SWEEP_RESULT = "_sweep_panels()"
 
 
 def pytest_addoption(parser):
@@ -49,15 +71,36 @@ def keep_executed_notebooks(written):
     class MeasuredClient(nb_run.NotebookClient):
         async def async_execute_cell(self, cell, cell_index, **options):
             try:
-                return await super().async_execute_cell(cell, cell_index, **options)
+                done = await super().async_execute_cell(cell, cell_index, **options)
             finally:
                 self.nb.metadata["peak_mb"] = peak_memory(self.km.provisioner.pid)
+            if cell_index == len(self.nb.cells) - 1:
+                start = time.perf_counter()
+                self.nb.metadata["sweep"] = await self.sweep()
+                self.nb.metadata["sweep_seconds"] = time.perf_counter() - start
+            return done
+
+        async def sweep(self):
+            """Every panel's sliders at both ends, behind the notebook's back: cells and outputs stay as they are."""
+            reply = await self.kc.execute_interactive(
+                SWEEP,
+                store_history=False,
+                user_expressions={"sweep": SWEEP_RESULT},
+                allow_stdin=False,
+                timeout=self.timeout,
+                output_hook=lambda message: None,
+            )
+            answer = reply["content"].get("user_expressions", {}).get("sweep", reply["content"])
+            if answer["status"] != "ok":
+                raise RuntimeError("moving the sliders failed:\n" + "\n".join(answer["traceback"]))
+            return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
 
     class KeptRun(nb_run.NotebookRun):
         def execute(self):
             start = time.perf_counter()
             result = super().execute()
-            result.nb.metadata["seconds"] = round(time.perf_counter() - start, 1)
+            seconds = time.perf_counter() - start - result.nb.metadata.pop("sweep_seconds", 0)
+            result.nb.metadata["seconds"] = round(seconds, 1)
             EXECUTED.mkdir(parents=True, exist_ok=True)
             written.append(EXECUTED / self.filename.name)
             nbformat.write(result.nb, written[-1])
