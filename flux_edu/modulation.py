@@ -28,12 +28,12 @@ class Modulation(nn.Module):
 
     def __init__(self, dim: int, double: bool):
         super().__init__()
-        self.double = double
+        self.is_double = double
         self.lin = nn.Linear(dim, (6 if double else 3) * dim)
 
     def forward(self, vec: Float[Tensor, "B D"]) -> tuple[ModulationOut, ModulationOut | None]:
-        parts = self.lin(F.silu(vec))[:, None, :].chunk(6 if self.double else 3, dim=-1)
-        return ModulationOut(*parts[:3]), ModulationOut(*parts[3:]) if self.double else None
+        parts = self.lin(F.silu(vec))[:, None, :].chunk(6 if self.is_double else 3, dim=-1)
+        return ModulationOut(*parts[:3]), ModulationOut(*parts[3:]) if self.is_double else None
 
 
 def modulate(

@@ -1,0 +1,283 @@
+"""Chapter 4, the whole block, what it must not be mistaken for, its figures and its exercises. Eq. (4.11), (4.12)."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import layer_norm, linear
+
+from flux_edu import double_stream, modulation
+from flux_edu.configs import DEV
+from flux_edu.embeddings import timestep_embedding
+from flux_edu.model import Flux, FluxParams
+from flux_edu.patchify import make_img_ids, make_txt_ids
+from flux_edu.rope import EmbedND
+
+B, D, H, L_TXT, ROWS, COLUMNS = 2, 42, 3, 5, 2, 3
+L_IMG = ROWS * COLUMNS
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def randomise(module: torch.nn.Module, spread: float) -> torch.nn.Module:
+    """Every parameter drawn at random: ones and zeros would hide mix-ups."""
+    torch.manual_seed(11)
+    module.double().requires_grad_(False)
+    for p in module.parameters():
+        p.normal_(0, spread)
+    return module
+
+
+@pytest.fixture
+def block() -> double_stream.DoubleStreamBlock:
+    return randomise(double_stream.DoubleStreamBlock(D, H, mlp_ratio=2.5, qkv_bias=True), 0.2)
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    """img, txt, vec, pe."""
+    torch.manual_seed(12)
+    img, txt, vec = (torch.randn(*shape, dtype=torch.float64) for shape in ((B, L_IMG, D), (B, L_TXT, D), (B, D)))
+    ids = torch.cat([make_txt_ids(B, L_TXT), make_img_ids(B, ROWS, COLUMNS)], dim=1)
+    return img, txt, vec, EmbedND(D // H, 10_000, (2, 4, 8))(ids).double()
+
+
+@pytest.fixture
+def flux() -> Flux:
+    sizes = dict(in_channels=12, out_channels=20, vec_in_dim=13, context_in_dim=17, hidden_size=D, num_heads=H)
+    rest = dict(mlp_ratio=2.0, depth=2, depth_single_blocks=2, axes_dim=(2, 4, 8), theta=10_000, qkv_bias=True)
+    return randomise(Flux(FluxParams(**sizes, **rest, guidance_embed=True)), 0.2)
+
+
+@pytest.fixture
+def call(flux) -> dict[str, torch.Tensor]:
+    """The arguments of one call of `flux`."""
+    img, txt, y = (torch.randn(*s, dtype=torch.float64) for s in ((B, L_IMG, 12), (B, L_TXT, 17), (B, 13)))
+    ids = dict(img_ids=make_img_ids(B, ROWS, COLUMNS), txt_ids=make_txt_ids(B, L_TXT))
+    numbers = dict(timesteps=torch.tensor([0.3, 0.8]), guidance=torch.tensor([3.5, 1.0]))
+    return dict(img=img, txt=txt, y=y) | ids | numbers
+
+
+def by_hand(block: double_stream.DoubleStreamBlock, img, txt, vec, pe) -> tuple[torch.Tensor, torch.Tensor]:
+    """The block from Eq. (4.4) to (4.12), with nothing of the package but its parameters."""
+    p, K, streams = block.state_dict(), D // H, {"txt": txt, "img": img}
+    silu = vec * torch.sigmoid(vec)
+    six = {s: linear(silu, p[f"{s}_mod.lin.weight"], p[f"{s}_mod.lin.bias"]).split(D, dim=-1) for s in streams}
+    q, k, v = [], [], []
+    for s, x in streams.items():  # text first
+        shift, scale = six[s][0][:, None], six[s][1][:, None]
+        qkv = linear((1 + scale) * layer_norm(x, (D,), eps=1e-6) + shift, *(p[f"{s}_attn.qkv.{w}"] for w in WB))
+        for j, found in enumerate((q, k, v)):
+            heads = qkv[..., j * D : (j + 1) * D].unflatten(-1, (H, K))
+            if j < 2:
+                length = (heads.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+                heads = heads / length * p[f"{s}_attn.norm.{('query', 'key')[j]}_norm.scale"]
+                R = pe[:, 0, : x.shape[1]] if s == "txt" else pe[:, 0, L_TXT:]
+                heads = (R[:, :, None] @ heads.unflatten(-1, (-1, 2))[..., None]).flatten(-3)
+            found.append(heads)
+    q, k, v = (torch.cat(x, dim=1) for x in (q, k, v))
+    A = (torch.einsum("bihk,bjhk->bhij", q, k) / math.sqrt(K)).softmax(-1)
+    A = torch.einsum("bhij,bjhk->bihk", A, v).flatten(2)
+    out = {}
+    for s, part in (("txt", A[:, :L_TXT]), ("img", A[:, L_TXT:])):
+        _, _, g_1, shift, scale, g_2 = (x[:, None] for x in six[s])
+        x = streams[s] + g_1 * linear(part, *(p[f"{s}_attn.proj.{w}"] for w in WB))
+        m = (1 + scale) * layer_norm(x, (D,), eps=1e-6) + shift
+        m = linear(m, *(p[f"{s}_mlp.0.{w}"] for w in WB))
+        m = 0.5 * m * (1 + torch.tanh(math.sqrt(2 / math.pi) * (m + 0.044715 * m**3)))
+        out[s] = x + g_2 * linear(m, *(p[f"{s}_mlp.2.{w}"] for w in WB))
+    return out["img"], out["txt"]
+
+
+WB = ("weight", "bias")
+
+
+def without_gate(block: double_stream.DoubleStreamBlock, branch: int) -> None:
+    """Set the gate of the attention (1) or MLP (2) branch to zero in both streams."""
+    for m in (block.img_mod, block.txt_mod):
+        for p in (m.lin.weight, m.lin.bias):
+            p.view(6, D, -1)[3 * branch - 1] = 0
+
+
+# ---------------------------------------------------------------- Eq. (4.11), (4.12)
+
+
+@pytest.mark.equation("4.11")
+@pytest.mark.equation("4.12")
+def test_the_block_is_its_equations(block, inputs):
+    for mine, its in zip(by_hand(block, *inputs), block(*inputs), strict=True):
+        assert (mine - its).abs().max() < 1e-11
+
+
+@pytest.mark.equation("4.11")
+def test_attention_branch_alone(block, inputs):
+    without_gate(block, 2)
+    img, txt, *_ = inputs
+    for x, mine, its in zip((img, txt), by_hand(block, *inputs), block(*inputs), strict=True):
+        assert (mine - its).abs().max() < 1e-11 and (its - x).abs().max() > 0.1
+
+
+@pytest.mark.equation("4.12")
+def test_mlp_branch_alone_keeps_tokens_apart(block, inputs):
+    without_gate(block, 1)
+    img, txt, vec, pe = inputs
+    out = block(img, txt, vec, pe)
+    for x, mine, its in zip((img, txt), by_hand(block, *inputs), out, strict=True):
+        assert (mine - its).abs().max() < 1e-11 and (its - x).abs().max() > 0.1
+    changed = txt.clone()
+    changed[:, 3] += 1
+    img_2, txt_2 = block(img, changed, vec, pe)
+    assert torch.equal(out[0], img_2), "without the attention branch no token hears of another"
+    assert torch.equal(out[1][:, :3], txt_2[:, :3]) and not torch.equal(out[1][:, 3], txt_2[:, 3])
+
+
+def test_gates_of_zero_leave_both_streams_alone(block, inputs):
+    without_gate(block, 1)
+    without_gate(block, 2)
+    img, txt = block(*inputs)
+    assert torch.equal(img, inputs[0]) and torch.equal(txt, inputs[1])
+
+
+def test_text_reaches_the_image_and_the_image_the_text(block, inputs):
+    img, txt, vec, pe = inputs
+    img_1, txt_1 = block(img, txt, vec, pe)
+    assert (block(img, txt + torch.randn_like(txt), vec, pe)[0] - img_1).norm() / img_1.norm() > 0.01
+    assert (block(img + torch.randn_like(img), txt, vec, pe)[1] - txt_1).norm() / txt_1.norm() > 0.01
+
+
+def test_pictures_of_a_batch_do_not_meet(block, inputs):
+    both = block(*inputs)
+    for b in range(B):
+        alone = block(*(x[b : b + 1] for x in inputs))
+        for one, two in zip(alone, both, strict=True):
+            assert (one - two[b : b + 1]).abs().max() < 1e-12
+
+
+def test_published_size():
+    with torch.device("meta"):
+        published = double_stream.DoubleStreamBlock(3072, 24, 4.0, qkv_bias=True)
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    assert count(published) == 339_831_296
+    assert [count(m) for m in (published.img_mod, published.img_attn, published.img_mlp)] == [
+        56_641_536,
+        37_761_280,
+        75_512_832,
+    ]
+    assert len(published.state_dict()) == 24
+
+
+# ---------------------------------------------------------------- text has no order
+
+
+def test_permuted_text_tokens_paint_the_same_picture(flux, call):
+    order = torch.tensor([3, 0, 4, 1, 2])
+    v, permuted = flux(**call), flux(**call | {"txt": call["txt"][:, order]})
+    assert (v - permuted).abs().max() <= 1e-12 * v.abs().max()
+
+
+def test_other_text_tokens_do_not(flux, call):
+    v = flux(**call)
+    last_dropped = {"txt": call["txt"][:, :-1], "txt_ids": call["txt_ids"][:, :-1]}
+    assert (flux(**call | last_dropped) - v).norm() / v.norm() > 1e-3, "no token is masked, padding included"
+
+
+def test_permuted_image_tokens_need_their_ids(flux, call):
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    v, moved = flux(**call), {"img": call["img"][:, order]}
+    with_ids = flux(**call | moved | {"img_ids": call["img_ids"][:, order]})
+    assert (with_ids - v[:, order]).abs().max() <= 1e-12 * v.abs().max()
+    assert (flux(**call | moved) - v[:, order]).norm() / v.norm() > 1e-3
+
+
+# ---------------------------------------------------------------- mistakes that load silently
+
+
+def swap_shift_and_scale(block):
+    for m in (block.img_mod, block.txt_mod):
+        for p in (m.lin.weight, m.lin.bias):
+            p.copy_(p.view(6, D, -1)[[1, 0, 2, 4, 3, 5]].reshape(p.shape))
+
+
+def swap_heads_and_channels(block):
+    for a in (block.img_attn, block.txt_attn):
+        for p in (a.qkv.weight, a.qkv.bias):
+            p.copy_(p.view(3, H, D // H, -1).transpose(1, 2).reshape(p.shape))
+
+
+def heads_outermost(block):
+    for a in (block.img_attn, block.txt_attn):
+        for p in (a.qkv.weight, a.qkv.bias):
+            p.copy_(p.view(3, H, D // H, -1).transpose(0, 1).reshape(p.shape))
+
+
+def sigmoid_on_the_gates(block):
+    def squash(module, args, out):
+        return tuple(replace(each, gate=each.gate.sigmoid()) for each in out)
+
+    block.img_mod.register_forward_hook(squash)
+    block.txt_mod.register_forward_hook(squash)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "at_least"),
+    [
+        (swap_shift_and_scale, 0.2),
+        (swap_heads_and_channels, 0.02),
+        (heads_outermost, 0.02),
+        (sigmoid_on_the_gates, 0.2),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_mistakes_in_the_weights_load_silently(block, inputs, mistake, at_least):
+    right, _ = block(*inputs)
+    mistake(block)
+    block.load_state_dict(block.state_dict(), strict=True)  # nothing to see in names and shapes
+    wrong, _ = block(*inputs)
+    assert wrong.shape == right.shape
+    assert (wrong - right).norm() / right.norm() > at_least
+
+
+def test_mistakes_in_the_code_run_silently(block, inputs, monkeypatch):
+    right, _ = block(*inputs)
+
+    def change() -> float:
+        wrong, _ = block(*inputs)
+        return ((wrong - right).norm() / right.norm()).item()
+
+    assert change() == 0
+    with monkeypatch.context() as m:
+        m.setattr(modulation.F, "silu", lambda x: x)
+        assert change() > 0.2, "SiLU forgotten before the modulation's linear layer"
+    with monkeypatch.context() as m:
+        affine = 1 + 0.3 * torch.randn(D, dtype=torch.float64), 0.3 * torch.randn(D, dtype=torch.float64)
+        m.setattr(double_stream, "modulate", lambda x, b, s: (1 + s) * layer_norm(x, (D,), *affine, eps=1e-6) + b)
+        assert change() > 0.05, "a layer norm with parameters of its own"
+    with monkeypatch.context() as m:
+        m.setattr(double_stream, "join_streams", lambda txt, img, dim: torch.cat([img, txt], dim=dim))
+        m.setattr(double_stream, "split_streams", lambda x, L_txt: (x[:, -L_txt:], x[:, :-L_txt]))
+        assert change() > 0.005, "image before text under rotations that have text first"
+    assert change() == 0
+
+
+def test_a_fresh_affine_changes_nothing_at_first_but_not_the_keys():
+    """Why the mistake goes unseen before training: a new layer norm's parameters are one and zero."""
+    x = torch.randn(2, 3, 7)
+    assert torch.equal(torch.nn.LayerNorm(7, eps=1e-6)(x), layer_norm(x, (7,), eps=1e-6))
+    assert not any("norm1" in key or "norm2" in key for key in double_stream.DoubleStreamBlock(8, 2, 2.0).state_dict())
+
+
+def test_sines_first_reach_the_block(flux, inputs):
+    img, txt, _, pe = inputs
+    t, y, w = torch.tensor([0.3, 0.8]), torch.randn(B, 13, dtype=torch.float64), torch.tensor([3.5, 1.0])
+    right, _ = flux.double_blocks[0](img, txt, flux.conditioning(t, y, w), pe)
+    for layer in (flux.time_in.in_layer, flux.guidance_in.in_layer):
+        layer.weight.copy_(layer.weight.roll(128, dims=1))
+    wrong, _ = flux.double_blocks[0](img, txt, flux.conditioning(t, y, w), pe)
+    assert (wrong - right).norm() / right.norm() > 0.2
+
+
+def test_guidance_reaches_only_the_vector_of_a_distilled_model(flux, call):
+    v = flux(**call)
+    assert (flux(**call | {"guidance": torch.tensor([3.5, 4.0])}) - v)[0].abs().max() < 1e-12 * v.abs().max()
+    assert (flux(**call | {"guidance": torch.tensor([3.5, 4.0])}) - v)[1].norm() > 1e-3 * v[1].norm()
+    assert DEV.guidance_embed and timestep_embedding(torch.tensor([3.5]), 256).shape == (1, 256)
