@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def rope_frequencies(dim: int, theta: float, device: torch.device | str = "cpu") -> Float[Tensor, "dim/2"]:
+def rope_frequencies(dim: int, theta: float, device: torch.device | str = "cpu") -> Float[Tensor, "{dim}//2"]:
     """One frequency, in radians a position, for every pair of channels of an axis.
 
     Eq. (3.1):  ω_j = θ^{-2j/d_a},  j = 0 … d_a/2 - 1
@@ -20,7 +20,7 @@ def rope_frequencies(dim: int, theta: float, device: torch.device | str = "cpu")
     return theta ** (-2 * j / dim)
 
 
-def rope(pos: Float[Tensor, "... L"], dim: int, theta: float) -> Float[Tensor, "... L dim/2 2 2"]:
+def rope(pos: Float[Tensor, "... L"], dim: int, theta: float) -> Float[Tensor, "... L {dim}//2 2 2"]:
     """A table of 2 × 2 rotations: one for every position and frequency.
 
     Eq. (3.2):  R(p)_j = [[cos pω_j, -sin pω_j], [sin pω_j, cos pω_j]]
@@ -71,7 +71,7 @@ class EmbedND(nn.Module):
             )
         self.dim, self.theta, self.axes_dim = dim, theta, tuple(axes_dim)
 
-    def forward(self, ids: Float[Tensor, "B L axes"]) -> Float[Tensor, "B 1 L K/2 2 2"]:
+    def forward(self, ids: Float[Tensor, "B L axes"]) -> Float[Tensor, "B 1 L {self.dim}//2 2 2"]:
         if ids.shape[-1] != len(self.axes_dim):
             raise ValueError(
                 f"ids have {ids.shape[-1]} coordinates a token, but axes_dim = {self.axes_dim} names"
