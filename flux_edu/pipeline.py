@@ -1,12 +1,10 @@
 """From a prompt to a picture: the encoders, the schedule, the sampler and the autoencoder put together."""
 
-import difflib
 import hashlib
 import json
+import math
 import os
-import re
 import secrets
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -21,12 +19,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 import flux_edu
+from flux_edu.advice import advise, unknown_words
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
-from flux_edu.patchify import get_noise, patchify, prepare, unpatchify
+from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, patchify, prepare, unpatchify
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
@@ -80,19 +79,19 @@ class FluxGenerator:
         """Paint one picture. Sizes in pixels, rounded down to multiples of 16 (with a warning); seed None draws one.
 
         With init_image, strength ς in [0, 1] says how much is painted anew, Eq. (6.3): 1 ignores the start picture, 0
-        returns its round trip through the autoencoder. The picture's `info` carries what it takes to paint it again.
-        `callback` is that of `denoise`.
+        (as in the reference, the default) returns its round trip through the autoencoder. The start picture is resized
+        to the size asked for. The picture's `info` carries what it takes to paint it again. `callback` is that of
+        `denoise`.
         """
-        opts = SamplingOptions(prompt, *self._round(width, height), num_steps, guidance, seed)
+        opts = SamplingOptions(prompt, *round_size(width, height), num_steps, guidance, seed)
         if opts.seed is None:
             opts.seed = secrets.randbelow(2**31)
-        self._check(opts)
-        dtype = self.model.img_in.weight.dtype
+        self._check(opts, init_image, image2image_strength)
 
-        # noise, text and schedule
+        # noise, schedule and text
         noise = get_noise(1, opts.height, opts.width, self.device, torch.float32, opts.seed)
+        timesteps = get_schedule(opts.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
         inputs = prepare(self.t5, self.clip, noise, opts.prompt)
-        timesteps = get_schedule(opts.num_steps, inputs["img"].shape[1], shift=self.spec.shift)
 
         # a start picture, encoded, moves the start into the schedule
         if init_image is not None:
@@ -112,7 +111,7 @@ class FluxGenerator:
                 "model": self.name,
                 "version": flux_edu.__version__,
                 "schedule": timesteps,
-                "dtype": str(dtype),
+                "dtype": str(self.model.img_in.weight.dtype),
             }
             if init_image is not None:
                 picture.info |= {
@@ -129,10 +128,7 @@ class FluxGenerator:
                 f" FluxGenerator({metadata['model']!r})"
             )
         if metadata["version"] != flux_edu.__version__:
-            warnings.warn(
-                f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: the picture may differ",
-                stacklevel=2,
-            )
+            advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
         wanted = metadata.get("init_image_sha256")
         if wanted and (init_image is None or picture_hash(init_image) != wanted):
             raise ValueError(
@@ -144,39 +140,37 @@ class FluxGenerator:
             **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
         )
 
-    def _round(self, width: int, height: int) -> tuple[int, int]:
-        rounded = width // 16 * 16, height // 16 * 16
-        if min(rounded) < 16:
-            raise ValueError(f"{width} × {height} pixels: both sides must be at least 16, the size of one token")
-        if rounded != (width, height):
-            warnings.warn(
-                f"sizes are multiples of 16: painting {rounded[0]} × {rounded[1]} instead of {width} × {height}",
-                stacklevel=3,
-            )
-        return rounded
-
-    def _check(self, opts: SamplingOptions) -> None:
+    def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
             raise ValueError(
                 f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise as"
                 " img_cond"
             )
-        if not -(2**63) <= opts.seed < 2**63:
-            raise ValueError(
-                f"seed = {opts.seed} does not fit 64 bits; choose one from 0 to 2**63 - 1, or None to have one drawn"
+        if not isinstance(opts.prompt, str):
+            raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
+        if not 0 <= opts.seed < 2**63:
+            raise ValueError(f"seed = {opts.seed}: choose one from 0 to 2**63 - 1, or None to have one drawn")
+        if not math.isfinite(opts.guidance):
+            raise ValueError(f"guidance = {opts.guidance}: it must be a finite number; {self.spec.guidance} is usual")
+        if init_image is not None and not isinstance(init_image, Image.Image):
+            raise TypeError(
+                f"init_image is a {type(init_image).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)"
             )
-        if self.vocabulary is None:
-            return
-        words = re.findall(r"[a-z0-9]+|[\u4e00-\u9fff]+", opts.prompt.lower())
-        unknown = [
-            w
-            for w in words
-            if w not in self.vocabulary and not (w > "\u4e00" and any(w in known for known in self.vocabulary))
-        ]
-        if unknown:
-            near = {w: difflib.get_close_matches(w, self.vocabulary, n=3, cutoff=0.5) for w in unknown}
-            told = "; ".join(f"{w!r} (nearest: {', '.join(n) or 'none'})" for w, n in near.items())
-            warnings.warn(f"the tiny model has never seen {told}. It paints something all the same.", stacklevel=3)
+        if init_image is None and strength:
+            advise(f"image2image_strength = {strength} does nothing without init_image")
+        if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):
+            told = "; ".join(f"{word!r} (nearest: {', '.join(near) or 'none'})" for word, near in unknown.items())
+            advise(f"the {self.name} model has never seen {told}. It paints something all the same.")
+
+
+def round_size(width: int, height: int) -> tuple[int, int]:
+    """Both sides rounded down to multiples of 16, the pixels of a token; says so if that changes them."""
+    if min(width, height) < PIXELS_PER_TOKEN:
+        raise ValueError(f"{width} × {height} pixels: both sides must be at least 16, the size of one token")
+    rounded = width // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN, height // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN
+    if rounded != (width, height):
+        advise(f"sizes are multiples of 16: painting {rounded[0]} × {rounded[1]} instead of {width} × {height}")
+    return rounded
 
 
 def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
@@ -196,11 +190,15 @@ def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEn
 def load_published(name: str, spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
     """The 12B model and its parts from local files, bfloat16 as published."""
     where = {key: os.environ.get(key) for key in ("FLUX_MODEL", "FLUX_AE", "FLUX_T5", "FLUX_CLIP")}
-    if missing := [key for key, value in where.items() if not value]:
+    missing = [key for key, value in where.items() if not value]
+    absent = [f"{key} = {value}" for key, value in where.items() if value and not Path(value).exists()]
+    if missing or absent:
+        told = [f"set {', '.join(missing)} to where they are"] if missing else []
+        told += [f"{' and '.join(absent)} does not exist"] if absent else []
         raise FileNotFoundError(
-            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download"
-            f" its files, and set {', '.join(missing)} to where they are (see FluxGenerator's documentation)."
-            " FluxGenerator('tiny') needs nothing."
+            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download its"
+            " files, and tell where they are: FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP"
+            f" folders as transformers saves them. Now: {'; '.join(told)}. FluxGenerator('tiny') needs nothing."
         )
     with torch.device("meta"):
         model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
@@ -220,13 +218,19 @@ def picture_hash(picture: Image.Image) -> str:
     return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 
 
-def save_image(picture: Image.Image, path: str | Path) -> Path:
-    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
+def png_path(path: str | Path) -> Path:
+    """The path, if its name ends in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(
             f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
         )
+    return path
+
+
+def save_image(picture: Image.Image, path: str | Path) -> Path:
+    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
+    path = png_path(path)
     chunks = PngImagePlugin.PngInfo()
     for key, value in picture.info.items():
         chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))

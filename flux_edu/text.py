@@ -1,6 +1,5 @@
 """Chapter 7, the text encoders: T5's sequence and CLIP's one vector. Eq. (7.1) and (7.2)."""
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +14,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+from flux_edu.advice import advise
 
 
 class TextEmbedder(nn.Module):
@@ -53,10 +54,9 @@ class TextEmbedder(nn.Module):
         """The token numbers, "B max_length", cut and padded."""
         for one, ids in zip(text, self.tokenizer(text, verbose=False)["input_ids"], strict=True):
             if (cut := len(ids) - self.max_length) > 0:
-                warnings.warn(
+                advise(
                     f"{type(self.encoder).__name__} reads {self.max_length} tokens; the last {cut} of {one[:40]!r}…"
-                    " are cut. Shorten the prompt.",
-                    stacklevel=2,
+                    " are cut. Shorten the prompt."
                 )
         batch = self.tokenizer(
             text, truncation=True, max_length=self.max_length, padding="max_length", return_tensors="pt"

@@ -1,0 +1,42 @@
+"""What the package tells its user: warnings at the user's own line, and the nearest words it knows."""
+
+import difflib
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+
+OURS = ("flux_edu", "torch", "jaxtyping", "beartype")  # frames of these packages are not the user's
+
+
+class Advice(UserWarning):
+    """Something about the user's own input that is worth knowing; `learn.explore` shows it under the picture."""
+
+
+def advise(message: str) -> None:
+    """Warn at the innermost line outside this package, however deep inside it the call stands."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, Advice, stacklevel=level)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, of any script; a run of Chinese characters is one word."""
+    return re.findall(r"[^\W_\u4e00-\u9fff]+|[\u4e00-\u9fff]+", text.lower())
+
+
+def unknown_words(text: str, vocabulary: Iterable[str]) -> dict[str, list[str]]:
+    """The words of a text that are not in the vocabulary, each with up to three known ones that look like it.
+
+    Chinese is written without spaces, so there a character is known if it occurs in any known word.
+    """
+    known = sorted({word for entry in vocabulary for word in words(entry)})
+    characters = set("".join(known))
+    unknown = {}
+    for word in words(text):
+        if "\u4e00" <= word[0] <= "\u9fff":
+            unknown |= {character: [] for character in word if character not in characters}
+        elif word not in known:
+            unknown[word] = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return unknown
