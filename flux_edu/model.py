@@ -36,7 +36,7 @@ class FluxParams:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size} is not a multiple of num_heads = {self.num_heads}, so a head has"
-                " no whole width"
+                " no whole width; choose heads × head width, as FLUX.1 does with 24 × 128 = 3072"
             )
 
 
@@ -93,7 +93,7 @@ class Flux(nn.Module):
         guidance: Float[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B L_img out"]:
         """The velocity v_θ(x_t, t) of every image token. timesteps lie in [0, 1]; they and ids are float32."""
-        self._check(img, img_ids, txt, txt_ids, y)
+        self._check(img, img_ids, txt, txt_ids, y, timesteps=timesteps, guidance=guidance)
         # 1. both inputs to the model's width
         img, txt = self.img_in(img), self.txt_in(txt)
         # 2. time, guidance and pooled text to one vector
@@ -110,14 +110,35 @@ class Flux(nn.Module):
         _, img = split_streams(x, txt.shape[1])
         return self.final_layer(img, vec)
 
-    def _check(self, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, y: Tensor) -> None:
-        p = self.params
-        for name, x, width in (("img", img, p.in_channels), ("txt", txt, p.context_in_dim), ("y", y, p.vec_in_dim)):
+    def _check(
+        self, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, y: Tensor, **numbers: Tensor | float | None
+    ) -> None:
+        p, B = self.params, img.shape[0]
+        for name, x, width, advice in (
+            (
+                "img",
+                img,
+                p.in_channels,
+                "pass patchified latents, with control or mask channels if it is made for them",
+            ),
+            ("txt", txt, p.context_in_dim, "pass the last hidden states of this model's T5"),
+            ("y", y, p.vec_in_dim, "pass the pooled state of this model's CLIP"),
+        ):
             if x.shape[-1] != width:
-                raise ValueError(f"{name} has {x.shape[-1]} channels, this model takes {width}")
+                raise ValueError(f"{name} has {x.shape[-1]} channels, this model takes {width}: {advice}")
+            if x.shape[0] != B:
+                raise ValueError(
+                    f"{name} is a batch of {x.shape[0]}, img one of {B}: repeat one of them, as patchify.prepare does"
+                )
         for name, x, ids in (("img", img, img_ids), ("txt", txt, txt_ids)):
             if ids.shape[:2] != x.shape[:2]:
                 raise ValueError(
                     f"{name}_ids are for {tuple(ids.shape[:2])} (batch, tokens), but {name} has {tuple(x.shape[:2])}:"
-                    " one id a token"
+                    f" one id a token, as patchify.make_{name}_ids makes them"
+                )
+        for name, x in numbers.items():
+            if x is not None and (shape := tuple(getattr(x, "shape", ()))) != (B,):
+                raise ValueError(
+                    f"{name} has shape {shape}, this batch takes ({B},): one number a picture, e.g."
+                    f" torch.full(({B},), …)"
                 )

@@ -31,7 +31,7 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden_size, double=False)
 
     def forward(
-        self, x: Float[Tensor, "B L D"], vec: Float[Tensor, "B D"], pe: Float[Tensor, "B 1 L K/2 2 2"]
+        self, x: Float[Tensor, "B L D"], vec: Float[Tensor, "B D"], pe: Float[Tensor, "B 1 L pairs 2 2"]
     ) -> Float[Tensor, "B L D"]:
         mod, _ = self.modulation(vec)
         qkv, m = self.linear1(modulate(x, mod.shift, mod.scale)).split(self.widths, dim=-1)

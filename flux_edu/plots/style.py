@@ -1,5 +1,6 @@
 """One look for every figure: a palette that colour-blind readers can tell apart, a solid ground, alternative text."""
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ IMG, TXT = BLUE, ORANGE  # image tokens and text tokens, in every figure
 
 def new_figure(
     rows: int = 1, cols: int = 1, width: float = 7.0, height: float = 3.4, **subplots
-) -> tuple[Figure, Axes]:
+) -> tuple[Figure, Axes | np.ndarray]:
     """A figure that pyplot does not know of (nothing to close), white in light and dark themes, and its axes."""
     fig = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     axes = fig.subplots(rows, cols, **subplots)

@@ -1,0 +1,368 @@
+"""Chapter 5: the single-stream block, the last layer, and what goes wrong without a word. Eq. (5.1) to (5.5)."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from flux_edu import layouts, plots, single_stream
+from flux_edu.checkpoint import load_strict
+from flux_edu.configs import configs
+from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.exercises import chapter_05 as exercises
+from flux_edu.model import Flux, FluxParams
+from flux_edu.rope import EmbedND
+
+B, L, H, K, RATIO = 2, 7, 3, 10, 2.2  # D = 30, MLP width 66: no two axes of one length
+D, M = H * K, 66
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(5)
+
+
+def random_block(hidden=D, heads=H, ratio=RATIO) -> single_stream.SingleStreamBlock:
+    """Every parameter drawn at random, the norms' scales too, so that no mix-up hides behind ones and zeros."""
+    block = single_stream.SingleStreamBlock(hidden, heads, ratio).double()
+    for p in block.parameters():
+        p.data = torch.randn_like(p) / p.shape[-1] ** 0.5 + (p.ndim == 1)
+    return block.requires_grad_(False)
+
+
+def random_inputs(tokens=L):
+    ids = torch.randint(0, 9, (B, tokens, 2)).float()
+    pe = EmbedND(K, 100.0, (4, 6))(ids)
+    return torch.randn(B, tokens, D).double(), torch.randn(B, D).double(), pe
+
+
+def by_hand(block, x, vec, pe):
+    """The four equations in plain tensor arithmetic: nothing of the package but the numbers of the parameters."""
+    p = dict(block.named_parameters())
+
+    def linear(name, z):
+        return z @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def rms(z, scale):
+        return z / torch.sqrt((z * z).mean(-1, keepdim=True) + 1e-6) * scale
+
+    def turn(z):  # RoPE as multiplication of complex numbers
+        angle = torch.complex(pe[..., 0, 0].double(), pe[..., 1, 0].double())
+        return torch.view_as_real(torch.view_as_complex(z.reshape(*z.shape[:-1], -1, 2)) * angle).flatten(-2)
+
+    # (5.1)
+    b, s, g = linear("modulation.lin", vec / (1 + torch.exp(-vec))).split(D, dim=-1)
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6)
+    tilde = (1 + s[:, None]) * normed + b[:, None]
+    # (5.2)
+    q, k, v, m = linear("linear1", tilde).split([D, D, D, M], dim=-1)
+    # (5.3)
+    q, k, v = (z.reshape(B, -1, H, K).transpose(1, 2) for z in (q, k, v))
+    q, k = turn(rms(q, p["norm.query_norm.scale"])), turn(rms(k, p["norm.key_norm.scale"]))
+    weights = torch.exp(q @ k.transpose(2, 3) / math.sqrt(K))
+    attn = (weights / weights.sum(-1, keepdim=True)) @ v
+    gelu = 0.5 * m * (1 + torch.tanh(math.sqrt(2 / math.pi) * (m + 0.044715 * m**3)))
+    o = linear("linear2", torch.cat([attn.transpose(1, 2).reshape(B, -1, D), gelu], dim=-1))
+    # (5.4)
+    return {"tilde": tilde, "attn": attn, "gelu": gelu, "o": o, "g": g[:, None], "x": x + g[:, None] * o}
+
+
+# ---------------------------------------------------------------- the block
+
+
+@pytest.mark.equation("5.1")
+@pytest.mark.equation("5.2")
+@pytest.mark.equation("5.3")
+@pytest.mark.equation("5.4")
+def test_the_block_is_its_four_equations():
+    block, inputs = random_block(), random_inputs()
+    torch.testing.assert_close(block(*inputs), by_hand(block, *inputs)["x"], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.equation("5.1")
+def test_the_modulation_is_shift_scale_gate():
+    """With zero weights in its linear layer the modulation is its bias, whatever the conditioning."""
+    block, (x, vec, pe) = random_block(), random_inputs()
+    block.modulation.lin.weight.zero_()
+    shift, scale, gate = block.modulation.lin.bias.split(D)
+    block.linear1.weight[: 3 * D] = 0  # attention sees nothing but its biases
+    block.linear2.weight[:, :D] = 0
+    tilde = (1 + scale) * F.layer_norm(x, (D,), eps=1e-6) + shift
+    o = F.gelu(tilde @ block.linear1.weight[3 * D :].T + block.linear1.bias[3 * D :], approximate="tanh")
+    want = x + gate * (o @ block.linear2.weight[:, D:].T + block.linear2.bias)
+    torch.testing.assert_close(block(x, vec, pe), want, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(block(x, 7 * vec, pe), want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.equation("5.2")
+def test_one_matrix_does_the_work_of_four():
+    """linear1's rows are those of q, k, v and the MLP's first layer, in this order."""
+    block, (x, vec, pe) = random_block(), random_inputs()
+    four = [
+        F.linear(by_hand(block, x, vec, pe)["tilde"], w, c)
+        for w, c in zip(block.linear1.weight.split([D, D, D, M]), block.linear1.bias.split([D, D, D, M]), strict=True)
+    ]
+    seen = []
+    hook = block.linear1.register_forward_hook(lambda _, __, out: seen.append(out))
+    out = block(x, vec, pe)
+    hook.remove()
+    torch.testing.assert_close(seen[0], torch.cat(four, dim=-1), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(out, by_hand(block, x, vec, pe)["x"], rtol=1e-11, atol=1e-11)
+    assert block.linear1.weight.shape == (3 * D + M, D) and block.linear2.weight.shape == (D, D + M)
+
+
+@pytest.mark.equation("5.3")
+def test_concatenation_before_a_linear_layer_is_a_sum_of_two():
+    block, (x, vec, pe) = random_block(), random_inputs()
+    hand = by_hand(block, x, vec, pe)
+    attn = hand["attn"].transpose(1, 2).reshape(B, L, D)
+    two = attn @ block.linear2.weight[:, :D].T + hand["gelu"] @ block.linear2.weight[:, D:].T + block.linear2.bias
+    want = x + hand["g"] * two
+    torch.testing.assert_close(block(x, vec, pe), want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.equation("5.4")
+@settings(max_examples=5, deadline=None)
+@given(factor=st.floats(-3, 3))
+def test_the_update_is_proportional_to_the_gate(factor):
+    block, (x, vec, pe) = random_block(), random_inputs()
+    once = block(x, vec, pe) - x
+    block.modulation.lin.weight[2 * D :] *= factor
+    block.modulation.lin.bias[2 * D :] *= factor
+    torch.testing.assert_close(block(x, vec, pe), x + factor * once, rtol=1e-9, atol=1e-9)
+
+
+def test_zeros_in_the_modulation_make_the_block_the_identity():
+    block, inputs = random_block(), random_inputs()
+    for p in block.modulation.parameters():
+        p.zero_()
+    assert torch.equal(block(*inputs), inputs[0])
+
+
+def test_text_is_updated_and_matters():
+    """Every row changes, and the image rows depend on the text rows: the block cannot run without them."""
+    block, (x, vec, pe) = random_block(), random_inputs()
+    out = block(x, vec, pe)
+    assert (out - x).abs().amax(-1).min() > 1e-3
+    alone = block(x[:, 3:], vec, pe[:, :, 3:])
+    assert (alone - out[:, 3:]).abs().max() > 1e-3
+
+
+@settings(max_examples=10, deadline=None)
+@given(tokens=st.integers(1, 13), seed=st.integers(0, 99))
+def test_tokens_with_their_positions_may_come_in_any_order(tokens, seed):
+    block, (x, vec, pe) = random_block(), random_inputs(tokens)
+    order = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(
+        block(x[:, order], vec, pe[:, :, order]), block(x, vec, pe)[:, order], rtol=1e-9, atol=1e-9
+    )
+
+
+def test_float32_and_bfloat16_stay_near_float64():
+    block, (x, vec, pe) = random_block(), random_inputs()
+    exact = block(x, vec, pe)
+    for dtype, bar in ((torch.float32, 1e-6), (torch.bfloat16, 3e-2)):
+        out = copy.deepcopy(block).to(dtype)(x.to(dtype), vec.to(dtype), pe)
+        assert out.dtype == dtype
+        assert (out.double() - exact).norm() / exact.norm() < bar
+
+
+# ---------------------------------------------------------------- the last layer
+
+
+def random_last_layer(channels=5):
+    last = single_stream.LastLayer(D, 1, channels).double()
+    for p in last.parameters():
+        p.data = torch.randn_like(p)
+    return last.requires_grad_(False)
+
+
+@pytest.mark.equation("5.5")
+def test_the_last_layer_is_its_equation():
+    last, (x, vec, _) = random_last_layer(), random_inputs()
+    p = dict(last.named_parameters())
+    silu = vec / (1 + torch.exp(-vec))
+    b, s = (silu @ p["adaLN_modulation.1.weight"].T + p["adaLN_modulation.1.bias"]).split(D, dim=-1)
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6)
+    y = ((1 + s[:, None]) * normed + b[:, None]) @ p["linear.weight"].T + p["linear.bias"]
+    torch.testing.assert_close(last(x, vec), y, rtol=1e-11, atol=1e-11)
+
+
+def test_the_last_layer_has_no_gate_and_no_residual():
+    last, (x, vec, _) = random_last_layer(), random_inputs()
+    assert last.adaLN_modulation[1].weight.shape == (2 * D, D)
+    torch.testing.assert_close(last(3 * x + 8, vec), last(x, vec), rtol=1e-5, atol=1e-5)  # the norm forgets both
+    torch.testing.assert_close(last(x, vec)[:, 2:5], last(x[:, 2:5], vec))  # tokens do not see each other
+
+
+# ---------------------------------------------------------------- costs
+
+
+def test_a_single_block_costs_what_a_double_block_costs_with_fewer_parameters():
+    p = configs["flux-dev"].params
+    with torch.device("meta"):
+        single = single_stream.SingleStreamBlock(p.hidden_size, p.num_heads, p.mlp_ratio)
+        double = DoubleStreamBlock(p.hidden_size, p.num_heads, p.mlp_ratio, p.qkv_bias)
+    count = {name: sum(q.numel() for q in m.parameters()) for name, m in (("single", single), ("double", double))}
+    assert count == {"single": 141_591_808, "double": 339_831_296}
+    costs = plots.chapter_05.flops(p.hidden_size, p.mlp_ratio, tokens=4096 + 512)
+    assert costs["linears"] == 24 * p.hidden_size**2 * 4608
+
+
+def test_the_formula_for_flops_is_what_a_counter_finds():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    p = configs["flux-dev"].params
+    with torch.device("meta"):
+        block = single_stream.SingleStreamBlock(p.hidden_size, p.num_heads, p.mlp_ratio)
+        inputs = (torch.empty(1, 11, p.hidden_size), torch.empty(1, p.hidden_size), torch.empty(1, 1, 11, 64, 2, 2))
+        with FlopCounterMode(display=False) as counter:
+            block(*inputs)
+    want = plots.chapter_05.flops(p.hidden_size, p.mlp_ratio, tokens=11)
+    modulation = 2 * 3 * p.hidden_size**2  # once a picture
+    assert counter.get_total_flops() == want["linears"] + want["attention"] + modulation
+
+
+# ---------------------------------------------------------------- mistakes that load silently
+
+SMALL = FluxParams(
+    in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=48, mlp_ratio=4.0, num_heads=2,
+    depth=2, depth_single_blocks=3, axes_dim=(4, 8, 12), theta=10_000, qkv_bias=True, guidance_embed=True,
+)  # fmt: skip
+
+
+def small_model_and_inputs():
+    model = Flux(SMALL).double().requires_grad_(False)
+    ids = torch.cartesian_prod(torch.zeros(1), torch.arange(3.0), torch.arange(4.0))[None]
+    img, txt = torch.randn(1, 12, 5).double(), torch.randn(1, 6, 13).double()
+    t, w = torch.tensor([0.6]), torch.tensor([3.5])
+    return model, (img, ids, txt, torch.zeros(1, 6, 3), t, torch.randn(1, 11).double(), w)
+
+
+def change(model, state, inputs):
+    wrong = copy.deepcopy(model)
+    load_strict(wrong, state)  # every key fits: no error
+    right = model(*inputs)
+    return float((wrong(*inputs) - right).norm() / right.norm())
+
+
+def test_diffusers_halves_in_the_last_layer_load_silently():
+    model, inputs = small_model_and_inputs()
+    theirs = layouts.flux_to_diffusers(model.state_dict())
+    state = layouts.diffusers_to_flux(theirs)
+    assert change(model, state, inputs) < 1e-12
+    for leaf in ("weight", "bias"):  # as if the halves had been taken over as they are
+        state[f"final_layer.adaLN_modulation.1.{leaf}"] = theirs[f"norm_out.linear.{leaf}"]
+    assert 0.1 < change(model, state, inputs) < 0.35
+
+
+@pytest.mark.parametrize("order", ["kqvm", "qvkm", "vqkm"])
+def test_another_order_in_linear1_loads_silently(order):
+    model, inputs = small_model_and_inputs()
+    state = dict(model.state_dict())
+    for name in [n for n in state if ".linear1." in n]:
+        parts = dict(zip("qkvm", state[name].split([48, 48, 48, 192]), strict=True))
+        state[name] = torch.cat([parts[part] for part in order])
+    # q and k swapped hardly shows on untrained weights, but it shows
+    assert change(model, state, inputs) > 1e-4
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def last(x, vec, Wa, ca, W, c, swap=False, silu=True, one=1.0):
+    b, s = F.linear(F.silu(vec) if silu else vec, Wa, ca)[:, None].chunk(2, dim=-1)
+    b, s = (s, b) if swap else (b, s)
+    return F.linear((one + s) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + b, W, c)
+
+
+def block(x, b, s, g, linear1, attend, linear2, mlp_first=False, tanh="tanh", one=1.0, residual=1.0, gated=True):
+    D = x.shape[-1]
+    qkvm = linear1((one + s) * F.layer_norm(x, (D,), eps=1e-6) + b)
+    parts = [attend(qkvm[..., : 3 * D]), F.gelu(qkvm[..., 3 * D :], approximate=tanh)]
+    return residual * x + (g if gated else 1) * linear2(torch.cat(parts[::-1] if mlp_first else parts, dim=-1))
+
+
+count = exercises.count_single_block
+WRONG = {
+    "5.1": [
+        (lambda a, m, W, c: a @ W[:, : a.shape[-1]].T + m @ W[:, a.shape[-1] :].T, "bias c is missing"),
+        (lambda a, m, W, c: a @ W[:, -a.shape[-1] :].T + m @ W[:, : m.shape[-1]].T + c, "attention comes first"),
+        (lambda a, m, W, c: a @ W[:, : a.shape[-1]].T + m @ W[:, a.shape[-1] :].T + 2 * c, "twice"),
+        (lambda a, m, W, c: torch.cat([a, m], -1), "shape"),
+        (lambda a, m, W, c: None, "NoneType"),
+    ],
+    "5.2": [
+        (lambda D, K, ratio: D * (3 * D + int(ratio * D)) + D * (D + int(ratio * D)) + 3 * D * D + 2 * K, "biases"),
+        (lambda D, K, ratio: count(D, K, ratio) - 2 * K, "QK norm"),
+        (lambda D, K, ratio: count(D, K, 4.0), "not always 4"),
+        (lambda D, K, ratio: count(D, K, ratio) + 3 * D * (D + 1), "six"),
+        (lambda D, K, ratio: count(D, K, ratio) - 3 * D * (D + 1), "modulation is missing"),
+        (lambda D, K, ratio: 12 * D * D, "it is 141,591,808"),
+    ],
+    "5.3": [
+        (lambda *a: block(*a, residual=0.0), "residual is missing"),
+        (lambda *a: block(*a, gated=False), "gate is missing"),
+        (lambda *a: block(*a, one=0.0), "1 + before"),
+        (lambda *a: block(*a, tanh="none"), "exact GELU"),
+        (lambda *a: block(*a, mlp_first=True), "MLP first"),
+        (lambda x, b, s, g, *layers: block(x, s, b, g, *layers), "swapped"),
+        (lambda x, b, s, g, l1, attend, l2: attend(l1(x)), "3D = 18"),
+    ],
+    "5.4": [
+        (lambda *a: last(*a, swap=True), "swapped"),
+        (lambda *a: last(*a, silu=False), "SiLU"),
+        (lambda *a: last(*a, one=0.0), "1 + before"),
+        (lambda *a: last(*a)[..., :-1], "shape"),
+        (lambda *a: 2 * last(*a), "not the same numbers"),
+    ],
+}
+
+
+@pytest.mark.parametrize("number", exercises.CHECKS)
+def test_the_solution_of_an_exercise_passes(number):
+    exercises.CHECKS[number](exercises.SOLUTIONS[number])
+
+
+@pytest.mark.parametrize(("number", "answer", "words"), [(n, *pair) for n, pairs in WRONG.items() for pair in pairs])
+def test_a_wrong_answer_is_diagnosed(number, answer, words):
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        exercises.CHECKS[number](answer)
+
+
+def test_a_concatenation_is_an_answer_too():
+    exercises.CHECKS["5.1"](lambda a, m, W, c: torch.cat([a, m], dim=-1) @ W.T + c)
+
+
+# ---------------------------------------------------------------- figures
+
+NAMES = ["double 0", "double 1", "single 0"]
+FIGURES = [
+    lambda: plots.block_costs(),
+    lambda: plots.block_costs(side=256, L_txt=0),
+    lambda: plots.block_costs(side=2048, L_txt=512),
+    lambda: plots.parallel_gap([0.01, 0.1, 1, 10], [0.001, 0.01, 0.1, 0.8], at=0.1),
+    lambda: plots.ablation(NAMES, [0.1, 0.5, 0.01], [0.2, 0.3, 2.0], t=0.7),
+    lambda: plots.token_norms(["input", *NAMES], [1.0, 2, 3, 4], [1.0, 5, 6, 70]),
+    lambda: plots.mistakes({"a mistake": 0.2, "a small one": 1e-4}),
+    lambda: plots.block_inside(torch.randn(2, 30), ["attention", "MLP"], torch.rand(9, 9).softmax(-1), 4, "double 0"),
+    lambda: plots.block_inside(torch.zeros(1, 30), ["both"], torch.eye(5), 2, "single 0"),
+    lambda: plots.modulation_moves(*torch.randn(3, 24), [0, 0.5, 1], [1, 0.5, 0], 0.5, [1, 4], [0, 1], 3.5),
+    lambda: plots.gates_over_t(NAMES, [0.0, 0.5, 1.0], torch.rand(3, 3)),
+]
+
+
+@pytest.mark.parametrize("i", range(len(FIGURES)))
+def test_every_figure_draws_and_says_what_it_shows(i):
+    fig = FIGURES[i]()
+    assert isinstance(fig, Figure) and len(fig.get_label()) > 40
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
+    fig.canvas.draw()
