@@ -1,171 +1,167 @@
 """The published layout of the weights beside that of diffusers: names, fused matrices, swapped halves.
 
-Both maps are pure functions from state dict to state dict. They are how the parity tests compare the two
-implementations number by number, and how a checkpoint moves from one to the other.
+All four maps are pure functions from state dict to state dict, and the maps of a pair are each other's inverse. They
+are how the parity tests compare the two implementations number by number, and how a checkpoint moves from one to the
+other. A key that the layout does not know is an error; whether all keys are there is for the loading to say.
 """
+
+import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from flux_edu.checkpoint import CheckpointError, State, looks_like
+from flux_edu.checkpoint import CheckpointError, State, listed, looks_like
 
-_EMBEDDERS = {"time_in": "timestep_embedder", "vector_in": "text_embedder", "guidance_in": "guidance_embedder"}
+Table = dict[str, list[str]]  # our key → their keys: several where a matrix of ours is theirs on top of each other
+Change = Callable[[str, Tensor], Tensor]  # what happens to the numbers of our key on the way
+
 _TOP = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "final_layer.linear": "proj_out",
-    "final_layer.adaLN_modulation.1": "norm_out.linear",
-} | {
-    f"{ours}.{layer}_layer": f"time_text_embed.{theirs}.linear_{i}"
-    for ours, theirs in _EMBEDDERS.items()
-    for i, layer in ((1, "in"), (2, "out"))
+    "img_in": ["x_embedder"],
+    "txt_in": ["context_embedder"],
+    "time_in.in_layer": ["time_text_embed.timestep_embedder.linear_1"],
+    "time_in.out_layer": ["time_text_embed.timestep_embedder.linear_2"],
+    "vector_in.in_layer": ["time_text_embed.text_embedder.linear_1"],
+    "vector_in.out_layer": ["time_text_embed.text_embedder.linear_2"],
+    "guidance_in.in_layer": ["time_text_embed.guidance_embedder.linear_1"],
+    "guidance_in.out_layer": ["time_text_embed.guidance_embedder.linear_2"],
+    "final_layer.linear": ["proj_out"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
 }
 _DOUBLE = {
-    "img_mod.lin": "norm1.linear",
-    "txt_mod.lin": "norm1_context.linear",
-    "img_attn.norm.query_norm": "attn.norm_q",
-    "img_attn.norm.key_norm": "attn.norm_k",
-    "txt_attn.norm.query_norm": "attn.norm_added_q",
-    "txt_attn.norm.key_norm": "attn.norm_added_k",
-    "img_attn.proj": "attn.to_out.0",
-    "txt_attn.proj": "attn.to_add_out",
-    "img_mlp.0": "ff.net.0.proj",
-    "img_mlp.2": "ff.net.2",
-    "txt_mlp.0": "ff_context.net.0.proj",
-    "txt_mlp.2": "ff_context.net.2",
-}
-_SINGLE = {
-    "modulation.lin": "norm.linear",
-    "norm.query_norm": "attn.norm_q",
-    "norm.key_norm": "attn.norm_k",
-    "linear2": "proj_out",
-}
-# one matrix of ours, several of theirs, top to bottom
-_FUSED_DOUBLE = {
+    "img_mod.lin": ["norm1.linear"],
+    "txt_mod.lin": ["norm1_context.linear"],
     "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
     "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
+    "img_attn.norm.query_norm": ["attn.norm_q"],
+    "img_attn.norm.key_norm": ["attn.norm_k"],
+    "txt_attn.norm.query_norm": ["attn.norm_added_q"],
+    "txt_attn.norm.key_norm": ["attn.norm_added_k"],
+    "img_attn.proj": ["attn.to_out.0"],
+    "txt_attn.proj": ["attn.to_add_out"],
+    "img_mlp.0": ["ff.net.0.proj"],
+    "img_mlp.2": ["ff.net.2"],
+    "txt_mlp.0": ["ff_context.net.0.proj"],
+    "txt_mlp.2": ["ff_context.net.2"],
 }
-_FUSED_SINGLE = {"linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]}
+_SINGLE = {
+    "modulation.lin": ["norm.linear"],
+    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
+    "linear2": ["proj_out"],
+    "norm.query_norm": ["attn.norm_q"],
+    "norm.key_norm": ["attn.norm_k"],
+}
 
 
-def _swap_halves(x: Tensor) -> Tensor:
-    """The last layer's modulation: shift, scale here; scale, shift in diffusers."""
-    return torch.cat(x.chunk(2)[::-1])
+def _count(state: State, numbered: str) -> int:
+    """How many blocks of this kind: one more than the highest number that stands after the name."""
+    found = (re.search(rf"(?:^|\.){numbered}\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _pairs(state: State, ours: bool) -> list[tuple[str, list[str]]]:
-    """(our module, their modules) for everything that a state dict of either layout can hold."""
-    blocks = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
-    pairs = [(a, [b]) for a, b in _TOP.items()]
-    for a, b in blocks.items():
-        prefix = a if ours else b
-        depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith(prefix + ".")), default=-1)
-        plain, fused = (_DOUBLE, _FUSED_DOUBLE) if a == "double_blocks" else (_SINGLE, _FUSED_SINGLE)
-        for i in range(depth):
-            pairs += [(f"{a}.{i}.{x}", [f"{b}.{i}.{y}"]) for x, y in plain.items()]
-            pairs += [(f"{a}.{i}.{x}", [f"{b}.{i}.{y}" for y in ys]) for x, ys in fused.items()]
-    return pairs
+def _flux_table(double: int, single: int) -> Table:
+    modules = dict(_TOP)
+    for i in range(double):
+        modules |= {f"double_blocks.{i}.{a}": [f"transformer_blocks.{i}.{b}" for b in bs] for a, bs in _DOUBLE.items()}
+    for i in range(single):
+        modules |= {
+            f"single_blocks.{i}.{a}": [f"single_transformer_blocks.{i}.{b}" for b in bs] for a, bs in _SINGLE.items()
+        }
+    table = {}
+    for ours, theirs in modules.items():
+        leaves = {"scale": "weight"} if ours.endswith("_norm") else {"weight": "weight", "bias": "bias"}
+        table |= {f"{ours}.{a}": [f"{module}.{b}" for module in theirs] for a, b in leaves.items()}
+    return table
+
+
+def _swap_halves(key: str, x: Tensor) -> Tensor:
+    """The last layer's modulation, and only that one: shift, scale here; scale, shift in diffusers."""
+    return torch.cat(x.chunk(2)[::-1]) if key.startswith("final_layer.adaLN_modulation") else x
+
+
+def _cut(key: str, x: Tensor, parts: int, state: State) -> list[Tensor]:
+    """The rows of one of our matrices or biases, cut to theirs: q, k, v alike, and what remains for the MLP."""
+    D = state[key.rsplit(".", 1)[0] + ".weight"].shape[1] if parts > 1 else 0
+    return list(x.split([D, D, D, len(x) - 3 * D][:parts])) if parts > 1 else [x]
+
+
+def _to_theirs(state: State, table: Table, change: Change) -> State:
+    if foreign := [key for key in state if key not in table]:
+        raise _foreign(foreign, "the published layout", state)
+    out = {}
+    for ours, theirs in table.items():
+        if ours in state:
+            out |= zip(theirs, _cut(ours, change(ours, state[ours]), len(theirs), state), strict=True)
+    return out
+
+
+def _to_ours(state: State, table: Table, change: Change) -> State:
+    known = {key for theirs in table.values() for key in theirs}
+    if foreign := [key for key in state if key not in known]:
+        raise _foreign(foreign, "diffusers' layout", state)
+    out = {}
+    for ours, theirs in table.items():
+        if missing := [key for key in theirs if key not in state]:
+            if len(missing) < len(theirs):
+                raise CheckpointError(f"{ours} is made of {', '.join(theirs)}; there is no {', '.join(missing)}")
+            continue
+        out[ours] = change(ours, torch.cat([state[key] for key in theirs]) if len(theirs) > 1 else state[theirs[0]])
+    return out
+
+
+def _foreign(keys: list[str], layout: str, state: State) -> CheckpointError:
+    return CheckpointError(
+        f"{len(keys)} keys do not belong to {layout}: {listed(keys)}. The state dict looks like {looks_like(state)}"
+    )
 
 
 def flux_to_diffusers(state: State) -> State:
     """From the published layout to diffusers' FluxTransformer2DModel: new names, fused matrices cut, halves swapped."""
-    rest, out = dict(state), {}
-    for ours, theirs in _pairs(state, ours=True):
-        for leaf in ("weight", "bias", "scale"):
-            if (x := rest.pop(f"{ours}.{leaf}", None)) is None:
-                continue
-            if ours.startswith("final_layer.adaLN"):
-                x = _swap_halves(x)
-            D = (
-                x.shape[0] // 3
-                if len(theirs) == 3
-                else state[ours.rsplit(".", 1)[0] + ".linear2.bias"].shape[0]
-                if len(theirs) == 4
-                else 0
-            )
-            parts = x.split([D, D, D, x.shape[0] - 3 * D][: len(theirs)]) if D else [x]
-            out |= {
-                f"{name}.{'weight' if leaf == 'scale' else leaf}": part
-                for name, part in zip(theirs, parts, strict=True)
-            }
-    if rest:
-        raise CheckpointError(
-            f"{len(rest)} keys are not FLUX.1's: {', '.join(list(rest)[:6])}; the state dict looks like"
-            f" {looks_like(state)}"
-        )
-    return out
+    table = _flux_table(_count(state, "double_blocks"), _count(state, "single_blocks"))
+    return _to_theirs(state, table, _swap_halves)
 
 
 def diffusers_to_flux(state: State) -> State:
     """The inverse of `flux_to_diffusers`."""
-    rest, out = dict(state), {}
-    for ours, theirs in _pairs(state, ours=False):
-        for leaf in ("weight", "bias"):
-            parts = [rest.pop(f"{name}.{leaf}", None) for name in theirs]
-            if any(part is None for part in parts):
-                continue
-            x = torch.cat(parts)
-            if ours.startswith("final_layer.adaLN"):
-                x = _swap_halves(x)
-            out[f"{ours}.{'scale' if '_norm' in ours else leaf}"] = x
-    if rest:
-        raise CheckpointError(
-            f"{len(rest)} keys are not those of diffusers' FLUX.1: {', '.join(list(rest)[:6])}; it looks like"
-            f" {looks_like(state)}"
-        )
-    return out
+    table = _flux_table(_count(state, "transformer_blocks"), _count(state, "single_transformer_blocks"))
+    return _to_ours(state, table, _swap_halves)
 
 
 # ---------------------------------------------------------------- autoencoder
 
-_AE_WORDS = [  # (ours, theirs) inside a dotted name, tried in this order
-    ("mid.block_1", "mid_block.resnets.0"),
-    ("mid.block_2", "mid_block.resnets.1"),
-    ("mid.attn_1.norm", "mid_block.attentions.0.group_norm"),
-    ("mid.attn_1.proj_out", "mid_block.attentions.0.to_out.0"),
-    ("mid.attn_1.q", "mid_block.attentions.0.to_q"),
-    ("mid.attn_1.k", "mid_block.attentions.0.to_k"),
-    ("mid.attn_1.v", "mid_block.attentions.0.to_v"),
-    ("norm_out", "conv_norm_out"),
-    ("nin_shortcut", "conv_shortcut"),
-    ("downsample", "downsamplers.0"),
-    ("upsample", "upsamplers.0"),
-]
+_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "conv_shortcut"}
+_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
-def _ae_levels(levels: int) -> list[tuple[str, str]]:
+def _ae_table(levels: int, blocks: int) -> Table:
     """Down blocks keep their order; up blocks are numbered from the smallest in diffusers, from the largest here."""
-    down = [(f"encoder.down.{i}", f"encoder.down_blocks.{i}") for i in range(levels)]
-    return down + [(f"decoder.up.{i}", f"decoder.up_blocks.{levels - 1 - i}") for i in range(levels)]
-
-
-def _ae_convert(state: State, to_diffusers: bool) -> State:
-    prefix = "encoder.down." if to_diffusers else "encoder.down_blocks."
-    levels = 1 + max((int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix)), default=-1)
-    if not levels:
-        raise CheckpointError(
-            f"no key begins with {prefix}: this is no autoencoder in that layout; it looks like {looks_like(state)}"
-        )
-    words = [*_ae_levels(levels), *_AE_WORDS, *[(f"block.{i}", f"resnets.{i}") for i in range(9)]]
-    out = {}
-    for name, x in state.items():
-        for ours, theirs in words:
-            old, new = (ours, theirs) if to_diffusers else (theirs, ours)
-            name = f".{name}.".replace(f".{old}.", f".{new}.").strip(".")  # whole words between dots only
-        if "attn_1." in name or ".attentions." in name:
-            if x.ndim == 4 and to_diffusers:  # 1 × 1 convolutions here, linear layers there
-                x = x[:, :, 0, 0]
-            elif x.ndim == 2 and not to_diffusers:
-                x = x[:, :, None, None]
-        out[name] = x
-    return out
+    modules, resnets = {}, {}
+    for half in ("encoder", "decoder"):
+        modules |= {f"{half}.{same}": f"{half}.{same}" for same in ("conv_in", "conv_out")}
+        modules[f"{half}.norm_out"] = f"{half}.conv_norm_out"
+        modules |= {f"{half}.mid.attn_1.{a}": f"{half}.mid_block.attentions.0.{b}" for a, b in _ATTENTION.items()}
+        resnets |= {f"{half}.mid.block_{i + 1}": f"{half}.mid_block.resnets.{i}" for i in range(2)}
+    for i in range(levels):
+        for ours, theirs, step in (
+            (f"encoder.down.{i}", f"encoder.down_blocks.{i}", "down"),
+            (f"decoder.up.{i}", f"decoder.up_blocks.{levels - 1 - i}", "up"),
+        ):
+            modules[f"{ours}.{step}sample.conv"] = f"{theirs}.{step}samplers.0.conv"
+            resnets |= {f"{ours}.block.{j}": f"{theirs}.resnets.{j}" for j in range(blocks)}
+    modules |= {f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in resnets.items() for a, b in _RESNET.items()}
+    return {f"{a}.{leaf}": [f"{b}.{leaf}"] for a, b in modules.items() for leaf in ("weight", "bias")}
 
 
 def ae_to_diffusers(state: State) -> State:
-    """The published autoencoder to diffusers' AutoencoderKL (without quantisation convolutions)."""
-    return _ae_convert(state, to_diffusers=True)
+    """The published autoencoder to diffusers' AutoencoderKL without quantisation convolutions.
+
+    The attention's 1 × 1 convolutions are linear layers there.
+    """
+    table = _ae_table(max(_count(state, "down"), _count(state, "up")), _count(state, "block"))
+    return _to_theirs(state, table, lambda key, x: x[:, :, 0, 0] if ".attn_1." in key and x.ndim == 4 else x)
 
 
 def diffusers_to_ae(state: State) -> State:
     """The inverse of `ae_to_diffusers`."""
-    return _ae_convert(state, to_diffusers=False)
+    table = _ae_table(max(_count(state, "down_blocks"), _count(state, "up_blocks")), _count(state, "resnets"))
+    return _to_ours(state, table, lambda key, x: x[:, :, None, None] if ".attn_1." in key and x.ndim == 2 else x)
