@@ -6,7 +6,6 @@ misshapen.
 
 import difflib
 import json
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,54 +24,68 @@ class CheckpointError(ValueError):
 # ---------------------------------------------------------------- files
 
 
+LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+ROW_SCALE = "::row_scale"
+
+
 def read_header(path: str | Path) -> dict[str, dict]:
     """The header of a safetensors file: names, dtypes and shapes of what it holds, without the numbers."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+        raise CheckpointError(f"{path} is not a file; give the path of a .safetensors file")
+    size = path.stat().st_size
     with path.open("rb") as file:
-        length = struct.unpack("<Q", head)[0] if len(head := file.read(8)) == 8 else 0
-        text = file.read(length) if 0 < length <= path.stat().st_size - 8 else b""
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 0 < length <= min(size - 8, LONGEST_HEADER) else b""
     try:
-        return json.loads(text)
-    except ValueError:
+        header = dict(json.loads(text))
+        end = max(
+            (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+    except (ValueError, TypeError, KeyError, IndexError):
         raise CheckpointError(
-            f"{path} is not a safetensors file, or its beginning is damaged. Only safetensors are read; pickled files"
-            " (.pt, .bin, .ckpt) can run code when opened: convert them where you trust them"
+            f"{path} ({size:,} bytes) is not a safetensors file, or its beginning is damaged. Only safetensors are"
+            " read; pickled files (.pt, .bin, .ckpt) can run code when opened: convert them where you trust them"
         ) from None
+    if (held := size - 8 - length) < end:
+        raise CheckpointError(
+            f"{path} holds {held:,} bytes of tensors, its header promises {end:,}: it was cut short; download or copy"
+            " it again"
+        )
+    return header
 
 
 def read(path: str | Path, device: torch.device | str = "cpu") -> State:
     """All tensors of a safetensors file; rows stored in 8 bits (see `save_rows8`) come back as float32."""
-    header = read_header(path)
+    read_header(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, safe_open is no dict
     except SafetensorError as error:
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        raise CheckpointError(
-            f"{path} cannot be read ({error}). Its header promises {end:,} bytes of tensors; was the download cut"
-            " short?"
-        ) from None
-    scales = {name.removesuffix(ROW_SCALE): state.pop(name) for name in [n for n in state if n.endswith(ROW_SCALE)]}
-    return state | {name: state[name].float() * scale.float() for name, scale in scales.items()}
-
-
-ROW_SCALE = "::row_scale"
+        raise CheckpointError(f"{path} is damaged ({error}); download or copy it again") from None
+    for scaled in [name for name in state if name.endswith(ROW_SCALE)]:
+        name, scale = scaled.removesuffix(ROW_SCALE), state.pop(scaled)
+        if name not in state:
+            raise CheckpointError(f"{path} holds {scaled} but no {name}: it was not written whole by save_rows8")
+        state[name] = state[name].float() * scale.float()
+    return state
 
 
 def save_rows8(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Store matrices and convolutions as 8-bit integers with one float32 scale for every row, the rest as float32.
 
-    A quarter of the size. A row is one output channel, so a large channel does not cost the others their precision.
+    A quarter of the size; wrong by at most 1/254 of the row's largest number. A row is one output channel, so a large
+    channel does not cost the others their precision. Rows of fewer than 16 numbers stay as they are.
     """
+    check_finite(state, "the state dict")
     out: State = {}
     for name, x in state.items():
         x = x.detach().float().cpu()
         if x.ndim < 2 or x.shape[1:].numel() < 16:
             out[name] = x.contiguous()
             continue
-        scale = x.abs().flatten(1).amax(1).clamp_min(1e-12).reshape(-1, *[1] * (x.ndim - 1)) / 127
+        largest = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
+        scale = (largest / 127).clamp_min(1e-30)  # a row of zeros is divided by something too
         out[name] = (x / scale).round().to(torch.int8)
         out[name + ROW_SCALE] = scale
     save(out, path, metadata)
@@ -83,11 +96,22 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
-    save_file({name: x.contiguous() for name, x in state.items()}, half, metadata=metadata or {})
-    half.replace(path)
+    try:
+        save_file({name: x.contiguous() for name, x in state.items()}, half, metadata=metadata or {})
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- audit
+
+SHOWN = 6  # names a message lists
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def listed(names: list[str]) -> str:
+    """The first few names, and a sign that there are more."""
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
 
 
 @dataclass
@@ -102,21 +126,19 @@ class Audit:
         return bool(self.missing or self.extra or self.misshapen)
 
     def __str__(self) -> str:
-        parts = [(title, names) for title, names in vars(self).items() if names]
-        return (
-            "; ".join(f"{len(n)} {title}: {', '.join(n[:6])}{' …' if len(n) > 6 else ''}" for title, n in parts)
-            or "every key fits"
-        )
+        parts = [f"{len(names)} {title}: {listed(names)}" for title, names in vars(self).items() if names]
+        return "; ".join(parts) or "every key fits"
 
 
 def audit(model: nn.Module, state: State) -> Audit:
     """Compare by name and shape; for every missing key with a near relative among the extra ones, say so."""
     want = model.state_dict()
-    extra = [name for name in state if name not in want]
-    report = Audit(extra=extra)
+    report = Audit(extra=[name for name in state if name not in want])
     for name, x in want.items():
         if name not in state:
-            near = difflib.get_close_matches(name, extra, n=1, cutoff=0.85) if len(extra) < 100 else []
+            # few are shown, and comparing hundreds of names with hundreds takes a while
+            near = report.extra if len(report.missing) < SHOWN and len(report.extra) < 100 else []
+            near = difflib.get_close_matches(name, near, n=1, cutoff=0.85)
             report.missing.append(name + (f" (is it {near[0]}?)" if near else ""))
         elif state[name].shape != x.shape:
             report.misshapen.append(f"{name} is {tuple(state[name].shape)}, should be {tuple(x.shape)}")
@@ -125,8 +147,10 @@ def audit(model: nn.Module, state: State) -> Audit:
 
 def looks_like(state: State) -> str:
     """What a stray state dict seems to be, from its keys and the width of img_in."""
-    if "transformer_blocks.0.norm1.linear.weight" in state:
-        return "a transformer in diffusers' layout (use diffusers_to_flux)"
+    if any(name.startswith("transformer_blocks.") for name in state):
+        return "a transformer in diffusers' layout (use layouts.diffusers_to_flux)"
+    if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in state):
+        return "an autoencoder in diffusers' layout (use layouts.diffusers_to_ae)"
     if any(".lora_A." in name for name in state):
         return "a LoRA, not a whole model"
     if "encoder.conv_in.weight" in state or "decoder.conv_in.weight" in state:
@@ -134,12 +158,26 @@ def looks_like(state: State) -> str:
     if "img_in.weight" not in state:
         return "no FLUX.1 transformer"
     D, channels = state["img_in.weight"].shape
-    kind = {
+    kinds = {
         64: "a FLUX.1 dev" if "guidance_in.in_layer.weight" in state else "a FLUX.1 schnell",
         128: "a FLUX.1 Canny or Depth control model",
+        384: "a FLUX.1 Fill",
     }
-    kind[384] = "a FLUX.1 Fill"
-    return f"{kind.get(channels, 'a FLUX-shaped')} of width {D}"
+    return f"{kinds.get(channels, 'a FLUX-shaped model')} of width {D}"
+
+
+def check_finite(state: State, source: str) -> None:
+    """A NaN or an infinity anywhere is an error that names the tensors."""
+    broken = [
+        name
+        for name, x in state.items()
+        if x.dtype in FLOATS and x.numel() and not x.is_meta and not all(m.isfinite() for m in x.aminmax())
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{source} holds NaN or infinite numbers in {len(broken)} of {len(state)} tensors: {listed(broken)}. It"
+            " comes from a run that diverged, or is damaged: take another file"
+        )
 
 
 def load_strict(model: nn.Module, state: State, source: str = "the state dict") -> None:
@@ -148,5 +186,6 @@ def load_strict(model: nn.Module, state: State, source: str = "the state dict") 
         raise CheckpointError(
             f"{source} does not fit {type(model).__name__}; it looks like {looks_like(state)}. {report}"
         )
+    check_finite(state, source)
     on_meta = any(p.is_meta for p in model.parameters())
     model.load_state_dict(state, strict=True, assign=on_meta)
