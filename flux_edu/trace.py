@@ -49,9 +49,12 @@ def tensors(out: object) -> Iterable[Tensor]:
             yield from tensors(part)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def trace(model: nn.Module, *args, **kwargs) -> Trace:
-    """Run the model once and keep what every module returned. The model's own output stands under ""."""
+    """Run the model once and keep what every module returned. The model's own output stands under "".
+
+    Without gradients, but not in inference mode: what was traced may go into further computations of any kind.
+    """
     found = Trace()
     hooks = [
         module.register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, out))

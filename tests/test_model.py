@@ -1,0 +1,206 @@
+"""The whole network: its five stages, what it is built from, and how it answers inputs that do not fit."""
+
+from dataclasses import replace
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_edu import model as model_module
+from flux_edu.attention import attention_explicit
+from flux_edu.configs import configs
+from flux_edu.embeddings import timestep_embedding
+from flux_edu.model import Flux, FluxParams
+from flux_edu.rope import EmbedND
+
+PARAMS = FluxParams(
+    in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,
+    depth=2, depth_single_blocks=3, axes_dim=(4, 6, 8), theta=1000, qkv_bias=True, guidance_embed=True,
+)  # fmt: skip
+B, ROWS, COLS, L_TXT = 2, 3, 5, 4
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(6)
+
+
+def make_model(**changes) -> Flux:
+    model = Flux(replace(PARAMS, **changes)).double()
+    for p in model.parameters():
+        p.data = torch.randn_like(p) / p.shape[-1] ** 0.5 + (p.ndim == 1)
+    return model.requires_grad_(False)
+
+
+def make_inputs(batch=B, l_txt=L_TXT) -> dict:
+    ids = torch.cartesian_prod(torch.zeros(1), torch.arange(float(ROWS)), torch.arange(float(COLS)))
+    return {
+        "img": torch.randn(batch, ROWS * COLS, PARAMS.in_channels).double(),
+        "img_ids": ids.expand(batch, -1, -1),
+        "txt": torch.randn(batch, l_txt, PARAMS.context_in_dim).double(),
+        "txt_ids": torch.zeros(batch, l_txt, 3),
+        "timesteps": torch.rand(batch),
+        "y": torch.randn(batch, PARAMS.vec_in_dim).double(),
+        "guidance": torch.full((batch,), 3.5),
+    }
+
+
+def test_forward_is_its_five_stages():
+    """The parts run by hand, with attention as the formula has it, give what the model gives."""
+    model, x = make_model(), make_inputs()
+    emb = {k: timestep_embedding(x[k], 256).double() for k in ("timesteps", "guidance")}
+    img, txt = (x[k] @ p.weight.T + p.bias for k, p in (("img", model.img_in), ("txt", model.txt_in)))
+    vec = model.time_in(emb["timesteps"]) + model.vector_in(x["y"]) + model.guidance_in(emb["guidance"])
+    pe = EmbedND(18, 1000, (4, 6, 8))(torch.cat([x["txt_ids"], x["img_ids"]], dim=1))
+    for block in model.double_blocks:
+        img, txt = block(img, txt, vec, pe)
+    rows = torch.cat([txt, img], dim=1)
+    for block in model.single_blocks:
+        rows = block(rows, vec, pe)
+    velocity = model.final_layer(rows[:, L_TXT:], vec)
+    assert velocity.shape == (B, ROWS * COLS, PARAMS.out_channels)
+    torch.testing.assert_close(model(**x), velocity, rtol=1e-12, atol=1e-12)
+
+
+def test_fused_and_explicit_attention_give_one_velocity(monkeypatch):
+    model, x = make_model(), make_inputs()
+    fused = model(**x)
+    for name in ("double_stream", "single_stream"):
+        monkeypatch.setattr(f"flux_edu.{name}.attention", attention_explicit)
+    torch.testing.assert_close(model(**x), fused, rtol=1e-9, atol=1e-9)
+
+
+def test_every_input_matters_and_nothing_is_kept_between_calls():
+    model, x = make_model(), make_inputs()
+    right = model(**x)
+    for name in x:
+        if name != "txt_ids":
+            other = model(**x | {name: x[name] + (0.5 if "ids" not in name else torch.tensor([0, 2, 0]))})
+            if name == "img_ids":  # the text stands still while the picture moves
+                assert (other - right).abs().max() > 1e-6
+            else:
+                assert (other - right).norm() / right.norm() > 1e-3, name
+    assert torch.equal(model(**x), right)
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 99))
+def test_text_tokens_may_come_in_any_order(seed):
+    """All text tokens stand at (0, 0, 0), so the network itself sees no order among them."""
+    model, x = make_model(), make_inputs(l_txt=6)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(model(**x | {"txt": x["txt"][:, order]}), model(**x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_common_shift_of_all_positions_changes_nothing():
+    model, x = make_model(), make_inputs()
+    moved = {k: x[k] + torch.tensor([3.0, 5.0, 11.0]) for k in ("img_ids", "txt_ids")}
+    torch.testing.assert_close(model(**x | moved), model(**x), rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_of_a_batch_do_not_see_each_other():
+    model, x = make_model(), make_inputs()
+    alone = model(**{name: value[1:] for name, value in x.items()})
+    torch.testing.assert_close(model(**x)[1:], alone, rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_without_guidance_ignores_it():
+    model, x = make_model(guidance_embed=False), make_inputs()
+    assert model.guidance_in is None
+    assert torch.equal(model(**x), model(**x | {"guidance": None}))
+
+
+def test_a_bfloat16_model_runs_on_float32_levels_and_ids():
+    model, x = make_model().bfloat16(), make_inputs()
+    half = {k: v.bfloat16() if v.dtype == torch.float64 else v for k, v in x.items()}
+    assert model(**half).dtype == torch.bfloat16
+
+
+def test_zeros_where_training_starts_make_the_velocity_zero():
+    model, x = make_model(), make_inputs()
+    for name, p in model.named_parameters():
+        if "mod" in name or "final_layer" in name:
+            p.zero_()
+    assert torch.equal(model(**x), torch.zeros(B, ROWS * COLS, PARAMS.out_channels).double())
+
+
+def test_text_dropped_before_the_single_blocks_is_another_model():
+    model, x = make_model(), make_inputs()
+    vec = model.conditioning(x["timesteps"], x["y"], x["guidance"])
+    pe = model.pe_embedder(torch.cat([x["txt_ids"], x["img_ids"]], dim=1))
+    img, txt = model.img_in(x["img"]), model.txt_in(x["txt"])
+    for block in model.double_blocks:
+        img, txt = block(img, txt, vec, pe)
+    for block in model.single_blocks:
+        img = block(img, vec, pe[:, :, L_TXT:])
+    right = model(**x)
+    assert (model.final_layer(img, vec) - right).norm() / right.norm() > 0.01
+
+
+# ---------------------------------------------------------------- the published sizes
+
+
+def test_the_published_model_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        dev, schnell = Flux(configs["flux-dev"].params), Flux(configs["flux-schnell"].params)
+    count = [sum(p.numel() for p in m.parameters()) for m in (dev, schnell)]
+    assert count == [11_901_408_320, 11_891_178_560]
+    assert [len(m.state_dict()) for m in (dev, schnell)] == [780, 776]
+
+
+# ---------------------------------------------------------------- inputs that do not fit
+
+# (what is changed, words of the message: what was given, what is expected, what to do)
+MISFITS = {
+    "img too wide": (lambda x: {"img": torch.zeros(B, 15, 6).double()}, ["img has 6", "takes 5", "patchified"]),
+    "txt too narrow": (lambda x: {"txt": x["txt"][..., :8]}, ["txt has 8", "takes 13", "T5"]),
+    "y of another CLIP": (lambda x: {"y": torch.zeros(B, 768).double()}, ["y has 768", "takes 11", "CLIP"]),
+    "img_ids too short": (lambda x: {"img_ids": x["img_ids"][:, :-1]}, ["(2, 14)", "(2, 15)", "make_img_ids"]),
+    "txt_ids too long": (lambda x: {"txt_ids": torch.zeros(B, 5, 3)}, ["(2, 5)", "(2, 4)", "make_txt_ids"]),
+    "ids of one picture": (lambda x: {"img_ids": x["img_ids"][:1]}, ["(1, 15)", "(2, 15)", "one id a token"]),
+    "text of one picture": (
+        lambda x: {"txt": x["txt"][:1], "txt_ids": x["txt_ids"][:1]},
+        ["txt is a batch of 1", "img one of 2", "repeat"],
+    ),
+    "y of one picture": (lambda x: {"y": x["y"][:1]}, ["y is a batch of 1", "img one of 2", "repeat"]),
+    "one t for two": (lambda x: {"timesteps": torch.tensor([0.5])}, ["timesteps", "(1,)", "(2,)", "torch.full((2,)"]),
+    "t is a float": (lambda x: {"timesteps": 0.5}, ["timesteps", "()", "(2,)", "torch.full((2,)"]),
+    "guidance is a float": (lambda x: {"guidance": 3.5}, ["guidance", "()", "(2,)", "torch.full((2,)"]),
+    "guidance missing": (lambda x: {"guidance": None}, ["guidance-distilled", "pass guidance", "3.5"]),
+    "two coordinates": (
+        lambda x: {k: x[k][..., :2] for k in ("img_ids", "txt_ids")},
+        ["ids have 2 coordinates", "(4, 6, 8)", "3 axes"],
+    ),
+}
+
+
+@pytest.fixture
+def no_type_checks():
+    """As a reader runs it: without the types that pytest checks first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_an_input_that_does_not_fit_is_explained(misfit, no_type_checks):
+    change, words = MISFITS[misfit]
+    x = make_inputs()
+    with pytest.raises(ValueError) as error:
+        make_model()(**x | change(x))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_widths_that_do_not_divide_are_explained():
+    with pytest.raises(ValueError, match=r"hidden_size = 37 .* num_heads = 2.*choose heads × head width"):
+        replace(PARAMS, hidden_size=37)
+    with pytest.raises(ValueError, match=r"axes_dim = \[4, 6, 6\] sums to 16, but a head has 18 channels"):
+        Flux(replace(PARAMS, axes_dim=(4, 6, 6)))
+    with pytest.raises(ValueError, match="even"):
+        Flux(replace(PARAMS, axes_dim=(5, 5, 8)))
+
+
+def test_the_width_of_the_sinusoids_is_the_published_one():
+    assert model_module.EMBEDDING_WIDTH == 256
