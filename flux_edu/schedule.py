@@ -44,8 +44,8 @@ def time_shift(mu: float, sigma: float, t: Float[Tensor, "..."]) -> Float[Tensor
 
     t in [0, 1], σ > 0; FLUX always has σ = 1. Dividing by t would make the gradient at t = 0 a NaN, so this is written
     with the smaller of t and 1 - t over the larger, a ratio r in [0, 1] that cannot overflow: the values are those of
-    the equation, finite at both ends for every σ. So are the slopes for σ ≥ 1; for σ < 1 the curve itself is vertical
-    there.
+    the equation, finite at both ends for every σ (in float32 as long as |μ| < 88). So are the slopes for σ ≥ 1; for
+    σ < 1 the curve itself is vertical there.
     """
     if sigma <= 0:
         raise ValueError(

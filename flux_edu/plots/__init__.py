@@ -3,4 +3,33 @@
 A figure's label (`fig.set_label`) is its alternative text, which `flux_edu.learn.explore` puts on the picture.
 """
 
+from flux_edu.plots.chapter_01 import mu_line as mu_line
+from flux_edu.plots.chapter_01 import noise_levels as noise_levels
+from flux_edu.plots.chapter_01 import picture_row as picture_row
+from flux_edu.plots.chapter_01 import schedule as schedule
+from flux_edu.plots.chapter_01 import straight_path as straight_path
+from flux_edu.plots.chapter_01 import time_shift_curve as time_shift_curve
+from flux_edu.plots.chapter_03 import rope_arrows as rope_arrows
+from flux_edu.plots.chapter_03 import rope_axes as rope_axes
+from flux_edu.plots.chapter_03 import rope_pairings as rope_pairings
+from flux_edu.plots.chapter_03 import rope_pictures as rope_pictures
+from flux_edu.plots.chapter_03 import rope_precision as rope_precision
+from flux_edu.plots.chapter_03 import rope_spectrum as rope_spectrum
+from flux_edu.plots.chapter_03 import score_map as score_map
+from flux_edu.plots.chapter_05 import ablation as ablation
+from flux_edu.plots.chapter_05 import block_costs as block_costs
+from flux_edu.plots.chapter_05 import block_inside as block_inside
+from flux_edu.plots.chapter_05 import gates_over_t as gates_over_t
+from flux_edu.plots.chapter_05 import mistakes as mistakes
+from flux_edu.plots.chapter_05 import modulation_moves as modulation_moves
+from flux_edu.plots.chapter_05 import parallel_gap as parallel_gap
+from flux_edu.plots.chapter_05 import token_norms as token_norms
+from flux_edu.plots.chapter_06 import bf16_changes as bf16_changes
+from flux_edu.plots.chapter_06 import bf16_figure as bf16_figure
+from flux_edu.plots.chapter_06 import euler_paths as euler_paths
+from flux_edu.plots.chapter_06 import guidance_plane as guidance_plane
+from flux_edu.plots.chapter_06 import picture_rows as picture_rows
+from flux_edu.plots.chapter_06 import start_level as start_level
+from flux_edu.plots.chapter_06 import strength_levels as strength_levels
+from flux_edu.plots.chapter_06 import two_point_velocity as two_point_velocity
 from flux_edu.plots.style import new_figure as new_figure
