@@ -1,0 +1,519 @@
+"""Chapter 3, RoPE. Eq. (3.1) to (3.5)."""
+
+import cmath
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flux_edu import plots, rope
+from flux_edu.attention import attention, attention_explicit, attention_weights
+from flux_edu.exercises import chapter_03 as exercises
+from flux_edu.learn import picture_html
+from flux_edu.patchify import make_img_ids, make_txt_ids
+from flux_edu.plots import chapter_03 as figures
+
+B, H = 2, 3
+AXES = (2, 4, 8)  # no two alike
+K = sum(AXES)
+THETA = 700.0
+PUBLISHED = (16, 56, 56)
+
+
+def frequency(j: int, dim: int, theta: float) -> float:
+    """Eq. (3.1) in plain Python."""
+    return math.exp(-2 * j / dim * math.log(theta))
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def ids_of(L_txt: int, h: int, w: int, batch: int = B) -> Tensor:
+    return torch.cat([make_txt_ids(batch, L_txt), make_img_ids(batch, h, w)], dim=1)
+
+
+def table64(ids: Tensor, axes: tuple[int, ...] = AXES, theta: float = THETA) -> Tensor:
+    """Eq. (3.4) in float64 throughout, "B 1 L K/2 2 2", without the package."""
+    out = np.zeros((*ids.shape[:2], sum(axes) // 2, 2, 2))
+    for b, i in np.ndindex(*ids.shape[:2]):
+        angles = [
+            p * frequency(j, d, theta) for p, d in zip(ids[b, i].tolist(), axes, strict=True) for j in range(d // 2)
+        ]
+        out[b, i] = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]
+    return torch.from_numpy(out)[:, None]
+
+
+def turned(x: Tensor, place: list[float], axes: tuple[int, ...] = AXES, theta: float = THETA) -> np.ndarray:
+    """One head of one token turned by complex numbers: pair j becomes (x_2j + i x_2j+1) e^{ip ω_j}."""
+    angles = [p * frequency(j, d, theta) for p, d in zip(place, axes, strict=True) for j in range(d // 2)]
+    pairs = [complex(*x[2 * j : 2 * j + 2]) * cmath.exp(1j * a) for j, a in enumerate(angles)]
+    return np.array([part for z in pairs for part in (z.real, z.imag)])
+
+
+def half_split(x: Tensor, R: Tensor) -> Tensor:
+    """Llama's pairing, (j, j + K/2), with the same table: the mistake that loads silently."""
+    a, b = x.to(R.dtype).chunk(2, dim=-1)
+    return torch.cat([R[..., 0, 0] * a + R[..., 0, 1] * b, R[..., 1, 0] * a + R[..., 1, 1] * b], dim=-1)
+
+
+# ---------------------------------------------------------------- 3.1
+
+
+@pytest.mark.equation("3.1")
+@pytest.mark.parametrize("dim, theta", [(16, 10_000.0), (56, 10_000.0), (14, 700.0), (2, 5.0)])
+def test_frequencies_fall_from_one_towards_one_over_theta(dim, theta):
+    omega = rope.rope_frequencies(dim, theta)
+    assert omega.dtype == torch.float64
+    assert omega.tolist() == pytest.approx([frequency(j, dim, theta) for j in range(dim // 2)], rel=1e-14)
+    assert omega[0] == 1
+
+
+def test_a_larger_theta_makes_every_pair_but_the_first_slower():
+    slow, fast = rope.rope_frequencies(14, 10_000), rope.rope_frequencies(14, 2_000)
+    assert slow[0] == fast[0] and (slow[1:] < fast[1:]).all()
+
+
+@pytest.mark.parametrize("dim", [0, 1, 7, -2])
+def test_an_axis_needs_pairs(dim):
+    with pytest.raises(ValueError, match=f"dim = {dim}.*even"):
+        rope.rope_frequencies(dim, 10_000)
+
+
+# ---------------------------------------------------------------- 3.2
+
+
+@pytest.mark.equation("3.2")
+def test_the_table_holds_cosines_and_sines():
+    pos = torch.tensor([[0.0, 1, 2, 1021], [5, 7, 11, 4093]])
+    table = rope.rope(pos, 14, THETA)
+    assert table.shape == (2, 4, 7, 2, 2) and table.dtype == torch.float32
+    for b, i, j in np.ndindex(2, 4, 7):
+        angle = pos[b, i].item() * frequency(j, 14, THETA)
+        right = [math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)]
+        assert table[b, i, j].flatten().tolist() == pytest.approx(right, abs=6e-8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pos=st.integers(-4000, 4000), pairs=st.integers(1, 9), theta=st.floats(2, 1e6))
+def test_every_entry_is_a_rotation(pos, pairs, theta):
+    table = rope.rope(torch.tensor([float(pos)]), 2 * pairs, theta).double()
+    assert torch.allclose(table @ table.mT, torch.eye(2, dtype=torch.float64), atol=2e-7)
+    assert torch.allclose(torch.linalg.det(table), torch.ones(1, pairs, dtype=torch.float64), atol=2e-7)
+    back = rope.rope(torch.tensor([-float(pos)]), 2 * pairs, theta).double()
+    assert torch.equal(back, table.mT)
+
+
+def test_position_zero_is_the_identity_to_the_bit():
+    assert torch.equal(rope.rope(torch.zeros(3), 14, THETA), torch.eye(2).expand(3, 7, 2, 2))
+
+
+def test_angles_in_float32_are_off_by_seven_millionths_and_ours_are_not():
+    """The reference kept angles in float64 until January 2025, then in float32; 6.8e-6 is what this changed."""
+    pos = torch.arange(128.0)
+    exact = pos.double()[:, None] * rope.rope_frequencies(56, 10_000)
+    single = pos[:, None] * (1 / 10_000 ** (torch.arange(0, 56, 2) / 56))
+    worst = max((f(single).double() - f(exact)).abs().max() for f in (torch.cos, torch.sin))
+    assert 5e-6 < worst < 9e-6
+    ours = rope.rope(pos, 56, 10_000).double()
+    assert (ours[..., 0, 0] - exact.cos()).abs().max() < 3e-8 and (ours[..., 1, 0] - exact.sin()).abs().max() < 3e-8
+
+
+def test_ids_in_bfloat16_go_wrong_from_257_on():
+    pos = torch.arange(512.0)
+    rounded = pos.bfloat16().float()
+    assert (pos != rounded).nonzero()[0] == 257
+    assert (rope.rope(rounded, 56, 10_000) - rope.rope(pos, 56, 10_000)).abs().amax((1, 2, 3))[:257].max() == 0
+    assert torch.equal(rope.rope(rounded[[256, 257]], 56, 10_000)[0], rope.rope(rounded[[256, 257]], 56, 10_000)[1])
+
+
+# ---------------------------------------------------------------- 3.3
+
+
+@pytest.mark.equation("3.3")
+@pytest.mark.parametrize("dtype, bar", [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+def test_pairs_turn_like_complex_numbers(dtype, bar):
+    ids = ids_of(2, 3, 5)
+    q, k = (random(B, H, ids.shape[1], K, seed=s).to(dtype) for s in (1, 2))
+    got = rope.apply_rope(q, k, table64(ids).to(dtype))
+    for x, y in zip((q, k), got, strict=True):
+        assert y.dtype == dtype
+        for b, h, i in np.ndindex(*x.shape[:3]):
+            assert np.abs(y[b, h, i].numpy() - turned(x[b, h, i], ids[b, i].tolist())).max() < bar * 5
+
+
+def test_real_pairs_equal_complex_multiplication():
+    """The two ways in which RoPE is written, Llama's and FLUX's first code, and this one."""
+    x = random(B, H, 7, K)
+    R = table64(torch.arange(21.0).reshape(1, 7, 3).expand(B, 7, 3))
+    pairs = torch.view_as_complex(rearrange(x, "b h l (j pair) -> b h l j pair", pair=2).contiguous())
+    whole = torch.view_as_real(pairs * torch.complex(R[..., 0, 0], R[..., 1, 0])).flatten(-2)
+    matmul = (R @ rearrange(x, "b h l (j pair) -> b h l j pair 1", pair=2)).flatten(-3)
+    got, _ = rope.apply_rope(x, x, R)
+    assert torch.allclose(got, whole, rtol=0, atol=1e-14) and torch.allclose(got, matmul, rtol=0, atol=1e-14)
+
+
+@settings(max_examples=20, deadline=None)
+@given(places=st.lists(st.integers(0, 2000), min_size=3, max_size=3), seed=st.integers(0, 99))
+def test_rotation_keeps_every_length_and_inverts(places, seed):
+    q = random(1, 2, 1, K, seed=seed)
+    there, back = (table64(sign * torch.tensor([[places]]).double()) for sign in (1, -1))
+    turned, _ = rope.apply_rope(q, q, there)
+    assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1), atol=1e-12)
+    assert torch.allclose(rope.apply_rope(turned, turned, back)[0], q, atol=1e-12)
+
+
+def test_low_precision_is_turned_in_float32_and_rounded_once():
+    x = random(1, 2, 3, K).bfloat16()
+    R = table64(torch.arange(9.0).reshape(1, 3, 3)).float()
+    got, _ = rope.apply_rope(x, x, R)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, rope.apply_rope(x.float(), x.float(), R)[0].bfloat16())
+
+
+# ---------------------------------------------------------------- 3.4
+
+
+@pytest.mark.equation("3.4")
+def test_three_axes_side_by_side():
+    ids = torch.tensor([[[0.0, 3, 11], [1, 5, 2]], [[7, 0, 1], [0, 13, 17]]])
+    got = rope.EmbedND(K, THETA, AXES)(ids)
+    assert got.shape == (2, 1, 2, K // 2, 2, 2) and got.dtype == torch.float32
+    assert (got.double() - table64(ids)).abs().max() < 1e-7
+
+
+def test_published_axes_make_8_and_28_and_28_rotations():
+    embed = rope.EmbedND(128, 10_000, list(PUBLISHED))
+    origin = embed(torch.zeros(1, 1, 3))
+    assert origin.shape == (1, 1, 1, 64, 2, 2) and list(embed.parameters()) == []
+    for axis, pairs in enumerate((range(0, 8), range(8, 36), range(36, 64))):
+        place = torch.zeros(1, 1, 3)
+        place[..., axis] = 1
+        moved = (embed(place) != origin).flatten(4).any(-1)[0, 0, 0].nonzero().flatten()
+        assert moved.tolist() == list(pairs)
+
+
+@pytest.mark.parametrize(
+    "axes, says",
+    [
+        ((16, 56, 58), "sums to 130"),
+        ((16, 56), "sums to 72"),
+        ((15, 57, 56), "even"),
+        ((0, 64, 64), "even"),
+        ((), "sums to 0"),
+    ],
+)
+def test_axes_that_do_not_share_out_the_head(axes, says):
+    with pytest.raises(ValueError, match=says) as error:
+        rope.EmbedND(128, 10_000, axes)
+    assert "128" in str(error.value) and "[16, 56, 56]" in str(error.value)
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_ids_with_a_forgotten_or_an_extra_coordinate(coordinates):
+    with pytest.raises(ValueError, match=f"ids have {coordinates} coordinates.* names 3 axes"):
+        rope.EmbedND(K, THETA, AXES)(torch.zeros(1, 5, coordinates))
+
+
+# ---------------------------------------------------------------- 3.5
+
+
+@pytest.mark.equation("3.5")
+def test_only_differences_of_positions_reach_the_scores():
+    """q̃_i · k̃_j against q_iᵀ R(p_j - p_i) k_j, every pair of tokens, in float64."""
+    ids = ids_of(2, 3, 5, batch=1)
+    L = ids.shape[1]
+    q, k = (random(1, H, L, K, seed=s) for s in (3, 4))
+    q_turned, k_turned = rope.apply_rope(q, k, table64(ids))
+    scores = q_turned @ k_turned.mT
+    for h, i, j in np.ndindex(H, L, L):
+        moved = turned(k[0, h, j], (ids[0, j] - ids[0, i]).tolist())
+        assert abs(scores[0, h, i, j].item() - q[0, h, i].numpy() @ moved) < 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(shift=st.lists(st.integers(-300, 300), min_size=3, max_size=3))
+def test_moving_all_ids_changes_no_score(shift):
+    ids = ids_of(3, 2, 5, batch=1)
+    q, k = (random(1, H, 13, K, seed=s) for s in (5, 6))
+    here = torch.matmul(*_both(q, k, table64(ids)))
+    there = torch.matmul(*_both(q, k, table64(ids + torch.tensor(shift))))
+    assert (here - there).abs().max() < 1e-11
+
+
+def _both(q: Tensor, k: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    q, k = rope.apply_rope(q, k, R)
+    return q, k.mT
+
+
+def test_moving_the_image_alone_changes_what_text_and_image_say_to_each_other():
+    ids = ids_of(3, 2, 5, batch=1)
+    moved = ids.clone()
+    moved[:, 3:, 1:] += 4
+    q, k = (random(1, H, 13, K, seed=s) for s in (5, 6))
+    change = (attention_scores(q, k, ids) - attention_scores(q, k, moved)).abs()
+    assert change[..., :3, :3].max() == 0  # text to text: nothing moved
+    assert change[..., 3:, 3:].max() < 1e-12  # image to image: all moved together
+    assert change[..., :3, 3:].max() > 0.5 and change[..., 3:, :3].max() > 0.5
+
+
+def attention_scores(q: Tensor, k: Tensor, ids: Tensor) -> Tensor:
+    return torch.matmul(*_both(q, k, table64(ids)))
+
+
+# ---------------------------------------------------------------- text tokens
+
+
+def test_text_stands_at_the_origin_and_is_not_turned_at_all():
+    ids = ids_of(4, 2, 3)
+    q = random(B, H, 10, K).float()
+    got, _ = rope.apply_rope(q, q, rope.EmbedND(K, THETA, AXES)(ids))
+    assert torch.equal(got[:, :, :4], q[:, :, :4])
+    assert torch.equal(got[:, :, 4], q[:, :, 4])  # and so is patch (0, 0), the place text shares
+    assert not torch.isclose(got[:, :, 5:], q[:, :, 5:]).all(-1).any()
+
+
+@pytest.mark.parametrize("attend", [attention, attention_explicit])
+def test_shuffling_text_tokens_shuffles_their_outputs_and_nothing_else(attend):
+    L_txt, h, w = 5, 2, 3
+    R = table64(ids_of(L_txt, h, w))
+    q, k, v = (random(B, H, L_txt + h * w, K, seed=s) for s in (7, 8, 9))
+    order = torch.tensor([3, 0, 4, 1, 2, *range(L_txt, L_txt + h * w)])
+    plain, shuffled = attend(q, k, v, R), attend(*(x[:, :, order] for x in (q, k, v)), R)
+    assert (shuffled - plain[:, order]).abs().max() < 1e-12
+    assert (shuffled - plain).abs().max() > 0.1
+
+
+def test_shuffling_image_tokens_without_their_ids_does_change_the_rest():
+    L_txt, h, w = 5, 2, 3
+    R = table64(ids_of(L_txt, h, w))
+    q, k, v = (random(B, H, L_txt + h * w, K, seed=s) for s in (7, 8, 9))
+    order = torch.tensor([*range(L_txt), 9, 5, 10, 6, 8, 7])
+    plain, shuffled = (attention_explicit(*x, R) for x in ((q, k, v), [x[:, :, order] for x in (q, k, v)]))
+    assert (shuffled[:, :L_txt] - plain[:, :L_txt]).abs().max() > 0.1
+    together = attention_explicit(*(x[:, :, order] for x in (q, k, v)), R[:, :, order])
+    assert (together - plain[:, order]).abs().max() < 1e-12
+
+
+# ---------------------------------------------------------------- mistakes that load silently
+
+
+@pytest.fixture
+def scene() -> dict[str, Tensor]:
+    ids = ids_of(4, 3, 5)
+    q, k, v = (random(B, H, 19, K, seed=s) for s in (10, 11, 12))
+    return {"ids": ids, "q": q, "k": k, "v": v, "R": table64(ids), "right": attention_explicit(q, k, v, table64(ids))}
+
+
+def wrong_half_split(s):
+    weights = (half_split(s["q"], s["R"]) @ half_split(s["k"], s["R"]).mT / K**0.5).softmax(-1)
+    return rearrange(weights @ s["v"], "b h l k -> b l (h k)")
+
+
+def wrong_image_first(s):
+    ids = torch.cat([s["ids"][:, 4:], s["ids"][:, :4]], dim=1)
+    return attention_explicit(s["q"], s["k"], s["v"], table64(ids))
+
+
+def wrong_rows_and_columns_swapped(s):
+    return attention_explicit(s["q"], s["k"], s["v"], table64(s["ids"][..., [0, 2, 1]]))
+
+
+def wrong_axis_forgotten(s):
+    """(row, column) with no axis 0, and axes that share out the head between two: it runs."""
+    return attention_explicit(s["q"], s["k"], s["v"], table64(s["ids"][..., 1:], axes=(6, 8)))
+
+
+def wrong_values_turned(s):
+    v, _ = rope.apply_rope(s["v"], s["v"], s["R"])
+    return attention_explicit(s["q"], s["k"], v, s["R"])
+
+
+def wrong_sine_and_cosine_swapped(s):
+    c, n = s["R"][..., 0, 0], s["R"][..., 1, 0]
+    swapped = torch.stack([n, -c, c, n], dim=-1).reshape(s["R"].shape)
+    scores = rope.apply_rope(s["q"], s["k"], swapped)
+    return rearrange(
+        (scores[0] @ s["k"].mT / K**0.5).softmax(-1) @ s["v"], "b h l k -> b l (h k)"
+    )  # on the query alone; on both it cancels
+
+
+def wrong_sine_sign(s):
+    return attention_explicit(s["q"], s["k"], s["v"], s["R"].mT)
+
+
+def wrong_serial_numbers(s):
+    """The notes call img_ids "编号", serial numbers; as such on one axis they run too."""
+    ids = s["ids"].clone()
+    ids[:, 4:, 1], ids[:, 4:, 2] = torch.arange(15.0), 0
+    return attention_explicit(s["q"], s["k"], s["v"], table64(ids))
+
+
+def wrong_added_to_the_scores(s):
+    """The notes: Softmax(QKᵀ/√d + φ(P)) V, here with the best φ there could be, a function of places alone."""
+    ones = torch.ones_like(s["q"])
+    phi = torch.matmul(*_both(ones, ones, s["R"])) / K**0.5
+    return rearrange((s["q"] @ s["k"].mT / K**0.5 + phi).softmax(-1) @ s["v"], "b h l k -> b l (h k)")
+
+
+MISTAKES = [value for name, value in list(globals().items()) if name.startswith("wrong_")]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda f: f.__name__.removeprefix("wrong_"))
+def test_mistakes_run_and_change_the_output(scene, mistake):
+    got = mistake(scene)
+    assert got.shape == scene["right"].shape and got.isfinite().all()
+    assert (got - scene["right"]).norm() / scene["right"].norm() > 0.05
+
+
+def test_swapping_sine_and_cosine_in_both_cancels():
+    """It is a turn by 90° and a mirror: the scores see the mirror only, as they would see the wrong sign."""
+    q, k = (random(1, H, 5, K, seed=s) for s in (13, 14))
+    R = table64(torch.arange(15.0).reshape(1, 5, 3))
+    swapped = torch.stack([R[..., 1, 0], -R[..., 0, 0], R[..., 0, 0], R[..., 1, 0]], dim=-1).reshape(R.shape)
+    assert torch.allclose(torch.matmul(*_both(q, k, swapped)), torch.matmul(*_both(q, k, R.mT)), atol=1e-12)
+    assert not torch.allclose(torch.matmul(*_both(q, k, swapped)), torch.matmul(*_both(q, k, R)), atol=0.1)
+
+
+def test_no_term_of_places_alone_can_stand_for_rope():
+    """Item 3 of the errata: what RoPE adds to a score depends on q and k, so it is no φ(P)."""
+    q, k = (random(1, H, 6, K, seed=s) for s in (15, 16))
+    R = table64(torch.arange(18.0).reshape(1, 6, 3))
+    added = torch.matmul(*_both(q, k, R)) - q @ k.mT
+    doubled = torch.matmul(*_both(2 * q, k, R)) - 2 * q @ k.mT
+    assert torch.allclose(doubled, 2 * added, atol=1e-12) and added.abs().max() > 1
+    assert (added[:, 0] - added[:, 1]).abs().max() > 1  # and two heads get different terms at the same places
+
+
+def test_width_under_the_root_is_the_head_s():
+    """Item 6 of the errata: with √D in place of √d_h, attention is flatter."""
+    q, k = (random(1, H, 6, K, seed=s) for s in (17, 18))
+    R = table64(torch.arange(18.0).reshape(1, 6, 3))
+    scores = torch.matmul(*_both(q, k, R))
+    assert torch.allclose(attention_weights(q, k, R), (scores / K**0.5).softmax(-1), atol=1e-14)
+    assert (attention_weights(q, k, R) - (scores / (H * K) ** 0.5).softmax(-1)).abs().max() > 0.1
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@pytest.mark.parametrize("number", exercises.CHECKS)
+def test_the_right_answers_pass(number):
+    exercises.CHECKS[number](exercises.SOLUTIONS[number])
+
+
+def _adjacent(a, b):
+    return torch.stack([a, b], dim=-1).flatten(-2)
+
+
+def _turn(x, pos, theta, *, sign=1.0, swap=False, split=False, join=_adjacent):
+    angle = pos[:, None] * rope.rope_frequencies(x.shape[1], theta)
+    c, s = (angle.sin(), angle.cos()) if swap else (angle.cos(), sign * angle.sin())
+    a, b = x.chunk(2, dim=1) if split else (x[:, ::2], x[:, 1::2])
+    return join(c * a - s * b, s * a + c * b)
+
+
+def _side_by_side(a, b):
+    return torch.cat([a, b], dim=1)
+
+
+def _kontext(second, first=lambda ids: ids):
+    def answer(h, w):
+        ids = make_img_ids(1, h, w)
+        return torch.cat([first(ids), second(ids)], dim=1)
+
+    return answer
+
+
+OMEGA = rope.rope_frequencies
+AXIS_0, RIGHT = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 5.0])
+WRONG = [
+    ("3.1", lambda dim, theta: OMEGA(dim, theta), "gave the frequencies"),
+    ("3.1", lambda dim, theta: 1 / OMEGA(dim, theta), "one radian"),
+    ("3.1", lambda dim, theta: 2 * math.pi * OMEGA(dim, theta), "divided by the frequency"),
+    ("3.1", lambda dim, theta: 2 * math.pi * theta ** (torch.arange(dim // 2).double() / dim), "2j/dim"),
+    ("3.1", lambda dim, theta: 2 * math.pi / OMEGA(2 * dim, theta), "shape"),
+    ("3.1", lambda dim, theta: [1.0], "return a tensor"),
+    ("3.2", lambda x, pos, theta: x, "nothing has turned"),
+    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, sign=-1.0), "wrong way round"),
+    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, swap=True), "swapped"),
+    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, split=True, join=_side_by_side), "as Llama does"),
+    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, join=_side_by_side), "interleave"),
+    ("3.2", lambda x, pos, theta: _turn(x, torch.ones_like(pos), theta), "position times frequency"),
+    ("3.3", _kontext(lambda ids: ids), "same ids"),
+    ("3.3", _kontext(lambda ids: ids, lambda ids: ids + AXIS_0), "the other way"),
+    ("3.3", _kontext(lambda ids: ids + RIGHT), "axis 0 of the reference is still 0"),
+    ("3.3", _kontext(lambda ids: ids + AXIS_0, lambda ids: ids[..., [0, 2, 1]]), "swapped"),
+    ("3.4", lambda W: W, "have not moved"),
+    ("3.4", lambda W: rearrange(W, "(j half) d -> (half j) d", half=2), "the way back"),
+    ("3.4", lambda W: rearrange(W, "(half j) d -> (j half) d", half=2).roll(1, 0), "begin with an even"),
+    ("3.4", lambda W: W.flip(0), "another order"),
+    ("3.4", lambda W: -W, "only their order"),
+]
+
+
+@pytest.mark.parametrize("number, answer, says", WRONG)
+def test_wrong_answers_are_told_what_is_wrong(number, answer, says):
+    with pytest.raises(AssertionError, match=says):
+        exercises.CHECKS[number](answer)
+
+
+def test_llamas_weights_work_in_flux_once_their_rows_are_moved():
+    """What exercise 3.4 claims: the scores are the same."""
+    D, L = 7, 5
+    Wq, Wk, x = random(K, D, seed=19), random(K, D, seed=20), random(L, D, seed=21)
+    R = table64(torch.arange(15.0).reshape(1, 5, 3))
+    q, k = ((x @ W.mT)[None, None] for W in (Wq, Wk))
+    llama = half_split(q, R) @ half_split(k, R).mT
+    q, k = ((x @ exercises.llama_to_flux(W).mT)[None, None] for W in (Wq, Wk))
+    assert torch.allclose(torch.matmul(*_both(q, k, R)), llama, atol=1e-12)
+
+
+# ---------------------------------------------------------------- figures
+
+ENDS = [
+    (plots.rope_spectrum, dict(log10_theta=(2.0, 6.0), dim=(16, 56), side=(8, 256))),
+    (plots.rope_arrows, dict(position=(0, 63), log10_theta=(2.0, 6.0))),
+    (plots.rope_pairings, dict(position=(0, 63))),
+    (plots.rope_axes, dict(axis_0=(0, 1), row=(0, 63), col=(0, 63), split=figures.SPLITS)),
+    (
+        plots.score_map,
+        dict(
+            row=(0, 31),
+            col=(0, 31),
+            look_down=(-8, 8),
+            look_right=(-8, 8),
+            split=figures.SPLITS,
+            log10_theta=(2.0, 6.0),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("draw, sliders", ENDS)
+def test_figures_draw_at_their_sliders_ends(draw, sliders):
+    first = {name: p.default for name, p in inspect.signature(draw).parameters.items()}
+    for name, values in sliders.items():
+        for value in values:
+            fig = draw(**(first | {name: value}))
+            assert len(fig.get_label()) > 60 and "nan" not in fig.get_label()
+            assert all(
+                ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes if ax.axison and ax.get_label() != "<colorbar>"
+            )
+    assert picture_html(fig).startswith("<img alt=")
+
+
+def test_the_score_map_is_brightest_where_the_query_looks():
+    assert "brightest, 11.3, at row 12, column 20" in plots.score_map().get_label()  # √128 = 11.3
+    assert "brightest, 11.3, at row 15, column 14" in plots.score_map(look_down=3, look_right=-6).get_label()
+
+
+def test_the_precision_figure_names_every_line():
+    fig = plots.rope_precision({"float32 angles": torch.rand(9), "bfloat16 ids": torch.rand(9)})
+    assert "float32 angles" in fig.get_label() and fig.axes[0].get_ylabel()
