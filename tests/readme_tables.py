@@ -1,0 +1,83 @@
+"""README's two tables, read by tests and brought up to date by `python tests/readme_tables.py`.
+
+Of the equations' table a person writes number, equation and functions; the links to notebook sections and tests follow
+from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; seconds and
+memory are those of the last `python run.py test`, which leaves them in build/executed.
+"""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import mutation
+
+ROOT = Path(__file__).parents[1]
+NUMBER = r"(\d+\.\d+)"
+EQUATION = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \| (.*) \|$", re.MULTILINE)
+NOTEBOOK = re.compile(r"^(\| \[(\w+)\]\(notebooks/\2\.ipynb\) \| .+ \| .+) \| (.*) \| (.*) \|$", re.MULTILINE)
+LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
+
+
+@cache
+def equations() -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """Number → (equation, functions as (name, file))."""
+    rows = EQUATION.findall((ROOT / "README.md").read_text("utf-8"))
+    found = {number: (equation, LINK.findall(functions)) for number, equation, functions, _, _ in rows}
+    assert len(found) == len(rows), "README has two rows for one number"
+    return found
+
+
+def cells(path: Path) -> list[dict]:
+    """A notebook's cells, each source as one string."""
+    found = json.loads(path.read_text("utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in found]
+
+
+@cache
+def tags() -> dict[str, list[tuple[str, str]]]:
+    """Number → (notebook, heading above) wherever a formula carries it as \\tag{number}."""
+    found = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        heading = ""
+        for cell in cells(path):
+            if cell["cell_type"] != "markdown":
+                continue
+            for line in cell["source"].splitlines():
+                heading = line.lstrip("# ").strip() if re.match(r"#{1,3} ", line) else heading
+                for number in re.findall(rf"\\tag\{{{NUMBER}\}}", line):
+                    found.setdefault(number, []).append((path.stem, heading))
+    return found
+
+
+def filled(readme: str) -> str:
+    """The text of README with the links of the equations' table and what was measured in the notebooks' table."""
+
+    def equation(row: re.Match) -> str:
+        number, formula, functions, _, _ = row.groups()
+        places = tags().get(number, [])
+        sections = [f"[{name[:2]}](notebooks/{name}.ipynb#{heading.replace(' ', '-')})" for name, heading in places]
+        files = [path.relative_to(ROOT).as_posix() for path in mutation.marked_files().get(number, [])]
+        tests = [f"[{Path(file).stem.removeprefix('test_')}]({file})" for file in files]
+        return f"| {number} | {formula} | {functions} | {', '.join(sections)} | {', '.join(tests)} |"
+
+    return EQUATION.sub(equation, readme)
+
+
+def measured(readme: str) -> str:
+    """The text of README with seconds and memory of the notebooks that were executed last."""
+
+    def notebook(row: re.Match) -> str:
+        executed = ROOT / "build" / "executed" / f"{row[2]}.ipynb"
+        if not executed.exists():
+            return row[0]
+        metadata = json.loads(executed.read_text("utf-8"))["metadata"]
+        memory = metadata.get("peak_mb")
+        return f"{row[1]} | {metadata['seconds']:.0f} s | {f'{memory / 1000:.1f} GB' if memory else row[4]} |"
+
+    return NOTEBOOK.sub(notebook, readme)
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(measured(filled(path.read_text("utf-8"))), encoding="utf-8")

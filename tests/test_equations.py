@@ -1,0 +1,119 @@
+"""Every equation has one number, one function, one notebook section and a test that notices when it is wrong."""
+
+import inspect
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import mutation
+import pytest
+import readme_tables
+from readme_tables import ROOT, equations, tags
+
+import flux_edu
+
+NAMED = [(number, function) for number, (_, functions) in equations().items() for function, _ in functions]
+
+
+@cache
+def docstrings():
+    """Number → the functions and classes in whose docstring a line begins with it, as `Eq. (number):`."""
+    found = {}
+    for module_info in pkgutil.walk_packages(flux_edu.__path__, "flux_edu."):
+        if module_info.name.endswith("__main__"):
+            continue
+        module = import_module(module_info.name)
+        for name, thing in vars(module).items():
+            if getattr(thing, "__module__", None) != module.__name__ or not callable(thing):
+                continue
+            methods = vars(thing).items() if isinstance(thing, type) else ()
+            for qualname, each in [(name, thing), *((f"{name}.{m}", f) for m, f in methods if callable(f))]:
+                for number in re.findall(
+                    r"^\s*Eq\. \((\d+\.\d+)\):", getattr(each, "__doc__", None) or "", re.MULTILINE
+                ):
+                    found.setdefault(number, []).append(f"{module.__name__.removeprefix('flux_edu.')}.{qualname}")
+    return found
+
+
+def in_order(numbers):
+    return sorted(numbers, key=lambda number: tuple(map(int, number.split("."))))
+
+
+def named(name):
+    """The function or class that README calls `schedule.time_shift`, and what it is defined in."""
+    module, *rest = mutation.find(name)
+    owner = thing = import_module(module)
+    for part in rest:
+        owner, thing = thing, getattr(thing, part)
+    return thing, owner
+
+
+# ---------------------------------------------------------------- the four sets
+
+
+def test_no_number_is_an_orphan():
+    places = {
+        "README's table": set(equations()),
+        "a notebook": set(tags()),
+        "a docstring": set(docstrings()),
+        "a test": set(mutation.marked_files()),
+    }
+    orphans = [
+        f"({number}) stands in {' and '.join(has)}, but not in {' nor in '.join(set(places) - set(has))}"
+        for number in in_order(set().union(*places.values()))
+        if len(has := [place for place, numbers in places.items() if number in numbers]) < len(places)
+    ]
+    assert not orphans, "\n".join(orphans)
+
+
+def test_every_formula_stands_once():
+    twice = {number: places for number, places in tags().items() if len(places) > 1}
+    assert not twice, f"numbers with two \\tag: {twice}"
+
+
+@pytest.mark.parametrize(("number", "function"), NAMED)
+def test_the_function_of_the_readme_carries_the_number(number, function):
+    thing, owner = named(function)
+    assert (
+        dict(equations()[number][1])[function]
+        == Path(inspect.getsourcefile(inspect.unwrap(thing))).relative_to(ROOT).as_posix()
+    ), f"README links {function} to another file"
+    told = (thing.__doc__ or "") + (owner.__doc__ if isinstance(owner, type) else "")
+    assert f"({number})" in told, f"the docstring of {function} does not name ({number})"
+
+
+def test_the_links_of_the_readme_are_true():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert readme == readme_tables.filled(readme), "run `python tests/readme_tables.py`"
+
+
+# ---------------------------------------------------------------- the tests bite
+
+
+@pytest.fixture(scope="module")
+def mutants():
+    """(number, function) → what its marked tests say when the function is 1 % wrong; ("true", "") when none is."""
+    jobs = [[mutation.TRUE, ""], *NAMED]
+    command = [sys.executable, mutation.__file__, json.dumps(jobs)]
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=1200)
+    assert run.returncode == 0, run.stderr
+    results = map(json.loads, run.stdout.splitlines())
+    return {(result["number"], result["function"]): result for result in results}
+
+
+def test_marked_tests_pass_with_the_true_functions(mutants):
+    true = mutants[mutation.TRUE, ""]
+    assert true["exit"] == 0, true["printed"]
+
+
+@pytest.mark.parametrize(("number", "function"), NAMED)
+def test_a_wrong_function_fails_a_test_of_its_number(number, function, mutants):
+    result = mutants[number, function]
+    assert result["exit"] != 5, f"no test is marked with ({number})"
+    assert result["exit"] != 0, f"{function} was 1 % too large, and every test marked with ({number}) passed"
+    assert result["exit"] == 1, f"the tests of ({number}) did not run:\n{result['printed']}"
