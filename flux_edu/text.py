@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from flux_edu.advice import advise
+from flux_edu.checkpoint import CheckpointError, listed
 
 
 class TextEmbedder(nn.Module):
@@ -34,6 +35,8 @@ class TextEmbedder(nn.Module):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pooled = isinstance(encoder, CLIPTextModel)
+        if self.pooled:
+            self._check_end_of_text()
 
     @classmethod
     def from_pretrained(
@@ -46,12 +49,40 @@ class TextEmbedder(nn.Module):
                 f"{path} is not a folder; give the folder of a {kind.__name__} with its tokenizer, as transformers"
                 " saves it"
             )
-        encoder = kind.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        if not any(path.glob("*.safetensors")):
+            raise CheckpointError(
+                f"{path} holds no .safetensors file, and pickled weights are not read: take a folder that has"
+                " model.safetensors, or convert the weights where you trust them"
+            )
+        encoder, found = kind.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        if missing := sorted(found["missing_keys"]):  # transformers would leave these at random numbers
+            raise CheckpointError(
+                f"{path} is not the folder of a {kind.__name__}: {len(missing)} of its tensors are missing:"
+                f" {listed(missing)}"
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, model_max_length=max_length)
         return cls(encoder.eval(), tokenizer, max_length)
 
+    def _check_end_of_text(self) -> None:
+        """CLIP pools at its end-of-text token; with a tokenizer that writes another it would pool anywhere, silently.
+
+        An eos_token_id of 2, as in the published config.json, means to transformers: the token of the highest number.
+        """
+        written, wanted = self.tokenizer("")["input_ids"][-1:], self.encoder.config.eos_token_id
+        if wanted == 2:
+            wanted = max(self.tokenizer.get_vocab().values())
+        if written != [wanted]:
+            raise ValueError(
+                f"this CLIP pools at token {wanted}, but its tokenizer ends a text with {written or 'nothing'}: take"
+                " the tokenizer that belongs to it, or set eos_token_id in its configuration"
+            )
+
     def tokens(self, text: list[str]) -> Tensor:
         """The token numbers, "B max_length", cut and padded."""
+        if isinstance(text, str):
+            raise TypeError(f"text is one string; pass a list, [{text[:40]!r}]")
         for one, ids in zip(text, self.tokenizer(text, verbose=False)["input_ids"], strict=True):
             if (cut := len(ids) - self.max_length) > 0:
                 advise(
