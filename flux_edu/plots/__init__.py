@@ -9,6 +9,9 @@ from flux_edu.plots.chapter_01 import picture_row as picture_row
 from flux_edu.plots.chapter_01 import schedule as schedule
 from flux_edu.plots.chapter_01 import straight_path as straight_path
 from flux_edu.plots.chapter_01 import time_shift_curve as time_shift_curve
+from flux_edu.plots.chapter_02 import follow_patch as follow_patch
+from flux_edu.plots.chapter_02 import patch_mistakes as patch_mistakes
+from flux_edu.plots.chapter_02 import token_places as token_places
 from flux_edu.plots.chapter_03 import rope_arrows as rope_arrows
 from flux_edu.plots.chapter_03 import rope_axes as rope_axes
 from flux_edu.plots.chapter_03 import rope_pairings as rope_pairings
@@ -16,6 +19,17 @@ from flux_edu.plots.chapter_03 import rope_pictures as rope_pictures
 from flux_edu.plots.chapter_03 import rope_precision as rope_precision
 from flux_edu.plots.chapter_03 import rope_spectrum as rope_spectrum
 from flux_edu.plots.chapter_03 import score_map as score_map
+from flux_edu.plots.chapter_04 import attention_map as attention_map
+from flux_edu.plots.chapter_04 import guidance_number as guidance_number
+from flux_edu.plots.chapter_04 import modulated_token as modulated_token
+from flux_edu.plots.chapter_04 import modulation_along_t as modulation_along_t
+from flux_edu.plots.chapter_04 import quadrants as quadrants
+from flux_edu.plots.chapter_04 import rounded_times as rounded_times
+from flux_edu.plots.chapter_04 import scores_before_and_after as scores_before_and_after
+from flux_edu.plots.chapter_04 import silent_mistakes as silent_mistakes
+from flux_edu.plots.chapter_04 import terms_of_vec as terms_of_vec
+from flux_edu.plots.chapter_04 import time_embedding as time_embedding
+from flux_edu.plots.chapter_04 import where_a_word_is_read as where_a_word_is_read
 from flux_edu.plots.chapter_05 import ablation as ablation
 from flux_edu.plots.chapter_05 import block_costs as block_costs
 from flux_edu.plots.chapter_05 import block_inside as block_inside
