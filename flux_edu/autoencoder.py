@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AutoEncoderParams:
-    """Widths of the autoencoder. scale_factor and shift_factor make the latents' mean 0 and standard deviation 1."""
+    """Widths of the autoencoder. scale_factor and shift_factor make the latents' mean 0 and standard deviation 1.
+
+    norm_groups: into how many groups a group norm parts the channels, 32 in the published models, where the narrowest
+    group is four channels. With one channel a group the norm would take away every channel's level, and a network that
+    still has to know it hides it in one glaring pixel; so narrower autoencoders need fewer groups.
+    """
 
     resolution: int
     in_channels: int
@@ -21,18 +26,19 @@ class AutoEncoderParams:
     z_channels: int
     scale_factor: float
     shift_factor: float
+    norm_groups: int = 32
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=32, num_channels=channels, eps=1e-6)
+def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(num_groups=groups, num_channels=channels, eps=1e-6)
 
 
 class AttnBlock(nn.Module):
     """Every place of the smallest feature map looks at every other: one head, 1 × 1 convolutions."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(groups, channels)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
@@ -45,11 +51,11 @@ class AttnBlock(nn.Module):
 class ResnetBlock(nn.Module):
     """Norm, swish, convolution, twice, added to the input; a 1 × 1 convolution on the way round if widths differ."""
 
-    def __init__(self, channels_in: int, channels_out: int):
+    def __init__(self, channels_in: int, channels_out: int, groups: int):
         super().__init__()
-        self.norm1 = group_norm(channels_in)
+        self.norm1 = group_norm(groups, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = group_norm(channels_out)
+        self.norm2 = group_norm(groups, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         if channels_in != channels_out:
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
@@ -85,11 +91,11 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """The deepest part of both halves: residual block, attention, residual block."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int):
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = AttnBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -105,15 +111,17 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for level, (before, width) in enumerate(zip([p.ch, *widths], widths, strict=False)):
             down = nn.Module()
-            down.block = nn.ModuleList(ResnetBlock(before if i == 0 else width, width) for i in range(p.num_res_blocks))
+            down.block = nn.ModuleList(
+                ResnetBlock(before if i == 0 else width, width, p.norm_groups) for i in range(p.num_res_blocks)
+            )
             if level < len(widths) - 1:
                 down.downsample = Downsample(width)
             self.down.append(down)
-        self.mid = Middle(widths[-1])
-        self.norm_out = group_norm(widths[-1])
+        self.mid = Middle(widths[-1], p.norm_groups)
+        self.norm_out = group_norm(p.norm_groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * p.z_channels, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B moments h w"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B moments h w"]:
         h = self.conv_in(x)
         for down in self.down:
             for block in down.block:
@@ -130,20 +138,20 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [p.ch * m for m in p.ch_mult]
         self.conv_in = nn.Conv2d(p.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], p.norm_groups)
         self.up = nn.ModuleList()
         for level, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
             up = nn.Module()
             up.block = nn.ModuleList(
-                ResnetBlock(before if i == 0 else width, width) for i in range(p.num_res_blocks + 1)
+                ResnetBlock(before if i == 0 else width, width, p.norm_groups) for i in range(p.num_res_blocks + 1)
             )
             if level > 0:
                 up.upsample = Upsample(width)
             self.up.append(up)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = group_norm(p.norm_groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], p.out_ch, 3, padding=1)
 
-    def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 H W"]:
         h = self.mid(self.conv_in(z))
         for up in reversed(self.up):
             for block in up.block:
@@ -171,22 +179,26 @@ class AutoEncoder(nn.Module):
         self.decoder = Decoder(params)
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 h w"]:
-        factor = 2 ** (len(self.params.ch_mult) - 1)
-        if x.shape[1] != self.params.in_channels:
+        p, factor = self.params, 2 ** (len(self.params.ch_mult) - 1)
+        if x.ndim != 4 or x.shape[1] != p.in_channels:
             raise ValueError(
-                f"a picture of {x.shape[1]} channels; the autoencoder reads {self.params.in_channels} (red, green,"
-                " blue in [-1, 1])"
+                f"a picture of shape {tuple(x.shape)}; the autoencoder reads (batch, {p.in_channels}, height, width),"
+                " with red, green and blue in [-1, 1]"
             )
-        if x.shape[2] % factor or x.shape[3] % factor:
+        if x.shape[2] % factor or x.shape[3] % factor or not x.shape[2] * x.shape[3]:
             raise ValueError(
-                f"a picture of {x.shape[3]} × {x.shape[2]} pixels: both sides must be multiples of {factor}"
+                f"a picture of {x.shape[3]} × {x.shape[2]} pixels: both sides must be multiples of {factor}, at least"
+                f" {factor}; crop or resize it"
             )
         mean, _ = self.encoder(x).chunk(2, dim=1)
-        return self.params.scale_factor * (mean - self.params.shift_factor)
+        return p.scale_factor * (mean - p.shift_factor)
 
     def decode(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 H W"]:
-        if z.shape[1] != self.params.z_channels:
-            raise ValueError(f"a latent of {z.shape[1]} channels; the autoencoder's have {self.params.z_channels}")
+        if z.ndim != 4 or z.shape[1] != self.params.z_channels:
+            raise ValueError(
+                f"a latent of shape {tuple(z.shape)}; the autoencoder reads (batch, {self.params.z_channels}, rows,"
+                " columns): unpatchify tokens first"
+            )
         return self.decoder(z / self.params.scale_factor + self.params.shift_factor)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

@@ -1,0 +1,162 @@
+"""TextEmbedder: what it gives, how a text is cut and padded, and what it says to folders that do not fit.
+
+The comparison with transformers itself stands in parity/test_text_parity.py.
+"""
+
+import warnings
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from flux_edu import text
+from flux_edu.checkpoint import CheckpointError
+
+WORDS = "red green blue circle square star left right".split()
+LENGTH = 7
+
+
+def tokenizer(*, end_number=1, writes_end=True):
+    """One token a word and </s> at the end; </s> has the number asked for."""
+    names = ["<pad>", *WORDS]
+    names.insert(end_number, "</s>")
+    numbers = {name: i for i, name in enumerate(names)}
+    core = Tokenizer(models.WordLevel(numbers, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    if writes_end:
+        core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end_number)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+
+
+def t5(tokens=None, length=LENGTH):
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=10, d_model=12, d_kv=5, d_ff=20, num_layers=1, num_heads=2, dropout_rate=0.0)
+    return text.TextEmbedder(T5EncoderModel(config).eval(), tokens or tokenizer(), length)
+
+
+def clip(tokens=None, eos_token_id=1, length=LENGTH):
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=10,
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        max_position_embeddings=length,
+        eos_token_id=eos_token_id,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    return text.TextEmbedder(CLIPTextModel(config).eval(), tokens or tokenizer(), length)
+
+
+@pytest.mark.equation("7.1")
+def test_t5_gives_the_last_hidden_states_of_all_tokens():
+    embedder = t5()
+    ids = torch.tensor([[2, 5, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])  # red circle </s> and padding; </s> and padding
+    found = embedder(["red circle", ""])
+    assert found.shape == (2, LENGTH, 12)
+    torch.testing.assert_close(found, embedder.encoder(input_ids=ids).last_hidden_state)
+
+
+@pytest.mark.equation("7.2")
+def test_clip_gives_one_vector_the_state_at_the_end_of_the_text():
+    embedder = clip()
+    ids = torch.tensor([[2, 5, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
+    states = embedder.encoder(input_ids=ids).last_hidden_state
+    found = embedder(["red circle", ""])
+    assert found.shape == (2, 12)
+    torch.testing.assert_close(found, torch.stack([states[0, 2], states[1, 0]]))
+
+
+@pytest.mark.parametrize("make", [t5, clip])
+def test_a_batch_is_its_texts_one_by_one(make):
+    embedder, texts = make(), ["red circle left", "", "blue star"]
+    torch.testing.assert_close(embedder(texts), torch.cat([embedder([one]) for one in texts]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_words_reaches_t5_states_though_flux_sees_none():
+    embedder = t5()
+    assert not torch.allclose(embedder(["red circle blue square"])[:, 0], embedder(["red square blue circle"])[:, 0])
+
+
+def test_the_unconditioned_half_is_the_empty_text():
+    txt, vec = text.embed_empty(t5(), clip(), 3)
+    torch.testing.assert_close(txt, t5()([""]).expand(3, -1, -1))
+    torch.testing.assert_close(vec, clip()([""]).expand(3, -1))
+
+
+# ---------------------------------------------------------------- too long
+
+
+def test_a_text_that_just_fits_is_not_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert t5().tokens(["red green blue circle square star"]).tolist() == [[2, 3, 4, 5, 6, 7, 1]]
+
+
+def test_a_text_that_is_too_long_is_cut_with_a_warning_that_counts():
+    embedder = t5()
+    said = r"T5EncoderModel reads 7 tokens; the last 2 of 'red green blue circle square star left r'… are cut. Shorten"
+    with pytest.warns(UserWarning, match=said):
+        ids = embedder.tokens(["red green blue circle square star left right"])
+    assert ids.tolist() == [[2, 3, 4, 5, 6, 7, 1]]  # six words and the end: two words are gone
+
+
+def test_the_warning_stands_at_the_line_that_asked():
+    with pytest.warns(UserWarning, match="CLIPTextModel reads 7 tokens; the last 1 of") as caught:
+        clip()(["red green blue circle square star left"])
+    assert caught[0].filename == __file__
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+def test_one_string_is_not_a_list():
+    with pytest.raises(TypeError):  # the shape checks of the tests come first; without them the message says what to do
+        t5()("red circle")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere is not a folder; give the folder of a T5EncoderModel with its"
+    ):
+        text.TextEmbedder.from_pretrained(tmp_path / "nowhere", T5EncoderModel, LENGTH)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(CheckpointError, match="holds no .safetensors file, and pickled weights are not read"):
+        text.TextEmbedder.from_pretrained(tmp_path, T5EncoderModel, LENGTH)
+
+
+def test_the_folder_of_the_other_encoder_is_an_error_and_not_a_random_model(tmp_path):
+    clip().encoder.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    said = r"is not the folder of a T5EncoderModel: \d+ of its tensors are missing: encoder.block.0"
+    with pytest.raises(CheckpointError, match=said):
+        text.TextEmbedder.from_pretrained(tmp_path, T5EncoderModel, LENGTH)
+
+
+def test_a_folder_is_read_back_as_it_was_written(tmp_path):
+    clip().encoder.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    again = text.TextEmbedder.from_pretrained(tmp_path, CLIPTextModel, LENGTH)
+    torch.testing.assert_close(again(["blue star"]), clip()(["blue star"]))
+
+
+def test_an_end_of_text_token_that_is_not_clips_is_an_error():
+    """transformers would pool at the first token, whatever it is."""
+    with pytest.raises(ValueError, match=r"this CLIP pools at token 5, but its tokenizer ends a text with \[1\]"):
+        clip(eos_token_id=5)
+    with pytest.raises(ValueError, match="this CLIP pools at token 1, but its tokenizer ends a text with nothing"):
+        clip(tokenizer(writes_end=False))
+
+
+def test_an_end_of_text_token_of_two_means_the_highest_number():
+    with pytest.raises(ValueError, match=r"pools at token 9, but its tokenizer ends a text with \[2\]"):
+        clip(tokenizer(end_number=2), eos_token_id=2)
+    embedder = clip(tokenizer(end_number=9), eos_token_id=2)  # as published: 2 in config.json, 49407 in the tokenizer
+    states = embedder.encoder(input_ids=torch.tensor([[3, 9, 0, 0, 0, 0, 0]])).last_hidden_state
+    torch.testing.assert_close(embedder(["blue"]), states[:, 1])
