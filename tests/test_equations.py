@@ -57,9 +57,12 @@ def named(name):
 
 
 def test_no_number_is_an_orphan():
+    """A chapter whose notebook is not written yet has functions and tests only: README says so below its table."""
+    written = {int(path.name[:2]) for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    waiting = {number for number in equations() if int(number.split(".")[0]) not in written}
     places = {
         "README's table": set(equations()),
-        "a notebook": set(tags()),
+        "a notebook": set(tags()) | waiting,
         "a docstring": set(docstrings()),
         "a test": set(mutation.marked_files()),
     }
@@ -69,6 +72,7 @@ def test_no_number_is_an_orphan():
         if len(has := [place for place, numbers in places.items() if number in numbers]) < len(places)
     ]
     assert not orphans, "\n".join(orphans)
+    assert {*map(str, range(1, 7))} <= {number.split(".")[0] for number in equations()}
 
 
 def test_every_formula_stands_once():

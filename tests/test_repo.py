@@ -1,0 +1,150 @@
+"""The repository is what README says, holds nothing that does not belong in it, and its code stays readable."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+CORE = "schedule patchify rope embeddings modulation attention double_stream single_stream model sampling".split()
+MB = 1_000_000
+
+
+def tracked():
+    """The files of the repository: committed or new, and not ignored. Without git, whatever lies here."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode("utf-8").split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a clone: git does not know the files")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def texts():
+    for path in tracked():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".ipynb", ".cff", ".svg", ""}
+            and path.name != "LICENSE"
+        ):
+            yield path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
+
+
+# ---------------------------------------------------------------- README
+
+
+def tree():
+    """The paths of README's map: a line a file, two spaces in front of what lies in the folder above."""
+    block = re.search(r"## The map\n+```\n(.*?)```", README, re.DOTALL)[1]
+    folder, paths = "", []
+    for line in block.splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else name if name.endswith("/") else ""
+        paths.append(f"{folder}{name}" if line.startswith(" ") else name)
+        assert len(line.split()) > 2, f"{name} is not explained"
+    return paths
+
+
+def test_the_map_shows_what_is_there():
+    missing = [path for path in tree() if not (ROOT / path).exists()]
+    assert not missing, f"README's map shows what does not exist: {missing}"
+
+
+def test_what_is_there_is_on_the_map():
+    shown = {path.rstrip("/") for path in tree()}
+    wanted = {path.relative_to(ROOT).as_posix() for path in tracked() if path.parent in (ROOT, ROOT / "flux_edu")}
+    wanted |= {f"flux_edu/{path.relative_to(ROOT).parts[1]}" for path in tracked() if "flux_edu" in path.parts[:-2]}
+    wanted |= {path.relative_to(ROOT).parts[0] for path in tracked() if len(path.relative_to(ROOT).parts) > 1}
+    hidden = {".gitignore", ".github", ".ci", "flux_edu/__init__.py"}
+    assert not wanted - shown - hidden, "README's map lacks them"
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+            if not re.match(r"https?:", target):
+                assert (ROOT / target.partition("#")[0]).exists(), f"{page.name} links {target}"
+
+
+def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
+    screen = "\n".join(README.splitlines()[:15])
+    assert re.search(r"!\[[^\]]{30,}\]\(notebooks/img/", screen)
+    assert "python run.py " in screen and "python run.py test" in screen
+
+
+def test_readme_lists_every_notebook():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"| [{path.stem}](notebooks/{path.name}) |" in README
+
+
+# ---------------------------------------------------------------- what does not belong here
+
+
+def test_nothing_of_a_machine_or_a_registry():
+    import run
+
+    for name, text in texts():
+        assert not re.search(r"(^|[^\w.])/(work|farm|home|root|Users)/", text), f"{name} names a path of some machine"
+        hosts = re.findall(r"https?://[^\s)\"'`>]*(?:registry\.|/simple\b|/whl\b)[^\s)\"'`>]*", text)
+        assert set(hosts) <= {run.CPU_INDEX}, f"{name} names a package registry: {hosts}"
+
+
+def test_no_lock_file_no_pickle_nothing_huge():
+    for path in tracked():
+        assert path.name not in {"uv.lock", "poetry.lock", "package-lock.json", "pixi.lock", "conda-lock.yml"}
+        assert path.suffix not in {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npy", ".joblib"}, path
+        assert path.stat().st_size <= 48 * MB, f"{path} is larger than 48 MB"
+
+
+def test_weights_and_data_stay_small():
+    heavy = [path for path in tracked() if path.suffix in {".safetensors", ".webp", ".json", ".png", ".jpg"}]
+    assert sum(path.stat().st_size for path in heavy) < 34 * MB
+
+
+def test_tools_and_licences_are_named():
+    assert PYPROJECT["project"]["license"] == "Apache-2.0" and (ROOT / "LICENSE").exists()
+    assert any(each.startswith("ruff==") for each in PYPROJECT["project"]["optional-dependencies"]["dev"])
+    for name in ("Black Forest Labs", "not affiliated", "Apache-2.0", "Non-Commercial", "Twemoji", "CC BY 4.0", "MIT"):
+        assert re.sub(r"\s+", " ", README).count(name), f"README does not say {name}"
+
+
+# ---------------------------------------------------------------- code that can be read
+
+
+def package_files():
+    return sorted((ROOT / "flux_edu").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", package_files(), ids=lambda path: path.relative_to(ROOT / "flux_edu").as_posix())
+def test_a_file_is_one_chapter(path):
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a file says what it is about"
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"]
+    if path.parent.name == "flux_edu":
+        assert len(text.splitlines()) <= 260
+        bare = [node.name for node in public if not ast.get_docstring(node) and len(ast.unparse(node).splitlines()) > 4]
+        assert not bare, f"public and without a docstring: {bare}"
+    assert (
+        "Tensor" not in text
+        or path.parent.name != "flux_edu"
+        or "jaxtyping" in text
+        or path.stem in {"layouts", "checkpoint"}
+    )
+
+
+def test_the_core_can_be_read_in_one_go():
+    lines = {name: len((ROOT / "flux_edu" / f"{name}.py").read_text("utf-8").splitlines()) for name in CORE}
+    assert sum(lines.values()) <= 1050, lines
+
+
+def test_no_equation_is_named_that_does_not_exist():
+    numbers = set(re.findall(r"^\| (\d+\.\d+) \|", README, re.MULTILINE))
+    for path in package_files():
+        named = set(re.findall(r"Eq\. \((\d+\.\d+)\)", path.read_text("utf-8")))
+        known = {number for number in named if number in numbers or int(number.split(".")[0]) > 8}
+        assert named == known, f"{path.name} names equations that README does not: {named - known}"
