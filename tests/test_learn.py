@@ -9,6 +9,7 @@ from pathlib import Path
 import ipywidgets as W
 import jaxtyping
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from IPython.display import Code
 from matplotlib.figure import Figure
 from PIL import Image
@@ -178,6 +179,12 @@ def test_a_picture_of_pillow_is_shown_too():
     assert alt(panel) == "a red square of 8 pixels"
     assert "pixelated" in panel.picture.value
     assert panel.picture.layout.min_height == "8px"
+
+
+def test_a_figure_that_ends_a_cell_is_shown_with_its_alternative_text():
+    """Figures here are unknown to pyplot, so they bring their own picture."""
+    shown, _ = DisplayFormatter().format(draw(title="the last line"))
+    assert shown["text/html"].startswith('<img alt="the last line up to 0.5, plain, grid False"')
 
 
 def test_something_else_is_refused():

@@ -300,7 +300,7 @@ WRONG = {
         (lambda a, m, W, c: torch.cat([a, m], -1), "shape"),
         (lambda a, m, W, c: None, "NoneType"),
     ],
-    "5.2": [
+    "5.3": [
         (lambda D, K, ratio: D * (3 * D + int(ratio * D)) + D * (D + int(ratio * D)) + 3 * D * D + 2 * K, "biases"),
         (lambda D, K, ratio: count(D, K, ratio) - 2 * K, "QK norm"),
         (lambda D, K, ratio: count(D, K, 4.0), "not always 4"),
@@ -308,7 +308,7 @@ WRONG = {
         (lambda D, K, ratio: count(D, K, ratio) - 3 * D * (D + 1), "modulation is missing"),
         (lambda D, K, ratio: 12 * D * D, "it is 141,591,808"),
     ],
-    "5.3": [
+    "5.2": [
         (lambda *a: block(*a, residual=0.0), "residual is missing"),
         (lambda *a: block(*a, gated=False), "gate is missing"),
         (lambda *a: block(*a, one=0.0), "1 + before"),

@@ -44,7 +44,7 @@ def check_two_linears(answer: Callable) -> None:
     raise AssertionError("not the same numbers: which columns of W meet attn, and which meet act?")
 
 
-# ---------------------------------------------------------------- 5.2
+# ---------------------------------------------------------------- 5.3
 
 
 def count_single_block(D: int, K: int, ratio: float) -> int:
@@ -79,7 +79,7 @@ def check_count_single_block(answer: Callable) -> None:
         )
 
 
-# ---------------------------------------------------------------- 5.3
+# ---------------------------------------------------------------- 5.2
 
 
 def single_block(
@@ -183,8 +183,8 @@ def check_last_layer(answer: Callable) -> None:
 
 CHECKS = {
     "5.1": check_two_linears,
-    "5.2": check_count_single_block,
-    "5.3": check_single_block,
+    "5.3": check_count_single_block,
+    "5.2": check_single_block,
     "5.4": check_last_layer,
 }
-SOLUTIONS = {"5.1": two_linears, "5.2": count_single_block, "5.3": single_block, "5.4": last_layer}
+SOLUTIONS = {"5.1": two_linears, "5.3": count_single_block, "5.2": single_block, "5.4": last_layer}

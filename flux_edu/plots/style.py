@@ -11,11 +11,20 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
 IMG, TXT = BLUE, ORANGE  # image tokens and text tokens, in every figure
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows when it ends a cell, without pyplot, its label as the alternative text."""
+
+    def _repr_html_(self) -> str:
+        from flux_edu.learn import picture_html  # here, so that plots do not need ipywidgets
+
+        return picture_html(self)
+
+
 def new_figure(
     rows: int = 1, cols: int = 1, width: float = 7.0, height: float = 3.4, **subplots
 ) -> tuple[Figure, Axes | np.ndarray]:
     """A figure that pyplot does not know of (nothing to close), white in light and dark themes, and its axes."""
-    fig = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    fig = NotebookFigure(figsize=(width, height), facecolor="white", layout="constrained")
     axes = fig.subplots(rows, cols, **subplots)
     for ax in fig.axes:
         ax.spines[["top", "right"]].set_visible(False)
