@@ -1,13 +1,16 @@
 """The named intermediates of one forward pass, in the order in which they arise."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flux_edu.attention import attention_weights
+from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.modulation import ModulationOut
+from flux_edu.single_stream import SingleStreamBlock
 
 
 class Trace(dict):
@@ -67,3 +70,32 @@ def trace(model: nn.Module, *args, **kwargs) -> Trace:
         for hook in hooks:
             hook.remove()
     return found
+
+
+@contextmanager
+def without(block: DoubleStreamBlock | SingleStreamBlock, part: str) -> Iterator[None]:
+    """Inside the `with`, the block's "attention" or its "MLP" adds nothing; the rest of the block works as ever.
+
+    A double block leaves the branch out for text and image, with its bias. In a single block the part's channels are
+    zero before linear2, whose bias belongs to both and stays.
+    """
+    if part not in ("attention", "MLP"):
+        raise ValueError(f"part = {part!r}: a block has two, 'attention' and 'MLP'")
+    if isinstance(block, DoubleStreamBlock):
+        ends = [block.img_attn.proj, block.txt_attn.proj] if part == "attention" else [block.img_mlp, block.txt_mlp]
+        hooks = [end.register_forward_hook(lambda _, __, out: torch.zeros_like(out)) for end in ends]
+    else:
+        D = block.linear2.out_features
+
+        def silence(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            both = inputs[0].clone()
+            both[..., :D] *= part == "MLP"
+            both[..., D:] *= part == "attention"
+            return both
+
+        hooks = [block.linear2.register_forward_pre_hook(silence)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

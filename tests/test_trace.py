@@ -5,7 +5,7 @@ import torch
 
 from flux_edu.model import Flux, FluxParams
 from flux_edu.modulation import ModulationOut
-from flux_edu.trace import Trace, tensors, trace
+from flux_edu.trace import Trace, tensors, trace, without
 
 PARAMS = FluxParams(
     in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,
@@ -158,3 +158,48 @@ def test_another_hook_stays(model, inputs):
     trace(model, *inputs)
     model(*inputs)
     assert len(calls) == 2 and hooks(model) == 1
+
+
+# ---------------------------------------------------------------- a block without one of its parts
+
+
+def test_a_single_block_without_a_part_is_one_with_zeros_in_linear2(model, inputs):
+    block, x = model.single_blocks[0].requires_grad_(False), torch.randn(B, 5, D)
+    vec, pe = torch.randn(B, D), model.pe_embedder(torch.zeros(B, 5, 3))
+    whole = block(x, vec, pe)
+    parts = {}
+    for part in ("attention", "MLP"):
+        with without(block, part):
+            parts[part] = block(x, vec, pe)
+    # the two parts, and the bias that both have kept, add up to the whole
+    gate = block.modulation(vec)[0].gate
+    together = parts["attention"] + parts["MLP"] - x - gate * block.linear2.bias
+    torch.testing.assert_close(together, whole)
+    weight = block.linear2.weight.clone()
+    block.linear2.weight[:, :D] = 0
+    torch.testing.assert_close(block(x, vec, pe), parts["attention"])
+    block.linear2.weight.copy_(weight)
+    assert torch.equal(block(x, vec, pe), whole)  # the hooks are gone
+
+
+def test_a_double_block_without_a_part(model, inputs):
+    block = model.double_blocks[0].requires_grad_(False)
+    img, txt, vec = torch.randn(B, 3, D), torch.randn(B, 2, D), torch.randn(B, D)
+    pe = model.pe_embedder(torch.zeros(B, 5, 3))
+    whole = block(img, txt, vec, pe)
+    with without(block, "attention"):
+        alone = block(img, txt, vec, pe)
+        other = block(img, -txt, vec, pe)
+        assert torch.equal(alone[0], other[0])  # without attention the streams do not meet
+    with without(block, "attention"), without(block, "MLP"):
+        assert all(torch.equal(a, b) for a, b in zip(block(img, txt, vec, pe), (img, txt), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(block(img, txt, vec, pe), whole, strict=True))
+
+
+def test_the_part_comes_back_after_an_error(model):
+    block = model.single_blocks[0]
+    with pytest.raises(RuntimeError), without(block, "MLP"):
+        raise RuntimeError
+    assert not block.linear2._forward_pre_hooks
+    with pytest.raises(ValueError, match="'attention' and 'MLP'"), without(block, "mlp"):
+        pass
