@@ -1,0 +1,423 @@
+"""Weight files: what is wrong with one is said by name, nothing is half loaded and nothing half written."""
+
+import json
+import pickle
+import struct
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from flux_edu import checkpoint
+from flux_edu.checkpoint import CheckpointError
+from flux_edu.configs import configs
+from flux_edu.model import Flux, FluxParams
+
+PARAMS = FluxParams(12, 8, 10, 14, 24, 4.0, 2, 1, 1, (2, 4, 6), 10_000, qkv_bias=True, guidance_embed=True)
+
+
+def model():
+    torch.manual_seed(0)
+    return Flux(PARAMS)
+
+
+def other_state():
+    """Fits the model, and differs from it everywhere."""
+    return {name: x + 1 for name, x in model().state_dict().items()}
+
+
+def write(path, header, body=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def float32(shape, begin, end):
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_a_state_dict_comes_back_bit_for_bit(tmp_path):
+    state = {
+        "a": torch.randn(3, 5),
+        "half": torch.randn(7).half(),
+        "brain": torch.randn(2, 3, 5).bfloat16(),
+        "double": torch.randn(3, dtype=torch.float64),
+        "numbers": torch.arange(11),
+        "scalar": torch.tensor(1.5),
+        "empty": torch.zeros(0, 3),
+        "turned": torch.randn(4, 6).T,  # not contiguous
+    }
+    checkpoint.save(state, tmp_path / "new folder" / "x.safetensors", {"made": "here"})
+    back = checkpoint.read(str(tmp_path / "new folder" / "x.safetensors"))
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], x) and back[name].dtype == x.dtype for name, x in state.items())
+    header = checkpoint.read_header(tmp_path / "new folder" / "x.safetensors")
+    assert header["__metadata__"] == {"made": "here"}
+    assert header["a"]["shape"] == [3, 5] and header["brain"]["dtype"] == "BF16"
+
+
+def test_a_model_on_meta_takes_the_tensors_of_the_file_over(tmp_path):
+    state = {name: x.bfloat16() for name, x in other_state().items()}
+    checkpoint.save(state, tmp_path / "x.safetensors")
+    with torch.device("meta"):
+        net = Flux(PARAMS)
+    state = checkpoint.read(tmp_path / "x.safetensors")
+    checkpoint.load_strict(net, state)
+    assert net.img_in.weight.dtype == torch.bfloat16 and not any(p.is_meta for p in net.parameters())
+    assert net.img_in.weight.data_ptr() == state["img_in.weight"].data_ptr()
+
+
+def test_a_model_with_numbers_keeps_its_dtype_and_gets_the_files():
+    net, state = model(), other_state()
+    checkpoint.load_strict(net, {name: x.double() for name, x in state.items()})
+    assert all(p.dtype == torch.float32 and torch.equal(p, state[name]) for name, p in net.named_parameters())
+
+
+# ---------------------------------------------------------------- files that are none
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / "gone.safetensors", tmp_path):
+        with pytest.raises(CheckpointError, match=f"{path.name} is not a file; give the path of a .safetensors file"):
+            checkpoint.read(path)
+
+
+class Harmful:
+    opened = []
+
+    def __reduce__(self):
+        return (Harmful.opened.append, ("the pickle was run",))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "empty", "short", "text", "zip", "huge"])
+def test_what_is_no_safetensors_file_is_refused_unopened(tmp_path, kind):
+    path = tmp_path / "weights.ckpt"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": Harmful()}) + 1000 * b"\0")
+    elif kind == "torch":
+        torch.save(other_state(), path)
+    else:
+        huge = struct.pack("<Q", 2**63)
+        path.write_bytes({"empty": b"", "short": b"abc", "zip": b"PK\3\4" * 9, "huge": huge}.get(kind, b"hello " * 99))
+    with pytest.raises(
+        CheckpointError, match=r"weights.ckpt \([\d,]+ bytes\) is not a safetensors file.*pickled files"
+    ):
+        checkpoint.read(path)
+    assert not Harmful.opened
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{not json",
+        b"\xff\xfe\xfd",
+        b"[1, 2]",
+        b"17",
+        {"a": 5},
+        {"a": {"dtype": "F32", "shape": [1]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": "ab"}},
+    ],
+)
+def test_a_broken_header_is_no_safetensors_header(tmp_path, header):
+    path = write(tmp_path / "x.safetensors", header, 4 * b"\0")
+    with pytest.raises(CheckpointError, match="is not a safetensors file, or its beginning is damaged"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": float32([3], 0, 8)},  # three numbers in eight bytes
+        {"a": float32([1], 0, 4), "b": float32([1], 0, 4)},  # in the same place
+        {"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": float32([1], 0, 4)},  # four bytes too many in the file
+        {},
+    ],
+)
+def test_a_header_that_does_not_agree_with_itself_or_the_file_is_damaged(tmp_path, header):
+    path = write(tmp_path / "x.safetensors", header, 8 * b"\0")
+    with pytest.raises(CheckpointError, match="x.safetensors is damaged .*; download or copy it again"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("lost", [1, 777])
+def test_a_file_cut_short_says_by_how_much(tmp_path, lost):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(other_state(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-lost])
+    promised = len(whole) - 8 - struct.unpack("<Q", whole[:8])[0]
+    said = (
+        f"x.safetensors holds {promised - lost:,} bytes of tensors, its header promises {promised:,}: it was cut short"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.read(path)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.read_header(path)
+
+
+def test_a_file_cut_inside_its_header(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(other_state(), path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"\(200 bytes\) is not a safetensors file, or its beginning is damaged"):
+        checkpoint.read(path)
+
+
+# ---------------------------------------------------------------- state dicts that do not fit
+
+
+def unchanged(net):
+    return all(torch.equal(p, q) for p, q in zip(net.parameters(), model().parameters(), strict=True))
+
+
+def refused(state, said, net=None):
+    """load_strict raises, says this, and leaves every parameter as it was."""
+    net = net or model()
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.load_strict(net, state, source="x.safetensors")
+    assert unchanged(net)
+
+
+def test_what_fits_is_loaded():
+    net, state = model(), other_state()
+    assert not checkpoint.audit(net, state) and str(checkpoint.audit(net, state)) == "every key fits"
+    checkpoint.load_strict(net, state)
+    assert all(torch.equal(x, state[name]) for name, x in net.state_dict().items())
+
+
+def test_missing_keys_are_named():
+    state = other_state()
+    del state["single_blocks.0.linear2.bias"], state["txt_in.weight"]
+    refused(state, r"x.safetensors does not fit Flux; .*\. 2 missing: txt_in.weight, single_blocks.0.linear2.bias$")
+
+
+def test_extra_keys_are_named():
+    refused(other_state() | {"single_blocks.1.linear1.bias": torch.zeros(3)}, r"1 extra: single_blocks.1.linear1.bias$")
+
+
+def test_misshapen_keys_are_named_with_both_shapes():
+    state = other_state()
+    state["img_in.weight"] = torch.zeros(24, 64)
+    refused(
+        state, r"looks like a FLUX.1 dev of width 24\. 1 misshapen: img_in.weight is \(24, 64\), should be \(24, 12\)$"
+    )
+
+
+def test_of_many_keys_the_first_six_are_named_and_all_counted():
+    state = {name.replace("double_blocks", "DOUBLE"): x for name, x in other_state().items()}
+    report = checkpoint.audit(model(), state)
+    assert len(report.missing) == len(report.extra) == 24
+    refused(
+        state, r"24 missing: (double_blocks\S+( \(is .{9,70}\?\))?, ){5}double_b[^,]+ …; 24 extra: (\S+, ){5}\S+ …$"
+    )
+
+
+def test_a_misspelt_key_is_answered_with_its_near_relative():
+    state = other_state()
+    state["single_blocks.0.norm.key_norm.weight"] = state.pop("single_blocks.0.norm.key_norm.scale")
+    state["final_layer.adaLN_modulation.0.bias"] = state.pop("final_layer.adaLN_modulation.1.bias")
+    report = checkpoint.audit(model(), state)
+    assert report.missing == [
+        "single_blocks.0.norm.key_norm.scale (is it single_blocks.0.norm.key_norm.weight?)",
+        "final_layer.adaLN_modulation.1.bias (is it final_layer.adaLN_modulation.0.bias?)",
+    ]
+    refused(state, r"\(is it single_blocks.0.norm.key_norm.weight\?\)")
+
+
+def test_an_empty_state_dict_lacks_everything():
+    refused({}, f"{len(other_state())} missing: ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_nan_and_infinity_are_found_and_their_tensor_named(value, dtype):
+    state = {name: x.to(dtype) for name, x in other_state().items()}
+    state["double_blocks.0.txt_mlp.2.bias"][17] = value
+    refused(
+        state, r"x.safetensors holds NaN or infinite numbers in 1 of \d+ tensors: double_blocks.0.txt_mlp.2.bias\. "
+    )
+
+
+def test_a_file_with_nan_is_refused_by_a_model_on_meta_too(tmp_path):
+    state = other_state()
+    state["img_in.bias"][0] = float("nan")
+    checkpoint.save(state, tmp_path / "x.safetensors")
+    with torch.device("meta"):
+        net = Flux(PARAMS)
+    with pytest.raises(CheckpointError, match="NaN or infinite numbers in 1 of .*: img_in.bias"):
+        checkpoint.load_strict(net, checkpoint.read(tmp_path / "x.safetensors"))
+    assert all(p.is_meta for p in net.parameters())
+
+
+def published(name):
+    with torch.device("meta"):
+        return Flux(configs[name].params)
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("flux-dev", "a FLUX.1 dev of width 3072"),
+        ("flux-schnell", "a FLUX.1 schnell of width 3072"),
+        ("flux-dev-canny", "a FLUX.1 Canny or Depth control model of width 3072"),
+        ("flux-dev-fill", "a FLUX.1 Fill of width 3072"),
+    ],
+)
+def test_a_variant_is_recognised_by_its_keys(name, looks):
+    assert checkpoint.looks_like(published(name).state_dict()) == looks
+
+
+def test_one_variant_in_anothers_place():
+    dev, schnell = published("flux-dev"), published("flux-schnell")
+    with pytest.raises(
+        CheckpointError, match="it looks like a FLUX.1 schnell of width 3072. 4 missing: guidance_in.in_l"
+    ):
+        checkpoint.load_strict(dev, schnell.state_dict())
+    with pytest.raises(
+        CheckpointError, match="it looks like a FLUX.1 dev of width 3072. 4 extra: guidance_in.in_layer.w"
+    ):
+        checkpoint.load_strict(schnell, dev.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("key", "looks"),
+    [
+        (
+            "transformer_blocks.0.norm1.linear.weight",
+            "a transformer in diffusers' layout .use layouts.diffusers_to_flux.",
+        ),
+        (
+            "encoder.down_blocks.0.resnets.0.conv1.bias",
+            "an autoencoder in diffusers' layout .use layouts.diffusers_to_ae.",
+        ),
+        ("decoder.conv_in.weight", "an autoencoder"),
+        ("double_blocks.0.img_mod.lin.lora_A.weight", "a LoRA, not a whole model"),
+        ("model.embed_tokens.weight", "no FLUX.1 transformer"),
+    ],
+)
+def test_a_stranger_is_told_what_it_seems_to_be(key, looks):
+    refused({key: torch.zeros(2, 2)}, f"does not fit Flux; it looks like {looks}. .* missing: .*1 extra: {key}")
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+
+    def full_disk(state, target, metadata):
+        target.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"a": torch.zeros(3)}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_save_replaces_the_old_file_at_once(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for value in (1.0, 2.0):
+        checkpoint.save({"a": torch.full((3,), value)}, path)
+    assert checkpoint.read(path)["a"].tolist() == [2.0] * 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parts_of_one_matrix_can_be_saved(tmp_path):
+    """What layouts.flux_to_diffusers gives: pieces that share their memory."""
+    whole = torch.randn(9, 4)
+    checkpoint.save({"q": whole[:3], "k": whole[3:6], "v": whole[6:]}, tmp_path / "x.safetensors")
+    assert torch.equal(torch.cat(list(checkpoint.read(tmp_path / "x.safetensors")[n] for n in "qkv")), whole)
+
+
+# ---------------------------------------------------------------- eight bits a number
+
+
+def test_rows8_is_wrong_by_at_most_a_254th_of_the_rows_largest(tmp_path):
+    torch.manual_seed(1)
+    sizes = torch.logspace(-6, 6, 31)[:, None]  # every row in its own order of magnitude
+    state = {
+        "linear.weight": torch.randn(31, 53) * sizes,
+        "conv.weight": torch.randn(7, 5, 3, 3),
+        "half": torch.randn(11, 17).half(),
+        "brain": torch.randn(11, 17).bfloat16(),
+    }
+    checkpoint.save_rows8(state, tmp_path / "x.safetensors")
+    back = checkpoint.read(tmp_path / "x.safetensors")
+    assert back.keys() == state.keys()
+    for name, x in state.items():
+        x, y = x.float().flatten(1), back[name].flatten(1)
+        assert back[name].shape == state[name].shape and y.dtype == torch.float32
+        largest = x.abs().amax(dim=1, keepdim=True)
+        assert ((y - x).abs() <= largest / 254 * (1 + 1e-5)).all()
+        assert ((y - x).abs() > largest / 600).any(), "it was rounded to eight bits at all"
+        torch.testing.assert_close(y.abs().amax(dim=1, keepdim=True), largest)  # the largest number is kept
+
+
+def test_rows8_stores_one_byte_a_number_and_a_scale_a_row(tmp_path):
+    checkpoint.save_rows8({"w": torch.randn(3, 40), "b": torch.randn(3)}, tmp_path / "x.safetensors", {"from": "run 7"})
+    raw = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    assert raw["w"].dtype == torch.int8 and raw["w::row_scale"].shape == (3, 1) and raw["b"].dtype == torch.float32
+    assert raw["w"].abs().amax(dim=1).tolist() == [127, 127, 127]
+    assert checkpoint.read_header(tmp_path / "x.safetensors")["__metadata__"] == {"from": "run 7"}
+
+
+def test_rows8_leaves_vectors_and_short_rows_as_they_are(tmp_path):
+    state = {
+        "bias": torch.randn(99),
+        "scalar": torch.tensor(0.1),
+        "short": torch.randn(50, 15),
+        "one": torch.randn(5, 1),
+    }
+    checkpoint.save_rows8(state, tmp_path / "x.safetensors")
+    back = checkpoint.read(tmp_path / "x.safetensors")
+    assert all(torch.equal(back[name], x) for name, x in state.items())
+
+
+def test_rows8_keeps_rows_of_zeros_and_rows_of_next_to_nothing(tmp_path):
+    x = torch.randn(4, 32)
+    x[1] = 0
+    x[2] *= 1e-20
+    x[3] *= 1e-44
+    checkpoint.save_rows8({"w": x}, tmp_path / "x.safetensors")
+    y = checkpoint.read(tmp_path / "x.safetensors")["w"]
+    assert torch.equal(y[1], torch.zeros(32))
+    assert ((y[2] - x[2]).abs() <= x[2].abs().max() / 254 * (1 + 1e-5)).all()
+    assert y[3].isfinite().all() and y[3].abs().max() < 1e-30
+
+
+def test_rows8_takes_parameters_and_loads_into_a_model(tmp_path):
+    net = model()
+    checkpoint.save_rows8(dict(net.named_parameters()), tmp_path / "x.safetensors")
+    again = Flux(PARAMS)
+    checkpoint.load_strict(again, checkpoint.read(tmp_path / "x.safetensors"))
+    for p, q in zip(again.parameters(), net.parameters(), strict=True):
+        assert (p - q).norm() <= 0.01 * q.norm()
+
+
+def test_rows8_refuses_nan(tmp_path):
+    with pytest.raises(CheckpointError, match="NaN or infinite numbers in 1 of 2 tensors: b"):
+        checkpoint.save_rows8({"a": torch.ones(2), "b": torch.tensor([1, float("nan")])}, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scale_without_its_rows_is_an_error(tmp_path):
+    checkpoint.save({"w::row_scale": torch.ones(3, 1)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="holds w::row_scale but no w: it was not written whole by save_rows8"):
+        checkpoint.read(tmp_path / "x.safetensors")
+
+
+def test_a_module_of_any_kind_is_audited():
+    with pytest.raises(
+        CheckpointError, match=r"does not fit Linear.*1 misshapen: weight is \(3, 2\), should be \(2, 3\)"
+    ):
+        checkpoint.load_strict(nn.Linear(3, 2), {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
