@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from flux_edu.advice import Advice
 from flux_edu.configs import configs, get_spec
 from flux_edu.pipeline import FluxGenerator, png_path, save_image
 
@@ -15,7 +16,7 @@ from flux_edu.pipeline import FluxGenerator, png_path, save_image
 def sample(options: argparse.Namespace) -> Path:
     """Paint one picture and save it; what it takes to paint it again stands in the file."""
     spec, side = get_spec(options.model), 128 if options.model == "tiny" else 1024
-    init_image = Image.open(options.init) if options.init else None
+    init_image = open_picture(options.init) if options.init else None
     path = png_path(options.out) if options.out else None
     steps = given(options.steps, spec.num_steps)
     generator = FluxGenerator(options.model, options.device)
@@ -36,6 +37,11 @@ def sample(options: argparse.Namespace) -> Path:
     path = save_image(picture, path or Path("output") / f"{file_name(options.prompt)}-{seed}.png")
     print(f"{picture.width} × {picture.height} pixels, seed {seed}: {path.resolve()}")
     return path
+
+
+def open_picture(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
 def given(value: float | None, default: float) -> float:
@@ -71,13 +77,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; what goes wrong on the user's side is one line and exit code 2, not a traceback."""
-    warnings.showwarning = lambda message, *_, **__: tqdm.write(f"note: {message}", file=sys.stderr)
     options = parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"flux_edu: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Advice)
+        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"note: {message}", file=sys.stderr)
+        try:
+            options.run(options)
+        except (ValueError, OSError) as error:
+            print(f"flux_edu: {error}", file=sys.stderr)
+            return 2
     return 0
 
 

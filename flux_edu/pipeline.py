@@ -159,7 +159,9 @@ class FluxGenerator:
         if init_image is None and strength:
             advise(f"image2image_strength = {strength} does nothing without init_image")
         if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):
-            told = "; ".join(f"{word!r} (nearest: {', '.join(near) or 'none'})" for word, near in unknown.items())
+            told = ", ".join(
+                f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else "") for word, near in unknown.items()
+            )
             advise(f"the {self.name} model has never seen {told}. It paints something all the same.")
 
 

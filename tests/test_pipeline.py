@@ -1,0 +1,382 @@
+"""Chapter 6, from a prompt to a picture: the generator, its messages, its files, its devices, its command line."""
+
+import inspect
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import flux_edu
+from flux_edu import pipeline
+from flux_edu.__main__ import file_name, main
+from flux_edu.advice import Advice, unknown_words, words
+from flux_edu.configs import configs
+from flux_edu.device import pick_device
+from flux_edu.patchify import get_noise, prepare
+from flux_edu.pipeline import FluxGenerator, picture_hash, read_metadata, save_image, to_picture, to_tensor
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+from flux_edu.text import embed_empty
+
+PROMPT = "a 3d fox on a blue background"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> FluxGenerator:
+    return FluxGenerator("tiny", "cpu")
+
+
+@pytest.fixture
+def start_picture() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((80, 48), Image.Resampling.BICUBIC)
+
+
+def paint(tiny: FluxGenerator, prompt: str = PROMPT, width: int = 80, height: int = 48, **options) -> Image.Image:
+    options = {"num_steps": 2, "guidance": 3.0, "seed": 5} | options
+    return tiny.generate_image(width, height, prompt=prompt, **options)
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return a.size == b.size and a.tobytes() == b.tobytes()
+
+
+# ---------------------------------------------------------------- what it paints
+
+
+def test_the_signature_is_that_of_the_notes():
+    parameters = inspect.signature(FluxGenerator.generate_image).parameters
+    assert list(parameters)[:10] == [
+        *("self", "width", "height", "num_steps", "guidance", "seed", "prompt"),
+        *("init_image", "image2image_strength", "add_sampling_metadata"),
+    ]
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    assert (defaults["init_image"], defaults["image2image_strength"], defaults["add_sampling_metadata"]) == (
+        *(None, 0.0),
+        True,
+    )
+
+
+def test_it_is_the_equations_one_after_the_other(tiny):
+    noise = get_noise(1, 48, 80, "cpu", torch.float32, 5)
+    inputs = prepare(tiny.t5, tiny.clip, noise, PROMPT)
+    timesteps, uncond = get_schedule(2, 3 * 5), embed_empty(tiny.t5, tiny.clip, 1)
+    x = denoise(tiny.model, **inputs, timesteps=timesteps, guidance=3.0, uncond=uncond)
+    with torch.inference_mode():
+        picture = to_picture(tiny.ae.decode(pipeline.unpatchify(x, 48, 80))[0])
+    assert same(picture, paint(tiny))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 96), (80, 48), (128, 128)])
+def test_sizes_and_aspect_ratios(tiny, size):
+    assert paint(tiny, width=size[0], height=size[1], num_steps=1).size == size
+
+
+def test_one_seed_is_one_picture(tiny):
+    first, again, other = (paint(tiny, seed=s) for s in (5, 5, 6))
+    assert same(first, again) and not same(first, other)
+
+
+def test_seed_none_draws_one_and_reports_it(tiny):
+    picture = paint(tiny, seed=None, num_steps=1)
+    assert isinstance(picture.info["seed"], int)
+    assert same(picture, paint(tiny, seed=picture.info["seed"], num_steps=1))
+    assert paint(tiny, seed=None, num_steps=1).info["seed"] != picture.info["seed"]
+
+
+def test_the_callback_sees_every_step(tiny):
+    seen = []
+    paint(tiny, num_steps=3, callback=lambda i, t, x, v: seen.append((i, t, x.shape, v.shape)))
+    assert [i for i, *_ in seen] == [0, 1, 2]
+    assert [t for _, t, *_ in seen] == get_schedule(3, 15)[:-1]
+    assert seen[0][2:] == ((1, 15, 64), (1, 15, 64))
+
+
+def test_schnell_is_not_shifted(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "spec", replace(tiny.spec, shift=False))
+    assert paint(tiny, num_steps=4).info["schedule"] == [1, 0.75, 0.5, 0.25, 0]
+
+
+# ---------------------------------------------------------------- image to image
+
+
+def test_strength_1_is_text_to_image(tiny, start_picture):
+    assert same(paint(tiny, init_image=start_picture, image2image_strength=1.0), paint(tiny))
+
+
+@pytest.mark.parametrize("strength", [{}, {"image2image_strength": 0.0}])
+def test_strength_0_is_the_round_trip_through_the_autoencoder(tiny, start_picture, strength):
+    with torch.inference_mode():
+        round_trip = to_picture(tiny.ae(to_tensor(start_picture))[0])
+    steps = []
+    got = paint(tiny, init_image=start_picture, callback=lambda *step: steps.append(step), **strength)
+    assert not steps and same(got, round_trip)
+
+
+def test_a_strength_between_runs_the_last_steps(tiny, start_picture):
+    steps = []
+    got = paint(
+        tiny,
+        num_steps=10,
+        init_image=start_picture,
+        image2image_strength=0.8,
+        callback=lambda i, t, x, v: steps.append(t),
+    )
+    assert steps == get_schedule(10, 15)[2:-1] == got.info["schedule"][:-1]
+
+
+def test_pictures_are_read_in_minus_1_to_1(tiny):
+    picture = Image.fromarray(np.array([[[0, 128, 255]]], dtype=np.uint8))
+    assert to_tensor(picture).flatten().tolist() == pytest.approx([-1, 128 / 127.5 - 1, 1], abs=1e-6)
+    levels = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3))
+    assert same(to_picture(to_tensor(levels)[0]), levels)
+    beyond = torch.tensor([-3.0, 0.0, 3.0]).reshape(3, 1, 1)
+    assert np.array(to_picture(beyond)).flatten().tolist() == [0, 128, 255]
+
+
+def test_a_start_picture_of_any_size_and_mode(tiny, start_picture):
+    odd = start_picture.convert("RGBA").resize((72, 31))
+    assert paint(tiny, init_image=odd, image2image_strength=0.5).size == (80, 48)
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def test_a_saved_picture_carries_what_paints_it_again(tiny, tmp_path):
+    picture = paint(tiny, "a 3d dog face, 红苹果", seed=12)
+    file = save_image(picture, tmp_path / "new folder" / "dog.png")
+    found = read_metadata(file)
+    assert found == {
+        "prompt": "a 3d dog face, 红苹果",
+        "width": 80,
+        "height": 48,
+        "num_steps": 2,
+        "guidance": 3.0,
+        "seed": 12,
+        "model": "tiny",
+        "version": flux_edu.__version__,
+        "schedule": get_schedule(2, 15),
+        "dtype": "torch.float32",
+    }
+    assert same(tiny.repaint(found), picture)
+    assert same(Image.open(file), picture)
+    assert [path.name for path in file.parent.iterdir()] == ["dog.png"]  # no half-written file beside it
+
+
+def test_image_to_image_records_its_start_picture(tiny, start_picture, tmp_path):
+    picture = paint(tiny, init_image=start_picture, image2image_strength=0.5)
+    found = read_metadata(save_image(picture, tmp_path / "x.png"))
+    assert found["image2image_strength"] == 0.5 and found["init_image_sha256"] == picture_hash(start_picture)
+    assert found["schedule"] == get_schedule(2, 15)[1:]
+    start_picture.save(tmp_path / "start.png")
+    assert same(tiny.repaint(found, Image.open(tmp_path / "start.png")), picture)
+    for wrong in (None, start_picture.rotate(180)):
+        with pytest.raises(ValueError, match="pass the same one as init_image"):
+            tiny.repaint(found, wrong)
+
+
+def test_no_metadata_when_not_wanted(tiny, tmp_path):
+    picture = paint(tiny, num_steps=1, add_sampling_metadata=False)
+    assert picture.info == {}
+    with pytest.raises(ValueError, match="carries no metadata of flux_edu"):
+        read_metadata(save_image(picture, tmp_path / "x.png"))
+
+
+def test_repaint_knows_other_models_and_versions(tiny):
+    found = paint(tiny, num_steps=1).info
+    with pytest.raises(ValueError, match=r"painted by 'flux-dev'.*make FluxGenerator\('flux-dev'\)"):
+        tiny.repaint(found | {"model": "flux-dev"})
+    with pytest.warns(Advice, match="painted by flux_edu 0.0.1, this is") as told:
+        tiny.repaint(found | {"version": "0.0.1"})
+    assert told[0].filename == __file__
+
+
+def test_only_png_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.jpg: pictures are saved as PNG"):
+        save_image(Image.new("RGB", (16, 16)), tmp_path / "x.jpg")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_steps=0), "num_steps = 0: at least one step"),
+        (dict(width=15), "15 × 48 pixels: both sides must be at least 16"),
+        (dict(height=0), "80 × 0 pixels: both sides must be at least 16"),
+        (dict(seed=-1), r"seed = -1: choose one from 0 to 2\*\*63 - 1, or None to have one drawn"),
+        (dict(seed=2**63), "seed = 9223372036854775808: choose one"),
+        (dict(guidance=float("nan")), "guidance = nan: it must be a finite number; 3.0 is usual"),
+    ],
+)
+def test_values_out_of_range_are_errors(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        paint(tiny, **options)
+
+
+@pytest.mark.parametrize("strength", [-0.01, 1.5])
+def test_strength_out_of_range_is_an_error(tiny, start_picture, strength):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        paint(tiny, init_image=start_picture, image2image_strength=strength)
+
+
+def test_strength_without_a_picture_is_told(tiny):
+    with pytest.warns(Advice, match="image2image_strength = 0.5 does nothing without init_image"):
+        paint(tiny, num_steps=1, image2image_strength=0.5)
+
+
+def test_unknown_variants_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="no variant is called 'flux-shnell'; did you mean flux-schnell"):
+        FluxGenerator("flux-shnell")
+
+
+def lines_told(call) -> dict[int, str]:
+    """The warnings of a call that point to this file: line number → message. Any other place is an error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert {w.filename for w in caught} == {__file__}, [(w.filename, w.lineno, str(w.message)) for w in caught]
+    return {w.lineno: str(w.message) for w in caught}
+
+
+def test_sizes_are_rounded_and_said_at_the_callers_line(tiny):
+    here = inspect.currentframe().f_lineno
+    told = lines_told(lambda: tiny.generate_image(95, 31, 1, 1.0, 0, PROMPT))
+    assert told == {here + 1: "sizes are multiples of 16: painting 80 × 16 instead of 95 × 31"}
+
+
+def test_a_long_prompt_is_cut_and_said_at_the_callers_line(tiny):
+    long = "a 3d fox " + "left of a fox " * 9
+    count = len(tiny.t5.tokenizer(long)["input_ids"])
+    here = inspect.currentframe().f_lineno
+    told = lines_told(lambda: tiny.generate_image(80, 48, 1, 1.0, 0, long))
+    assert list(told) == [here + 1]
+    [message] = told.values()
+    assert f"reads 32 tokens; the last {count - 32} of 'a 3d fox left of" in message
+
+
+def test_unknown_words_are_said_with_the_nearest_known(tiny):
+    with pytest.warns(
+        Advice, match=r"the tiny model has never seen 'foxx' \(nearest: fox.*'собака'\. It paints"
+    ) as told:
+        paint(tiny, "a 3d Foxx, собака!", num_steps=1)
+    assert [w.filename for w in told] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", PROMPT, "A 3D FOX; on a Blue background.", "蓝色背景上的立体狐狸", "heart-eyes"]
+)
+def test_known_words_are_not_complained_about(tiny, prompt):
+    assert unknown_words(prompt, tiny.vocabulary) == {}
+
+
+def test_words_of_every_script():
+    assert words("It's a T-Rex, ça: 红苹果3d_x") == ["it", "s", "a", "t", "rex", "ça", "红苹果", "3d", "x"]
+    vocabulary = ["dog", "red apple", "苹", "果", "heart-eyes"]
+    assert unknown_words("dogs, apple, eyes 红苹果 の", vocabulary) == {"dogs": ["dog"], "红": [], "の": []}
+
+
+def test_wrong_kinds_are_errors(tiny):
+    """Unwrapped: in pytest the shape checker would come first; a reader's kernel has none."""
+    check = inspect.unwrap(FluxGenerator._check)
+    options = SimpleNamespace(prompt=["a", "b"], seed=0, guidance=3.0)
+    with pytest.raises(TypeError, match="prompt is a list; pass one text"):
+        check(tiny, options, None, 0.0)
+    options.prompt = "a"
+    with pytest.raises(TypeError, match=r"init_image is a str; pass a PIL picture, e.g. PIL.Image.open\(path\)"):
+        check(tiny, options, "fox.png", 0.0)
+
+
+# ---------------------------------------------------------------- the published models
+
+
+def test_the_published_models_say_what_is_missing(monkeypatch, tmp_path):
+    for name in ("FLUX_MODEL", "FLUX_AE", "FLUX_T5", "FLUX_CLIP"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FileNotFoundError) as told:
+        FluxGenerator("flux-dev")
+    for part in ("huggingface.co/black-forest-labs/FLUX.1-dev", "set FLUX_MODEL, FLUX_AE, FLUX_T5, FLUX_CLIP to where"):
+        assert part in str(told.value)
+    (tmp_path / "ae.safetensors").write_bytes(b"")
+    monkeypatch.setenv("FLUX_AE", str(tmp_path / "ae.safetensors"))
+    monkeypatch.setenv("FLUX_T5", str(tmp_path / "t5"))
+    with pytest.raises(FileNotFoundError) as told:
+        FluxGenerator("flux-schnell")
+    assert "set FLUX_MODEL, FLUX_CLIP to where they are" in str(told.value)
+    assert f"FLUX_T5 = {tmp_path / 't5'} does not exist" in str(told.value) and "FLUX_AE =" not in str(told.value)
+
+
+def test_control_models_are_sent_to_denoise(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "spec", configs["flux-dev-canny"])
+    with pytest.raises(ValueError, match="needs a control picture or a mask beside the prompt; pass it to sampling"):
+        paint(tiny)
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device() == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="'gpu' is no device; choose one of cuda, mps, cpu, or None"):
+        pick_device("gpu")
+    with pytest.raises(ValueError, match="device 'cuda:1' is not available on this machine; there is cpu. Pass None"):
+        pick_device("cuda:1")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device() == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device() == torch.device("cuda")
+    assert pick_device(torch.device("mps")) == torch.device("mps")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_sample_paints_saves_and_says_where(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", PROMPT, "--seed", "5", "--steps", "2", "--width", "80", "--height", "48"]) == 0
+    file = Path("output", "a-3d-fox-on-a-blue-background-5.png")
+    out, err = capsys.readouterr()
+    assert out == f"80 × 48 pixels, seed 5: {file.resolve()}\n"
+    assert "painting: 100%" in err and "2/2" in err
+    assert same(Image.open(file), paint(tiny))  # guidance is the model's own, 3
+    options = ["--init", str(file), "--strength", "0.5", "--out", "again.png", "--guidance", "1", "--device", "cpu"]
+    assert main(["sample", PROMPT, "--seed", "5", "--steps", "2", "--width", "80", "--height", "50", *options]) == 0
+    out, err = capsys.readouterr()
+    assert "note: sizes are multiples of 16" in err and "1/1" in err
+    found = read_metadata("again.png")
+    assert (found["guidance"], found["image2image_strength"], found["height"]) == (1.0, 0.5, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--steps", "0"], "num_steps = 0"),
+        (["--width", "0"], "both sides must be at least 16"),
+        (["--model", "flux-dev-"], "did you mean flux-dev"),
+        (["--out", "x.jpg"], "pictures are saved as PNG"),
+        (["--init", "nowhere.png"], "nowhere.png"),
+        (["--device", "tpu"], "'tpu' is no device"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(options, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", PROMPT, *options]) == 2
+    err = capsys.readouterr().err
+    assert told in err and "Traceback" not in err and err.rstrip().splitlines()[-1].startswith("flux_edu: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_names_are_plain():
+    assert file_name('a "3d" fox: left/right?') == "a-3d-fox-left-right"
+    assert file_name("???") == "empty-prompt"
+    assert json.loads(json.dumps(file_name("红苹果"))) == "红苹果"
