@@ -74,7 +74,7 @@ def attention(
     v: Float[Tensor, "B H L K"],
     pe: Float[Tensor, "B 1 L K/2 2 2"],
 ) -> Float[Tensor, "B L H*K"]:
-    """Joint attention over text and image tokens, by PyTorch's fused kernel; the same value as `attention_explicit`."""
+    """Joint attention, Eq. (4.9), by PyTorch's fused kernel; the same value as `attention_explicit`."""
     q, k = apply_rope(q, k, pe)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h l k -> b l (h k)")
 
