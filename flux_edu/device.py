@@ -5,17 +5,18 @@ import torch
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """The device named, else cuda, else mps (Apple), else cpu. One that is not there is an error."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"cuda": cuda, "mps": int(torch.backends.mps.is_available()), "cpu": 1}  # how many of each
     if device is None:
-        return torch.device(next(name for name, found in there.items() if found))
+        return torch.device(next(name for name, count in there.items() if count))
     try:
         wanted = torch.device(device)
     except RuntimeError:
         raise ValueError(
             f"{device!r} is no device; choose one of {', '.join(there)}, or None for the fastest here"
         ) from None
-    if not there.get(wanted.type, wanted.type == "meta"):
-        found = ", ".join(name for name, there_is in there.items() if there_is)
+    if wanted.type != "meta" and (wanted.index or 0) >= there.get(wanted.type, 0):
+        found = ", ".join(name + f" (0 to {n - 1})" * (n > 1) for name, n in there.items() if n)
         raise ValueError(
             f"device {str(device)!r} is not available on this machine; there is {found}. Pass None to have one chosen"
         )

@@ -27,7 +27,6 @@ from parity_tools import (
     L_IMG,
     L_TXT,
     D,
-    K,
     batched,
     draw,
     error,
@@ -52,18 +51,18 @@ QKV_BIASES = [
 ]
 
 
-def our_model(guided=True, qkv_bias=True, seed=21):
+def our_model(guided=True, qkv_bias=True, seed=21, heads=HEADS, axes=AXES):
     params = FluxParams(
         in_channels=C_IN,
         out_channels=C_OUT,
         vec_in_dim=POOLED,
         context_in_dim=CONTEXT,
-        hidden_size=D,
+        hidden_size=heads * sum(axes),
         mlp_ratio=4.0,
-        num_heads=HEADS,
+        num_heads=heads,
         depth=DOUBLE,
         depth_single_blocks=SINGLE,
-        axes_dim=AXES,
+        axes_dim=axes,
         theta=10_000,
         qkv_bias=qkv_bias,
         guidance_embed=guided,
@@ -71,18 +70,18 @@ def our_model(guided=True, qkv_bias=True, seed=21):
     return draw(Flux(params), seed)
 
 
-def their_model(guided=True):
+def their_model(guided=True, heads=HEADS, axes=AXES):
     theirs = FluxTransformer2DModel(
         in_channels=C_IN,
         out_channels=C_OUT,
         num_layers=DOUBLE,
         num_single_layers=SINGLE,
-        attention_head_dim=K,
-        num_attention_heads=HEADS,
+        attention_head_dim=sum(axes),
+        num_attention_heads=heads,
         joint_attention_dim=CONTEXT,
         pooled_projection_dim=POOLED,
         guidance_embeds=guided,
-        axes_dims_rope=AXES,
+        axes_dims_rope=axes,
     )
     return theirs.eval().requires_grad_(False)
 
@@ -138,6 +137,13 @@ def test_whole_float64(guided, qkv_bias):
 def test_whole_float64_rotation_too(float64_rotary, guided, qkv_bias):
     out, expected = outputs(*pair(guided, qkv_bias), torch.float64, guided)
     hold(f"whole float64, rotation float64 too, {guided=}, {qkv_bias=}", error(out, expected), FLOAT64_BAR)
+
+
+def test_whole_float32_with_heads_as_published():
+    """128 channels a head, shared out to the axes as 16, 56 and 56."""
+    ours, theirs = our_model(heads=2, axes=(16, 56, 56)), their_model(heads=2, axes=(16, 56, 56))
+    theirs.load_state_dict(layouts.flux_to_diffusers(ours.state_dict()), strict=True)
+    hold("whole float32, published heads", error(*outputs(ours, theirs, torch.float32)), FLOAT32_BAR)
 
 
 def modules_that_return(model, dtype, call):
