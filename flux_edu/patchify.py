@@ -27,7 +27,8 @@ def get_noise(
     Eq. (2.1):  ε ∈ R^{B × 16 × 2⌈H/16⌉ × 2⌈W/16⌉},  every entry from N(0, 1)
 
     height and width are pixels, at least 16. It is drawn on the CPU whatever the device, so a seed means one picture
-    on every machine; and in the target dtype, because a bfloat16 draw is another draw than a rounded float32 one.
+    on every machine; and in the target dtype, as the reference does. A bfloat16 draw is the float32 draw rounded
+    (PyTorch 2.13), a float64 draw is another one.
     """
     h, w = token_grid(height, width)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -51,7 +52,7 @@ def patchify(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B L 4*C"]:
     return rearrange(x, "b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=PATCH, pw=PATCH)
 
 
-def unpatchify(x: Float[Tensor, "B L 4*C"], height: int, width: int) -> Float[Tensor, "B C h w"]:
+def unpatchify(x: Float[Tensor, "B L patch"], height: int, width: int) -> Float[Tensor, "B C h w"]:
     """Put the tokens of a height × width pixel picture back into a latent.
 
     Eq. (2.3):  "b (h w) (c ph pw) -> b c (h ph) (w pw)",  the inverse of (2.2)

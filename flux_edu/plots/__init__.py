@@ -15,7 +15,6 @@ from flux_edu.plots.chapter_02 import token_places as token_places
 from flux_edu.plots.chapter_03 import rope_arrows as rope_arrows
 from flux_edu.plots.chapter_03 import rope_axes as rope_axes
 from flux_edu.plots.chapter_03 import rope_pairings as rope_pairings
-from flux_edu.plots.chapter_03 import rope_pictures as rope_pictures
 from flux_edu.plots.chapter_03 import rope_precision as rope_precision
 from flux_edu.plots.chapter_03 import rope_spectrum as rope_spectrum
 from flux_edu.plots.chapter_03 import score_map as score_map

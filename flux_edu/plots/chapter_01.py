@@ -31,12 +31,19 @@ def _place(fig: Figure, left: float, right: float, bottom: float, top: float = 0
 
 
 def toy_picture(height: int = 48, width: int = 64) -> torch.Tensor:
-    """A hill under a sun, "1 3 height width" in [-1, 1]: enough to see how much of a picture noise leaves."""
+    """A sun, a hill and a house, "1 3 height width" in [-1, 1]: enough to see what becomes of a picture."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    sky, sun, hill = torch.tensor([0.45, 0.7, 0.95]), torch.tensor([1.0, 0.8, 0.2]), torch.tensor([0.15, 0.55, 0.3])
-    picture = sky + (1 - y[..., None]) * torch.tensor([-0.2, -0.15, 0.0])
-    picture = torch.where(((x - 0.72) ** 2 + (0.75 * (y - 0.3)) ** 2 < 0.02)[..., None], sun, picture)
-    picture = torch.where((y > 0.72 - 0.3 * torch.exp(-12 * (x - 0.32) ** 2))[..., None], hill, picture)
+    paint = [  # (where, colour), later ones on top
+        ((x - 0.25) ** 2 + (0.75 * (y - 0.25)) ** 2 < 0.012, (1.0, 0.8, 0.2)),
+        (y > 0.8 - 0.3 * torch.exp(-12 * (x - 0.32) ** 2), (0.15, 0.55, 0.3)),
+        ((abs(x - 0.75) < 0.16) & (y > 0.5) & (y < 0.85), (0.95, 0.9, 0.8)),
+        ((y > 0.25) & (y < 0.5) & (abs(x - 0.75) < 0.85 * (y - 0.25)), (0.8, 0.25, 0.2)),
+        ((abs(x - 0.7) < 0.045) & (y > 0.58) & (y < 0.72), (0.2, 0.25, 0.5)),
+        ((abs(x - 0.83) < 0.04) & (y > 0.6) & (y < 0.85), (0.45, 0.25, 0.15)),
+    ]
+    picture = torch.tensor([0.45, 0.7, 0.95]) - (1 - y[..., None]) * torch.tensor([0.2, 0.15, 0.0])
+    for where, colour in paint:
+        picture = torch.where(where[..., None], torch.tensor(colour), picture)
     return (2 * picture - 1).permute(2, 0, 1)[None]
 
 
