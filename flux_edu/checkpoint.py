@@ -42,7 +42,7 @@ def read_header(path: str | Path) -> dict[str, dict]:
         end = max(
             (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
         )
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         raise CheckpointError(
             f"{path} ({size:,} bytes) is not a safetensors file, or its beginning is damaged. Only safetensors are"
             " read; pickled files (.pt, .bin, .ckpt) can run code when opened: convert them where you trust them"
@@ -62,7 +62,7 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> State:
         with safe_open(path, framework="pt", device=str(device)) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, safe_open is no dict
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); download or copy it again") from None
+        raise CheckpointError(f"{path} cannot be read ({error}); if it is damaged, download or copy it again") from None
     for scaled in [name for name in state if name.endswith(ROW_SCALE)]:
         name, scale = scaled.removesuffix(ROW_SCALE), state.pop(scaled)
         if name not in state:
@@ -116,7 +116,7 @@ def listed(names: list[str]) -> str:
 
 @dataclass
 class Audit:
-    """What a state dict lacks, has too much of, or has in another shape, compared with a model."""
+    """What a state dict lacks, has too much of, or has in another shape or kind of number, compared with a model."""
 
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
@@ -142,6 +142,8 @@ def audit(model: nn.Module, state: State) -> Audit:
             report.missing.append(name + (f" (is it {near[0]}?)" if near else ""))
         elif state[name].shape != x.shape:
             report.misshapen.append(f"{name} is {tuple(state[name].shape)}, should be {tuple(x.shape)}")
+        elif x.is_floating_point() and not state[name].is_floating_point():
+            report.misshapen.append(f"{name} holds whole numbers ({state[name].dtype}), should hold floating point")
     return report
 
 
@@ -155,7 +157,7 @@ def looks_like(state: State) -> str:
         return "a LoRA, not a whole model"
     if "encoder.conv_in.weight" in state or "decoder.conv_in.weight" in state:
         return "an autoencoder"
-    if "img_in.weight" not in state:
+    if "img_in.weight" not in state or state["img_in.weight"].ndim != 2:
         return "no FLUX.1 transformer"
     D, channels = state["img_in.weight"].shape
     kinds = {
