@@ -4,7 +4,8 @@ import difflib
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 OURS = ("flux_edu", "torch", "jaxtyping", "beartype")  # frames of these packages are not the user's
 
@@ -19,6 +20,23 @@ def advise(message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, Advice, stacklevel=level)
+
+
+@contextmanager
+def collect() -> Iterator[list[str]]:
+    """The advice given inside the block goes into a list, every time; other warnings go their usual way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Advice)
+        collected, usual = [], warnings.showwarning
+
+        def keep(message, category, *where, **how):
+            if issubclass(category, Advice):
+                collected.append(str(message))
+            else:
+                usual(message, category, *where, **how)
+
+        warnings.showwarning = keep
+        yield collected
 
 
 def words(text: str) -> list[str]:

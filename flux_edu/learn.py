@@ -16,6 +16,8 @@ from IPython.display import Code, display
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flux_edu.advice import collect
+
 # ---------------------------------------------------------------- show
 
 
@@ -74,7 +76,8 @@ class Panel(W.VBox):
     """Sliders above the picture they draw, and a button that brings the first picture back.
 
     The picture is a PNG inside `W.HTML`, which is quick, keeps its height and carries alternative text.
-    An error of the drawing function is shown in the picture's place and kept in `error`.
+    An error of the drawing function is shown in the picture's place and kept in `error`; what the package has to say
+    about the values (an unknown word, a rounded size) is shown under the picture.
     """
 
     def __init__(self, draw: Callable[..., Figure | Image.Image], controls: dict[str, W.Widget]):
@@ -125,7 +128,10 @@ class Panel(W.VBox):
 
     def _redraw(self, _=None) -> None:
         try:
-            self.picture.value = picture_html(self.draw(**self.values()))
+            with collect() as advice:
+                drawn = self.draw(**self.values())
+            told = "".join(f'<p class="flux-advice">{html.escape(text)}</p>' for text in advice)
+            self.picture.value = picture_html(drawn) + told
             self.error = None
         except Exception as error:  # a callback has nobody to raise to: show it where the reader looks
             self.error = "".join(traceback.format_exception(error))

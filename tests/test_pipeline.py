@@ -15,9 +15,10 @@ from PIL import Image
 import flux_edu
 from flux_edu import pipeline
 from flux_edu.__main__ import file_name, main
-from flux_edu.advice import Advice, unknown_words, words
+from flux_edu.advice import Advice, collect, unknown_words, words
 from flux_edu.configs import configs
 from flux_edu.device import pick_device
+from flux_edu.learn import PANELS, explore
 from flux_edu.patchify import get_noise, prepare
 from flux_edu.pipeline import FluxGenerator, picture_hash, read_metadata, save_image, to_picture, to_tensor
 from flux_edu.sampling import denoise
@@ -278,6 +279,28 @@ def test_known_words_are_not_complained_about(tiny, prompt):
     assert unknown_words(prompt, tiny.vocabulary) == {}
 
 
+def test_a_panel_shows_advice_under_its_picture(tiny):
+    def draw(prompt="a fox", width=32):
+        picture = tiny.generate_image(width, 16, 1, 1.0, 0, prompt)
+        picture.info["alt"] = "a fox"
+        return picture
+
+    panel = explore(draw, prompt="a fox", width=(16, 64, 16))
+    PANELS.remove(panel)
+    panel.set(prompt="a foxx")
+    assert panel.error is None and "<img alt=" in panel.picture.value
+    assert "has never seen &#x27;foxx&#x27; (nearest: fox" in panel.picture.value.split('<p class="flux-advice">')[1]
+    panel.set(prompt="a fox")
+    assert "flux-advice" not in panel.picture.value
+
+
+def test_other_warnings_than_advice_go_their_usual_way():
+    with pytest.warns(DeprecationWarning, match="old"), collect() as told:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        warnings.warn("new", Advice, stacklevel=1)
+    assert told == ["new"]
+
+
 def test_words_of_every_script():
     assert words("It's a T-Rex, ça: 红苹果3d_x") == ["it", "s", "a", "t", "rex", "ça", "红苹果", "3d", "x"]
     vocabulary = ["dog", "red apple", "苹", "果", "heart-eyes"]
@@ -334,6 +357,11 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device() == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"'cuda:2' is not available on this machine; there is cuda \(0 to 1\), mps, cpu"
+    ):
+        pick_device("cuda:2")
     assert pick_device() == torch.device("cuda")
     assert pick_device(torch.device("mps")) == torch.device("mps")
 
