@@ -7,6 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from flux_edu.plots import sheet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -74,6 +77,11 @@ def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
     screen = "\n".join(README.splitlines()[:15])
     assert re.search(r"!\[[^\]]{30,}\]\(notebooks/img/", screen)
     assert "python run.py " in screen and "python run.py test" in screen
+
+
+def test_the_first_picture_was_painted_by_the_shipped_weights():
+    with Image.open(ROOT / "notebooks" / "img" / "tiny_sheet.png") as picture:
+        assert picture.text["weights"] == sheet.weights_hash(), "run `python -m flux_edu.plots.sheet`"
 
 
 def test_readme_lists_every_notebook():
