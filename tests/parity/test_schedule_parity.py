@@ -34,3 +34,9 @@ def test_schnell_levels_equal_diffusers():
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / N, N))
         theirs = scheduler.sigmas.double().numpy()
         assert np.abs(theirs - schedule.get_schedule(N, 4096, shift=False)).max() <= 1e-6
+
+
+@pytest.mark.parametrize("L", [16, 256, 1000, 4080, 16384])
+def test_mu_equals_diffusers(L):
+    calculate_shift = pytest.importorskip("diffusers.pipelines.flux.pipeline_flux").calculate_shift
+    assert schedule.get_lin_function()(L) == pytest.approx(calculate_shift(L), abs=1e-12)
