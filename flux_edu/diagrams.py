@@ -20,6 +20,8 @@ CHAPTERS = {
     "04": ["schedule", "guidance", "embed", "vec", "double"],
     "05": ["single", "last"],
     "06": ["schedule", "guidance", "euler"],
+    "07": ["prompt", "clip", "t5"],
+    "08": ["unpatchify", "decoder", "picture"],
 }
 
 
