@@ -28,7 +28,7 @@ def _place(fig: Figure, left: float, right: float, bottom: float, top: float = 0
 
 def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
     """Eq. (4.1): all noise levels as rows of cosines and sines, and how alike the row of t is to every other."""
-    times = torch.linspace(0, 1, 161)
+    times = torch.linspace(0, 1, 401)
     emb, mine = timestep_embedding(times, dim), timestep_embedding(torch.tensor([t]), dim)[0]
     near = torch.linspace(-0.05, 0.05, 201)
     alike = timestep_embedding(near + t, dim) @ mine / (dim / 2)
@@ -45,7 +45,7 @@ def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
         gap: float(timestep_embedding(torch.tensor([t + gap]), dim)[0] @ mine) / (dim / 2) for gap in (0.001, 0.01)
     }
     right.set_title(f"1/1000 away: {shown[0.001]:.3f}, 10/1000 away: {shown[0.01]:.3f}", fontsize=10)
-    _place(fig, 0.07, 0.98, 0.16, wspace=0.22)
+    _place(fig, 0.07, 0.98, 0.17, wspace=0.24)
     fig.set_label(
         f"Left: the {dim} numbers of emb(t) for t from 0 to 1, fast stripes in the first cosines and sines and slow"
         f" ones in the last, a line at t = {t:.3f}. Right: the similarity of emb(t) with its neighbours falls from 1 to"
@@ -101,7 +101,7 @@ def guidance_number(numbers: Float[Tensor, "W"], change: Float[Tensor, "W"], w: 
     right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=8)
     right.set(xlabel="guidance w", ylabel="change of the velocity\nagainst w = 1, %")
     right.set_title(f"untrained model: {change[at]:.1%} at w = {w:g}", fontsize=10)
-    _place(fig, 0.09, 0.98, 0.17, wspace=0.27)
+    _place(fig, 0.1, 0.98, 0.17, wspace=0.27)
     fig.set_label(
         f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: the velocity of an untrained model as"
         f" w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g} it differs by {change[at]:.1%} from that at 1."
@@ -172,7 +172,7 @@ def modulation_along_t(
     edge = 1.1 * float(mine.abs().max())
     right.set(xlabel="share of the channels, sorted by size, %", ylabel="value", ylim=(-edge, edge))
     right.set_title(f"t = {times[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
-    _place(fig, 0.07, 0.98, 0.15, wspace=0.2)
+    _place(fig, 0.08, 0.98, 0.16, wspace=0.22)
     gates = mine[at, [2, 5]]
     told = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
     fig.set_label(
