@@ -48,8 +48,8 @@ def apply_rope(
     Eq. (3.3):  q̃ = R(p) q, on the adjacent pairs of channels (2j, 2j+1)
     Eq. (3.5):  q̃_i · k̃_j = q_iᵀ R(p_j - p_i) k_j: only differences of positions reach the attention scores
 
-    Su et al., "RoFormer", 2021. Models of the Llama family pair channel j with j + d/2 instead: such a table loads and
-    runs here without a word, and paints nonsense.
+    Su et al., "RoFormer", 2021. Other code pairs channel j with j + d_h/2 instead, half-split (GPT-NeoX, Llama in
+    transformers): used on FLUX's weights it runs without a word, and paints nonsense.
     """
     return _rotate(xq, freqs_cis), _rotate(xk, freqs_cis)
 

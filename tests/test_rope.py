@@ -17,7 +17,6 @@ from flux_edu.attention import attention, attention_explicit, attention_weights
 from flux_edu.exercises import chapter_03 as exercises
 from flux_edu.learn import picture_html
 from flux_edu.patchify import make_img_ids, make_txt_ids
-from flux_edu.plots import chapter_03 as figures
 
 B, H = 2, 3
 AXES = (2, 4, 8)  # no two alike
@@ -58,7 +57,7 @@ def turned(x: Tensor, place: list[float], axes: tuple[int, ...] = AXES, theta: f
 
 
 def half_split(x: Tensor, R: Tensor) -> Tensor:
-    """Llama's pairing, (j, j + K/2), with the same table: the mistake that loads silently."""
+    """The pairing (j, j + K/2) of GPT-NeoX and of transformers' Llama, with the same table."""
     a, b = x.to(R.dtype).chunk(2, dim=-1)
     return torch.cat([R[..., 0, 0] * a + R[..., 0, 1] * b, R[..., 1, 0] * a + R[..., 1, 1] * b], dim=-1)
 
@@ -149,7 +148,7 @@ def test_pairs_turn_like_complex_numbers(dtype, bar):
 
 
 def test_real_pairs_equal_complex_multiplication():
-    """The two ways in which RoPE is written, Llama's and FLUX's first code, and this one."""
+    """Three ways to write one turn: complex numbers, 2 × 2 matrices, and the package's real pairs."""
     x = random(B, H, 7, K)
     R = table64(torch.arange(21.0).reshape(1, 7, 3).expand(B, 7, 3))
     pairs = torch.view_as_complex(rearrange(x, "b h l (j pair) -> b h l j pair", pair=2).contiguous())
@@ -443,7 +442,7 @@ WRONG = [
     ("3.2", lambda x, pos, theta: x, "nothing has turned"),
     ("3.2", lambda x, pos, theta: _turn(x, pos, theta, sign=-1.0), "wrong way round"),
     ("3.2", lambda x, pos, theta: _turn(x, pos, theta, swap=True), "swapped"),
-    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, split=True, join=_side_by_side), "as Llama does"),
+    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, split=True, join=_side_by_side), "half-split, as"),
     ("3.2", lambda x, pos, theta: _turn(x, pos, theta, join=_side_by_side), "interleave"),
     ("3.2", lambda x, pos, theta: _turn(x, torch.ones_like(pos), theta), "position times frequency"),
     ("3.3", _kontext(lambda ids: ids), "same ids"),
@@ -464,24 +463,25 @@ def test_wrong_answers_are_told_what_is_wrong(number, answer, says):
         exercises.CHECKS[number](answer)
 
 
-def test_llamas_weights_work_in_flux_once_their_rows_are_moved():
+def test_half_split_weights_work_in_flux_once_their_rows_are_moved():
     """What exercise 3.4 claims: the scores are the same."""
     D, L = 7, 5
     Wq, Wk, x = random(K, D, seed=19), random(K, D, seed=20), random(L, D, seed=21)
     R = table64(torch.arange(15.0).reshape(1, 5, 3))
     q, k = ((x @ W.mT)[None, None] for W in (Wq, Wk))
-    llama = half_split(q, R) @ half_split(k, R).mT
-    q, k = ((x @ exercises.llama_to_flux(W).mT)[None, None] for W in (Wq, Wk))
-    assert torch.allclose(torch.matmul(*_both(q, k, R)), llama, atol=1e-12)
+    halves = half_split(q, R) @ half_split(k, R).mT
+    q, k = ((x @ exercises.halves_to_neighbours(W).mT)[None, None] for W in (Wq, Wk))
+    assert torch.allclose(torch.matmul(*_both(q, k, R)), halves, atol=1e-12)
 
 
 # ---------------------------------------------------------------- figures
 
+SPLITS = ["16/56/56", "32/48/48", "44/42/42", "16/100/12", "16/12/100", "2/124/2"]
 ENDS = [
     (plots.rope_spectrum, dict(log10_theta=(2.0, 6.0), dim=(16, 56), side=(8, 256))),
     (plots.rope_arrows, dict(position=(0, 63), log10_theta=(2.0, 6.0))),
     (plots.rope_pairings, dict(position=(0, 63))),
-    (plots.rope_axes, dict(axis_0=(0, 1), row=(0, 63), col=(0, 63), split=figures.SPLITS)),
+    (plots.rope_axes, dict(axis_0=(0, 1), row=(0, 63), col=(0, 63), split=SPLITS)),
     (
         plots.score_map,
         dict(
@@ -489,7 +489,7 @@ ENDS = [
             col=(0, 31),
             look_down=(-8, 8),
             look_right=(-8, 8),
-            split=figures.SPLITS,
+            split=SPLITS,
             log10_theta=(2.0, 6.0),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Exercises of chapter 3: wavelengths, rotation by complex numbers, ids of a reference picture, Llama's pairing."""
+"""Exercises of chapter 3: wavelengths, rotation by complex numbers, ids of a reference picture, half-split pairs."""
 
 import math
 from collections.abc import Callable
@@ -74,7 +74,8 @@ def check_rotate_complex(answer: Callable[[Tensor, Tensor, float], Tensor]) -> N
     a, b = x[:, 0::2], x[:, 1::2]
     assert not _close(got, x), "nothing has turned: multiply every pair by e^{i p ω_j}"
     assert not _close(got, torch.cat(turned(x[:, : K // 2], x[:, K // 2 :], c, s), dim=-1)), (
-        "you paired channel j with j + K/2, as Llama does; FLUX pairs the neighbours 2j and 2j+1"
+        "you paired channel j with j + K/2, half-split, as transformers' Llama does; FLUX pairs the neighbours 2j and"
+        " 2j+1"
     )
     assert not _close(got, torch.cat(turned(a, b, c, s), dim=-1)), (
         "the rotation is right, but all first halves now stand before all second halves: interleave the pairs again"
@@ -122,11 +123,11 @@ def check_kontext_ids(answer: Callable[[int, int], Tensor]) -> None:
 # ---------------------------------------------------------------- 3.4
 
 
-def llama_to_flux(W: Tensor) -> Tensor:
+def halves_to_neighbours(W: Tensor) -> Tensor:
     return rearrange(W, "(half j) d -> (j half) d", half=2)
 
 
-def check_llama_to_flux(answer: Callable[[Tensor], Tensor]) -> None:
+def check_halves_to_neighbours(answer: Callable[[Tensor], Tensor]) -> None:
     generator = torch.Generator().manual_seed(4)
     K, D = 12, 7
     W = torch.randn(K, D, generator=generator)
@@ -140,7 +141,7 @@ def check_llama_to_flux(answer: Callable[[Tensor], Tensor]) -> None:
     )
     rows = {tuple(row) for row in got.tolist()}
     assert rows == {tuple(row) for row in W.tolist()}, "the rows are not W's rows any more: only their order may change"
-    assert torch.equal(got, llama_to_flux(W)), (
+    assert torch.equal(got, halves_to_neighbours(W)), (
         "the rows are all there in another order: new row 2j is old row j, new row 2j+1 is old row j + K/2"
     )
 
@@ -149,6 +150,6 @@ CHECKS = {
     "3.1": check_wavelengths,
     "3.2": check_rotate_complex,
     "3.3": check_kontext_ids,
-    "3.4": check_llama_to_flux,
+    "3.4": check_halves_to_neighbours,
 }
-SOLUTIONS = {"3.1": wavelengths, "3.2": rotate_complex, "3.3": kontext_ids, "3.4": llama_to_flux}
+SOLUTIONS = {"3.1": wavelengths, "3.2": rotate_complex, "3.3": kontext_ids, "3.4": halves_to_neighbours}

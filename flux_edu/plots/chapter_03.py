@@ -5,7 +5,6 @@ import math
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from flux_edu.patchify import make_img_ids
@@ -14,7 +13,6 @@ from flux_edu.rope import EmbedND, apply_rope, rope, rope_frequencies
 
 AXIS_COLOURS = (PINK, RED, GREEN)  # axis 0, rows, columns
 AXIS_NAMES = ("axis 0", "row", "column")
-SPLITS = ["16/56/56", "32/48/48", "44/42/42", "16/100/12", "16/12/100", "2/124/2"]  # all share out 128 channels
 
 
 def split_axes(split: str) -> tuple[int, ...]:
@@ -69,11 +67,11 @@ def rope_arrows(position: int = 3, log10_theta: float = 4.0, dim: int = 16) -> F
 
 
 def rope_pairings(position: int = 1, dim: int = 16) -> Figure:
-    """R(p) of one axis as a matrix, for adjacent pairs (FLUX) and for half-split pairs (Llama)."""
+    """R(p) of one axis as a matrix, for adjacent pairs (FLUX) and for half-split pairs (Llama in transformers)."""
     table = rope(torch.tensor([float(position)]), dim, 10_000)[0]
     pairs = {
         "adjacent (2j, 2j+1): FLUX": [(2 * j, 2 * j + 1) for j in range(dim // 2)],
-        f"half-split (j, j+{dim // 2}): Llama": [(j, j + dim // 2) for j in range(dim // 2)],
+        f"half-split (j, j+{dim // 2}): others": [(j, j + dim // 2) for j in range(dim // 2)],
     }
     fig, axes = new_figure(1, 2, width=7, height=3.4)
     for ax, (title, places) in zip(axes, pairs.items(), strict=True):
@@ -174,15 +172,4 @@ def rope_precision(errors: dict[str, Float[Tensor, "L"]]) -> Figure:
         + "; ".join(f"{name}, {error.max():.2g}" for name, error in errors.items())
         + "."
     )
-    return fig
-
-
-def rope_pictures(pictures: dict[str, Image.Image]) -> Figure:
-    """Painted pictures side by side under their names."""
-    fig, axes = new_figure(1, len(pictures), width=2.2 * len(pictures), height=2.5, squeeze=False)
-    for ax, (name, picture) in zip(axes[0], pictures.items(), strict=True):
-        ax.imshow(picture)
-        ax.set_title(name, fontsize=9)
-        ax.axis("off")
-    fig.set_label(f"{len(pictures)} pictures side by side: {', '.join(pictures)}.")
     return fig
