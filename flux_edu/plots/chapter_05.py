@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from flux_edu.configs import DEV
@@ -33,18 +34,23 @@ def block_costs(side: int = 1024, L_txt: int = 512) -> Figure:
     fig, (left, right) = new_figure(1, 2, width=7.6, height=2.7, sharey=True)
     for ax, stack, unit, colours in (
         (left, {k: [n / 1e6 for n in v] for k, v in parts.items()}, "parameters (million)", (BLUE, SKY, PINK)),
-        (right, {k: [n / 1e12] * 2 for k, n in work.items()}, "work (TFLOP a picture and step)", (GREEN, ORANGE)),
+        (
+            right,
+            {k: [n / 1e12] * 2 for k, n in work.items()},
+            f"work (TFLOP a step, {side} × {side} pixels)",
+            (GREEN, ORANGE),
+        ),
     ):
         start = [0.0, 0.0]
         for (name, sizes), colour in zip(stack.items(), colours, strict=True):
             ax.barh(["double", "single"], sizes, left=start, color=colour, label=name, height=0.6)
             start = [a + b for a, b in zip(start, sizes, strict=True)]
-        ax.set(xlabel=unit, ylabel="block", xlim=(0, 1.35 * max(start)))
+        ax.set(xlabel=unit, ylabel="block", xlim=(0, 1.5 * max(start)))
         ax.invert_yaxis() if ax is left else None
         ax.legend(loc="lower right", fontsize=8, frameon=False)
     total = (DEV.depth + DEV.depth_single_blocks) * sum(work.values()) / 1e12
     share = work["attention"] / sum(work.values())
-    right.set_title(f"{side} × {side} pixels: {total:.1f} TFLOP in 57 blocks, {share:.0%} attention", fontsize=9)
+    right.set_title(f"all 57: {total:.1f} TFLOP, {share:.0%} of it attention", fontsize=9)
     left.set_title("19 double blocks, 38 single blocks", fontsize=9)
     fig.set_label(
         f"Bars. Left, parameters: a double block has {sum(v[0] for v in parts.values()) / 1e6:.0f} million, a single"
@@ -62,6 +68,7 @@ def parallel_gap(gates: Sequence[float], gaps: Sequence[float], at: float = 0.1)
     near = min(range(len(gates)), key=lambda i: abs(gates[i] - at))
     ax.plot(gates[near], gaps[near], "o", color=ORANGE, ms=9)
     ax.annotate(f"{gaps[near]:.1%}", (gates[near], gaps[near]), textcoords="offset points", xytext=(9, -12))
+    ax.minorticks_off()
     ax.set(xlabel="size of the gate g (factor)", ylabel="difference, share of the update")
     fig.set_label(
         f"A rising curve on logarithmic axes: the difference between attention and MLP side by side and one after the"
@@ -79,8 +86,9 @@ def ablation(names: Sequence[str], attention: Sequence[float], mlp: Sequence[flo
     ax.bar(x + 0.2, mlp, 0.38, color=ORANGE, label="without MLP")
     ax.set_xticks(x, names, rotation=30, ha="right", fontsize=8)
     ax.set(xlabel="block", ylabel="change of the velocity (relative)", title=f"noise level t = {t:.2f}")
-    ax.legend(frameon=False, fontsize=8)
-    told = ", ".join(f"{n} {a:.2f} and {m:.2f}" for n, a, m in zip(names, attention, mlp, strict=True))
+    ax.set_ylim(0, 1.2 * max(*attention, *mlp, 1e-6))  # room for the legend
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    told = ", ".join(f"{n} {a:.2g} and {m:.2g}" for n, a, m in zip(names, attention, mlp, strict=True))
     fig.set_label(
         f"Two bars a block at noise level {t:.2f}: the relative change of the velocity without the block's attention"
         f" and without its MLP: {told}."
@@ -95,6 +103,9 @@ def token_norms(names: Sequence[str], txt: Sequence[float], img: Sequence[float]
     for values, colour, name, mark in ((txt, TXT, "text tokens", "s-"), (img, IMG, "image tokens", "o-")):
         ax.semilogy(x, values, mark, color=colour, lw=2, label=name)
     ax.set_xticks(x, names, rotation=30, ha="right", fontsize=8)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="after …", ylabel="mean ‖x‖ of a token (log)")
     ax.legend(frameon=False)
     fig.set_label(
@@ -142,6 +153,7 @@ def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt:
         left.plot(row.sort().values.numpy(), color=colour, lw=1.6, label=name)
     left.axhline(0, color="#888888", lw=0.8)
     left.set(xlabel="channels, sorted by gate", ylabel="gate g", title=title)
+    left.locator_params(nbins=4)
     left.legend(frameon=False, fontsize=8)
     share, L = quadrants(weights, L_txt), len(weights)
     # the square root shows small weights beside large ones
@@ -183,13 +195,15 @@ def modulation_moves(
     for values, name, colour in ((shift, "shift b", BLUE), (scale, "scale s", ORANGE), (gate, "gate g", GREEN)):
         left.plot(values.numpy(), ".-", color=colour, lw=1, ms=4, label=name)
     left.set(
-        xlabel="channel (the first ones)", ylabel="modulation", title=f"t = {t:.2f}, w = {w:.1f}", ylim=(-1.2, 1.2)
+        xlabel="channel (the first ones)", ylabel="modulation", title=f"t = {t:.2f}, w = {w:.1f}", ylim=(-0.45, 0.35)
     )
     left.legend(frameon=False, fontsize=7, ncols=3, loc="lower left")
     for ax, xs, ys, x, name in ((middle, ts, over_t, t, "noise level t"), (right, ws, over_w, w, "guidance w")):
         ax.plot(xs, ys, color=BLUE, lw=1.6)
         ax.axvline(x, color=ORANGE, lw=1.2)
         ax.set(xlabel=name, ylabel="change of the gate", ylim=(0, 1.05 * max(*over_t, *over_w, 1e-3)))
+        ax.locator_params(nbins=3)  # few ticks draw quickly
+    left.locator_params(nbins=4)
     fig.set_label(
         f"Left, shift, scale and gate of the first channels at t = {t:.2f} and guidance {w:.1f}. Right, relative"
         f" change of the gate: up to {max(over_t):.2f} when only t moves, {max(over_w):.2f} when only w does."
