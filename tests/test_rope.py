@@ -16,6 +16,7 @@ from flux_edu import plots, rope
 from flux_edu.attention import attention, attention_explicit, attention_weights
 from flux_edu.exercises import chapter_03 as exercises
 from flux_edu.learn import picture_html
+from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 
 B, H = 2, 3
@@ -298,6 +299,53 @@ def test_shuffling_image_tokens_without_their_ids_does_change_the_rest():
     assert (shuffled[:, :L_txt] - plain[:, :L_txt]).abs().max() > 0.1
     together = attention_explicit(*(x[:, :, order] for x in (q, k, v)), R[:, :, order])
     assert (together - plain[:, order]).abs().max() < 1e-12
+
+
+# ---------------------------------------------------------------- in a whole network
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small FLUX in float64, every parameter drawn at random, and its inputs for 3 × 3 patches and 4 text tokens."""
+    params = FluxParams(
+        in_channels=8, out_channels=8, vec_in_dim=5, context_in_dim=7, hidden_size=2 * K, mlp_ratio=2.0, num_heads=2,
+        depth=2, depth_single_blocks=2, axes_dim=AXES, theta=10_000, qkv_bias=True, guidance_embed=False,
+    )  # fmt: skip
+    model = Flux(params).double().requires_grad_(False)
+    for i, p in enumerate(model.parameters()):
+        p.copy_(0.3 * random(*p.shape, seed=i))
+    inputs = dict(
+        img=random(1, 9, 8, seed=1), img_ids=make_img_ids(1, 3, 3), txt=random(1, 4, 7, seed=2),
+        txt_ids=make_txt_ids(1, 4), timesteps=torch.tensor([0.7]), y=random(1, 5, seed=3),
+    )  # fmt: skip
+    return model, inputs
+
+
+def test_moving_every_id_leaves_the_velocity_as_it_was(network):
+    model, inputs = network
+    v = model(**inputs)
+    move = torch.tensor([1.0, 20, 3])
+    everything = {key: inputs[key] + move for key in ("img_ids", "txt_ids")}
+    assert (model(**inputs | everything) - v).abs().max() < 1e-5 * v.abs().max()
+    image = {"img_ids": inputs["img_ids"] + move}
+    assert (model(**inputs | image) - v).abs().max() > 1e-2 * v.abs().max()
+
+
+def test_exchanging_rows_and_columns_of_the_ids_is_exchanging_the_tokens(network):
+    """What notebook 03 shows on a painted picture: the layout is mirrored, the inside of a patch is not."""
+    model, inputs = network
+    transpose = [3 * column + row for row in range(3) for column in range(3)]
+    exchanged = model(**inputs | {"img_ids": inputs["img_ids"][..., [0, 2, 1]]})
+    moved = model(**inputs | {"img": inputs["img"][:, transpose]})[:, transpose]
+    assert (exchanged - moved).abs().max() < 1e-12 * moved.abs().max()
+    assert (exchanged - model(**inputs)).abs().max() > 1e-2 * moved.abs().max()
+
+
+def test_shuffling_text_tokens_leaves_the_velocity_as_it_was(network):
+    model, inputs = network
+    v = model(**inputs)
+    assert (model(**inputs | {"txt": inputs["txt"][:, [2, 0, 3, 1]]}) - v).abs().max() < 1e-12 * v.abs().max()
+    assert (model(**inputs | {"txt": inputs["txt"].flip(2)}) - v).abs().max() > 1e-2 * v.abs().max()
 
 
 # ---------------------------------------------------------------- mistakes that load silently

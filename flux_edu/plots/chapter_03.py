@@ -161,14 +161,15 @@ def score_map(
 
 
 def rope_precision(errors: dict[str, Float[Tensor, "L"]]) -> Figure:
-    """Errors of tables of rotations by position, one line a way of computing them."""
+    """The largest error of a table of rotations up to each position, one line a way of computing it."""
     fig, ax = new_figure(width=7, height=3)
     for (name, error), colour in zip(errors.items(), (BLUE, ORANGE, RED, GREEN), strict=False):
-        ax.loglog(range(1, len(error)), error[1:].clamp_min(1e-9), color=colour, label=name, linewidth=1)
-    ax.set(xlabel="position (tokens)", ylabel="largest error of a cosine or sine", ylim=(1e-8, 4))
+        so_far = error.cummax(0).values[1:].clamp_min(1e-9)
+        ax.loglog(range(1, len(error)), so_far, color=colour, label=name)
+    ax.set(xlabel="position (tokens)", ylabel="largest error up to here", ylim=(1e-8, 4))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(errors), frameon=False, fontsize=8)
     fig.set_label(
-        "Error against position, both logarithmic. Largest error of each way: "
+        "Largest error of a cosine or sine up to each position, both logarithmic. At the end: "
         + "; ".join(f"{name}, {error.max():.2g}" for name, error in errors.items())
         + "."
     )
