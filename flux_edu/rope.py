@@ -35,7 +35,8 @@ def rope(pos: Float[Tensor, "... L"], dim: int, theta: float) -> Float[Tensor, "
 
 def _rotate(x: Float[Tensor, "B H L K"], R: Float[Tensor, "B 1 L K/2 2 2"]) -> Float[Tensor, "B H L K"]:
     """Rotate the adjacent pairs (2j, 2j+1) of the last axis, in float32 or better."""
-    even, odd = rearrange(x.to(torch.promote_types(x.dtype, R.dtype)), "b h l (j pair) -> pair b h l j", pair=2)
+    wide = x.to(torch.promote_types(x.dtype, R.dtype))
+    even, odd = rearrange(wide, "b h l (j pair) -> pair b h l j", pair=2)
     turned = [R[..., 0, 0] * even + R[..., 0, 1] * odd, R[..., 1, 0] * even + R[..., 1, 1] * odd]
     return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
 
