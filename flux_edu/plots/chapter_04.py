@@ -37,10 +37,12 @@ def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
     left.axhline(t, color=BLACK, lw=1.5)
     left.axvline(dim / 2, color=BLACK, lw=1, ls=":")
     left.set(xlabel=f"channel ({dim // 2} cosines, then {dim // 2} sines)", ylabel="noise level t")
+    left.set(xticks=[0, dim // 2, dim], yticks=[0, 0.5, 1])
     left.set_title("emb(t): purple is 1, white 0, orange -1", fontsize=10)
     right.plot(1000 * near, alike, color=BLUE)
     right.axvline(0, color=BLACK, lw=1.5)
     right.set(xlabel="u - t, in thousandths", ylabel="similarity of emb(u) and emb(t)", ylim=(0, 1.05))
+    right.set(xticks=[-50, 0, 50], yticks=[0, 0.5, 1])
     shown = {
         gap: float(timestep_embedding(torch.tensor([t + gap]), dim)[0] @ mine) / (dim / 2) for gap in (0.001, 0.01)
     }
@@ -95,7 +97,7 @@ def guidance_number(numbers: Float[Tensor, "W"], change: Float[Tensor, "W"], w: 
     left.imshow(emb.numpy(), aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
     left.axhline(0.5, color=BLACK, lw=1.5)
     left.set_yticks([0, 1], [f"emb({w:g})", "emb(1)"])
-    left.set(xlabel=f"channel ({dim // 2} cosines, then {dim // 2} sines)")
+    left.set(xlabel=f"channel ({dim // 2} cosines, then {dim // 2} sines)", xticks=[0, dim // 2, dim])
     left.set_title(f"w = {w:g} goes in as {1000 * w:,.0f}", fontsize=10)
     right.plot(numbers, 100 * change, color=BLUE)
     right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=8)
@@ -125,13 +127,15 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
     left.plot(channels, norm, "o", color=GREY, label="LN(x)")
     left.plot(channels, out, "D", color=BLUE, ms=5, label="(1 + s) ⊙ LN(x) + b")
     left.vlines(channels, norm.numpy(), out.numpy(), color=BLUE, lw=1)
-    left.set(xlabel="channel", ylabel="value", ylim=(-5, 9), xticks=channels[::3])
+    left.set(xlabel="channel", ylabel="value", ylim=(-5, 9), yticks=[-4, 0, 4, 8], xticks=[0, 3, 4, 11])
     left.legend(fontsize=8, loc="upper right")
     left.set_title(f"channels 3 and 4: s = {scale:g}, b = {shift:g}", fontsize=10)
     right.axvspan(2.5, 4.5, color="#eeeeee")
     right.bar(channels, (g * out).numpy(), color=RED)
     right.axhline(0, color=GREY, lw=0.8)
-    right.set(xlabel="channel", ylabel="g ⊙ branch, added to x", ylim=(-12, 12), xticks=channels[::3])
+    right.set(
+        xlabel="channel", ylabel="g ⊙ branch, added to x", ylim=(-12, 12), yticks=[-10, 0, 10], xticks=[0, 3, 4, 11]
+    )
     right.set_title(f"gate {gate:g} in channels 3 and 4, 0 elsewhere", fontsize=10)
     _place(fig, 0.07, 0.98, 0.17)
     fig.set_label(
@@ -161,16 +165,20 @@ def modulation_along_t(
     picked = (channels / 100 * (mine.shape[-1] - 1)).long()
     for j, (name, color) in enumerate(PARTS.items()):
         for branch, ls in enumerate("-:"):
-            label = f"{name}{'¹²'[branch]}"
+            label = None if branch else name
             left.plot(times, size[:, 3 * branch + j], color=color, ls=ls, label=label)
             right.plot(channels, mine[at, 3 * branch + j].sort().values[picked], color=color, ls=ls)
     left.axvline(t, color=BLACK, lw=1.2)
     left.set(xlabel="noise level t", ylabel="root mean square over channels", ylim=(0, 1.25 * float(size.max())))
-    left.legend(fontsize=8, ncols=3, loc="upper center")
-    left.set_title(f"double block {block}, {stream} stream (¹ attention, ² MLP)", fontsize=10)
+    left.set_xticks([0, 0.5, 1])
+    left.locator_params(axis="y", nbins=4)
+    left.legend(fontsize=8, ncols=3, loc="upper center", frameon=False)
+    left.set_title(f"block {block}, {stream}: attention branch, MLP dotted", fontsize=10)
     right.axhspan(0, 1, color="#eeeeee")
     edge = 1.1 * float(mine.abs().max())
     right.set(xlabel="share of the channels, sorted by size, %", ylabel="value", ylim=(-edge, edge))
+    right.set_xticks([0, 50, 100])
+    right.locator_params(axis="y", nbins=5)
     right.set_title(f"t = {times[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
     _place(fig, 0.08, 0.98, 0.16, wspace=0.22)
     gates = mine[at, [2, 5]]
@@ -229,7 +237,7 @@ def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: i
         right.text(0.02, i, f"{share[i, 0]:.0%}", va="center", color=BLACK)
         right.text(0.98, i, f"{share[i, 1]:.0%}", va="center", ha="right", color="white")
     right.invert_yaxis()
-    right.set(xlim=(0, 1), xlabel="share of the weight, mean over the rows")
+    right.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="share of the weight, mean over the rows")
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     _place(fig, 0.05, 0.98, 0.13, top=0.92, wspace=0.35)
     fig.set_label(
