@@ -103,6 +103,7 @@ def marks(file: Path) -> set[str]:
     return {arg.value for call in marked for arg in call.args if isinstance(arg, ast.Constant)}
 
 
+@functools.cache
 def marked_files() -> dict[str, list[Path]]:
     """Number → the test files that carry it."""
     found: dict[str, list[Path]] = {}
@@ -152,6 +153,7 @@ def get_ready() -> None:
     import flux_edu.pipeline
     import flux_edu.plots  # noqa: F401
 
+    marked_files()
     gc.freeze()  # nothing imported so far is garbage: the forks need not look again
 
 
