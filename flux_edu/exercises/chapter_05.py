@@ -44,41 +44,6 @@ def check_two_linears(answer: Callable) -> None:
     raise AssertionError("not the same numbers: which columns of W meet attn, and which meet act?")
 
 
-# ---------------------------------------------------------------- 5.3
-
-
-def count_single_block(D: int, K: int, ratio: float) -> int:
-    """How many numbers a single-stream block holds: width D, heads of width K, MLP `ratio` times as wide."""
-    M = int(ratio * D)
-    linear1 = (3 * D + M) * D + (3 * D + M)
-    linear2 = D * (D + M) + D
-    modulation = 3 * D * D + 3 * D
-    return linear1 + linear2 + modulation + 2 * K
-
-
-def check_count_single_block(answer: Callable) -> None:
-    for D, K, ratio in ((3072, 128, 4.0), (320, 64, 4.0), (60, 6, 2.5)):
-        right, out = count_single_block(D, K, ratio), answer(D, K, ratio)
-        off, M = right - out, int(ratio * D)
-        told = f"for D = {D}, K = {K}, ratio = {ratio} you count {out:,}"
-        assert off != 3 * D + M + D + 3 * D and out != right - (7 * D + M + 2 * K), (
-            f"{told}: the biases are missing, every linear layer of the block has one"
-        )
-        assert off not in (2 * K, K, -2 * K), (
-            f"{told}: look at QK norm again; the norms hold one scale of K numbers for queries and one for keys, "
-            "shared by all heads"
-        )
-        assert off != 3 * D * (D + 1), f"{told}: the modulation is missing (3D × D and its bias)"
-        assert -off != 3 * D * (D + 1), (
-            f"{told}: you gave the block six modulations; a single block has one branch: three"
-        )
-        assert ratio == 4.0 or out != count_single_block(D, K, 4.0), f"{told}: the MLP's ratio is not always 4"
-        assert off == 0, (
-            f"{told}, it is {right:,}; sum linear1 (D → 3D + ratio·D), linear2 (D + ratio·D → D), modulation (D → 3D)"
-            " and two scales of K, biases included"
-        )
-
-
 # ---------------------------------------------------------------- 5.2
 
 
@@ -143,6 +108,41 @@ def check_single_block(answer: Callable) -> None:
     raise AssertionError("not the same numbers; go through (5.1) to (5.4) line by line and compare shapes")
 
 
+# ---------------------------------------------------------------- 5.3
+
+
+def count_single_block(D: int, K: int, ratio: float) -> int:
+    """How many numbers a single-stream block holds: width D, heads of width K, MLP `ratio` times as wide."""
+    M = int(ratio * D)
+    linear1 = (3 * D + M) * D + (3 * D + M)
+    linear2 = D * (D + M) + D
+    modulation = 3 * D * D + 3 * D
+    return linear1 + linear2 + modulation + 2 * K
+
+
+def check_count_single_block(answer: Callable) -> None:
+    for D, K, ratio in ((3072, 128, 4.0), (320, 64, 4.0), (60, 6, 2.5)):
+        right, out = count_single_block(D, K, ratio), answer(D, K, ratio)
+        off, M = right - out, int(ratio * D)
+        told = f"for D = {D}, K = {K}, ratio = {ratio} you count {out:,}"
+        assert off != 3 * D + M + D + 3 * D and out != right - (7 * D + M + 2 * K), (
+            f"{told}: the biases are missing, every linear layer of the block has one"
+        )
+        assert off not in (2 * K, K, -2 * K), (
+            f"{told}: look at QK norm again; the norms hold one scale of K numbers for queries and one for keys, "
+            "shared by all heads"
+        )
+        assert off != 3 * D * (D + 1), f"{told}: the modulation is missing (3D × D and its bias)"
+        assert -off != 3 * D * (D + 1), (
+            f"{told}: you gave the block six modulations; a single block has one branch: three"
+        )
+        assert ratio == 4.0 or out != count_single_block(D, K, 4.0), f"{told}: the MLP's ratio is not always 4"
+        assert off == 0, (
+            f"{told}, it is {right:,}; sum linear1 (D → 3D + ratio·D), linear2 (D + ratio·D → D), modulation (D → 3D)"
+            " and two scales of K, biases included"
+        )
+
+
 # ---------------------------------------------------------------- 5.4
 
 
@@ -183,8 +183,8 @@ def check_last_layer(answer: Callable) -> None:
 
 CHECKS = {
     "5.1": check_two_linears,
-    "5.3": check_count_single_block,
     "5.2": check_single_block,
+    "5.3": check_count_single_block,
     "5.4": check_last_layer,
 }
-SOLUTIONS = {"5.1": two_linears, "5.3": count_single_block, "5.2": single_block, "5.4": last_layer}
+SOLUTIONS = {"5.1": two_linears, "5.2": single_block, "5.3": count_single_block, "5.4": last_layer}
