@@ -1,8 +1,9 @@
 """README's two tables, read by tests and brought up to date by `python tests/readme_tables.py`.
 
 Of the equations' table a person writes number, equation and functions; the links to notebook sections and tests follow
-from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; seconds and
-memory are those of the last `python run.py test`, which leaves them in build/executed.
+from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; the minutes are
+those that the notebook names, seconds and memory those of the last `python run.py test`, which leaves them in
+build/executed.
 """
 
 import json
@@ -15,7 +16,7 @@ import mutation
 ROOT = Path(__file__).parents[1]
 NUMBER = r"(\d+\.\d+)"
 EQUATION = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \| (.*) \|$", re.MULTILINE)
-NOTEBOOK = re.compile(r"^(\| \[(\w+)\]\(notebooks/\2\.ipynb\) \| .+ \| .+) \| (.*) \| (.*) \|$", re.MULTILINE)
+NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \| (.*) \| (.*) \|$", re.MULTILINE)
 LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
 
 
@@ -51,7 +52,7 @@ def tags() -> dict[str, list[tuple[str, str]]]:
 
 
 def filled(readme: str) -> str:
-    """The text of README with the links of the equations' table and what was measured in the notebooks' table."""
+    """The text of README with all that follows from the repository's own files."""
 
     def equation(row: re.Match) -> str:
         number, formula, functions, _, _ = row.groups()
@@ -61,19 +62,28 @@ def filled(readme: str) -> str:
         tests = [f"[{Path(file).stem.removeprefix('test_')}]({file})" for file in files]
         return f"| {number} | {formula} | {functions} | {', '.join(sections)} | {', '.join(tests)} |"
 
-    return EQUATION.sub(equation, readme)
+    def notebook(row: re.Match) -> str:
+        name, learned, minutes, *measured = row.groups()
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        if path.exists() and (told := re.search(r"\*\*About (\d+) minutes", cells(path)[0]["source"])):
+            minutes = f"{told[1]} min"
+        return f"| [{name}](notebooks/{name}.ipynb) | {learned} | {minutes} | {' | '.join(measured)} |"
+
+    return NOTEBOOK.sub(notebook, EQUATION.sub(equation, readme))
 
 
 def measured(readme: str) -> str:
     """The text of README with seconds and memory of the notebooks that were executed last."""
 
     def notebook(row: re.Match) -> str:
-        executed = ROOT / "build" / "executed" / f"{row[2]}.ipynb"
+        executed = ROOT / "build" / "executed" / f"{row[1]}.ipynb"
         if not executed.exists():
             return row[0]
         metadata = json.loads(executed.read_text("utf-8"))["metadata"]
-        memory = metadata.get("peak_mb")
-        return f"{row[1]} | {metadata['seconds']:.0f} s | {f'{memory / 1000:.1f} GB' if memory else row[4]} |"
+        memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[5]
+        return (
+            f"| [{row[1]}](notebooks/{row[1]}.ipynb) | {row[2]} | {row[3]} | {metadata['seconds']:.0f} s | {memory} |"
+        )
 
     return NOTEBOOK.sub(notebook, readme)
 
