@@ -30,6 +30,7 @@ from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
 
+CLIP_TOKENS = 77  # what CLIP was trained to read
 TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
 
 
@@ -207,7 +208,7 @@ def load_published(name: str, spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedd
     load_strict(model, read(where["FLUX_MODEL"]), source=where["FLUX_MODEL"])
     load_strict(ae, read(where["FLUX_AE"]), source=where["FLUX_AE"])
     t5 = TextEmbedder.from_pretrained(where["FLUX_T5"], T5EncoderModel, spec.txt_tokens)
-    clip = TextEmbedder.from_pretrained(where["FLUX_CLIP"], CLIPTextModel, 77)
+    clip = TextEmbedder.from_pretrained(where["FLUX_CLIP"], CLIPTextModel, CLIP_TOKENS)
     return t5, clip, model, ae
 
 

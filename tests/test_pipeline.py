@@ -16,6 +16,7 @@ import flux_edu
 from flux_edu import pipeline
 from flux_edu.__main__ import file_name, main
 from flux_edu.advice import Advice, collect, unknown_words, words
+from flux_edu.checkpoint import save
 from flux_edu.configs import configs
 from flux_edu.device import pick_device
 from flux_edu.learn import PANELS, explore
@@ -335,6 +336,29 @@ def test_the_published_models_say_what_is_missing(monkeypatch, tmp_path):
         FluxGenerator("flux-schnell")
     assert "set FLUX_MODEL, FLUX_CLIP to where they are" in str(told.value)
     assert f"FLUX_T5 = {tmp_path / 't5'} does not exist" in str(told.value) and "FLUX_AE =" not in str(told.value)
+
+
+def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):
+    """The tiny parts, laid out on disk as the published ones are, in bfloat16: same code, same kind of picture."""
+    for part, name in ((tiny.model, "FLUX_MODEL"), (tiny.ae, "FLUX_AE")):
+        save({key: x.bfloat16() for key, x in part.state_dict().items()}, tmp_path / f"{name}.safetensors")
+        monkeypatch.setenv(name, str(tmp_path / f"{name}.safetensors"))
+    for part, name in ((tiny.t5, "FLUX_T5"), (tiny.clip, "FLUX_CLIP")):
+        part.encoder.save_pretrained(tmp_path / name)
+        part.tokenizer.save_pretrained(tmp_path / name)
+        monkeypatch.setenv(name, str(tmp_path / name))
+    spec = replace(tiny.spec, repo_id="someone/FLUX.1-small")
+    monkeypatch.setitem(configs, "flux-small", spec)
+    monkeypatch.setattr(pipeline, "CLIP_TOKENS", spec.txt_tokens)
+    small = FluxGenerator("flux-small", "cpu")
+    assert {p.dtype for p in small.model.parameters()} == {torch.bfloat16}
+    picture = paint(small, "any foxx at all")  # no vocabulary, so no word is unknown
+    assert picture.info["model"] == "flux-small" and picture.info["dtype"] == "torch.bfloat16"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Advice)
+        in_float32 = paint(tiny, "any foxx at all")
+    difference = np.array(picture, dtype=float) - np.array(in_float32, dtype=float)
+    assert np.sqrt((difference**2).mean()) < 15  # of 255: bfloat16 paints almost the same
 
 
 def test_control_models_are_sent_to_denoise(tiny, monkeypatch):
