@@ -170,18 +170,18 @@ def guidance_plane(
 
     guided = guide(a, b, w)
     fig, ax = new_figure(width=6.4, height=3.0)
-    for v, colour, name in ((a, SKY, "v∅"), (b, ORANGE, "v_c"), (guided, PINK, f"v_w, w = {w:g}")):
+    for v, colour, name in (
+        (a, SKY, r"$v_\emptyset$"),
+        (b, ORANGE, "$v_c$"),
+        (guided, PINK, f"$v_w$ with w = {w:g}"),
+    ):
         ax.annotate("", place(v), (0, 0), arrowprops=dict(arrowstyle="->", color=colour, lw=2, shrinkA=0, shrinkB=0))
         ax.plot([], [], color=colour, lw=2, label=f"{name}: length {v.norm():.1f}")
-    line = [place(guide(a, b, end)) for end in (0.0, 8.0)]
-    ax.plot(*zip(*line, strict=True), color="0.75", lw=1, ls=":")
-    far = max(place(guide(a, b, 8.0))[1], 1e-6)
-    ax.set(
-        xlabel="along v∅",
-        ylabel="across it",
-        xlim=(min(0, line[1][0]) - 1, a.norm().item() * 1.15),
-        ylim=(-0.05 * far, 1.1 * far),
-    )
+    line = np.array([place(guide(a, b, end)) for end in (0.0, 8.0)])
+    ax.plot(*line.T, color="0.75", lw=1, ls=":")
+    ax.set(xlabel=r"along $v_\emptyset$", ylabel="across it", xlim=(min(0, *line[:, 0]), 1.05 * max(line[:, 0])))
+    ax.set_ylim(-0.03 * line[1, 1] - 0.1, 1.05 * line[1, 1] + 0.1)
+    ax.set_aspect("equal")  # lengths and angles are true
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
     fig.set_label(
