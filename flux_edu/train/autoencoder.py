@@ -1,0 +1,198 @@
+"""Train the tiny autoencoder: `python -m flux_edu.train.autoencoder`. Eq. (8.1) and (8.2) run both ways.
+
+The published architecture at a quarter of the width. Loss: absolute and squared difference, difference of the slopes
+(which keeps edges sharp), the worst pixel, and a little KL that keeps the latents near a normal distribution. There is
+no adversarial and no perceptual part, as the published one had: flat drawings do without.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
+from flux_edu.checkpoint import load_strict, read, read_header, save_rows8
+from flux_edu.configs import TINY_AE
+from flux_edu.train.common import Average, Clock, decayed, learning_rate, set_rate
+from flux_edu.train.data import COLOURS, ONE, Drawings, draw_scenes, load_drawings, paint
+
+
+class Reconstruct(nn.Module):
+    """Encode, add the noise that the log variance asks for, decode; in bfloat16 where there is a GPU."""
+
+    def __init__(self, ae: AutoEncoder):
+        super().__init__()
+        self.ae = ae
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            mean, log_var = self.ae.encoder(x).float().chunk(2, dim=1)
+            log_var = log_var.clamp(-20, 10)
+            z = mean + (log_var / 2).exp() * torch.randn_like(mean)
+            return self.ae.decoder(z).float(), mean, log_var
+
+
+def slopes(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours, down and to the right."""
+    return x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
+
+
+def reconstruction_loss(
+    x: Float[Tensor, "B C H W"], y: Float[Tensor, "B C H W"], mean: Tensor, log_var: Tensor
+) -> Float[Tensor, ""]:
+    """L1 + L2 + slopes + 0.02 worst pixel + 3e-4 KL(N(mean, e^log_var) ‖ N(0, 1)), each a mean over its numbers."""
+    difference = (x - y).abs()
+    edges = sum((a - b).abs().mean() for a, b in zip(slopes(x), slopes(y), strict=True))
+    kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).mean()
+    worst = difference.flatten(1).amax(1).mean()
+    return difference.mean() + difference.square().mean() + edges + 0.02 * worst + 3e-4 * kl
+
+
+def practice_pictures(drawings: Drawings, batch: int, seed: int) -> Float[Tensor, "B 3 128 128"]:
+    """Compositions, a third of them on a colour of any kind, and one in twelve with nothing on it at all."""
+    rng = np.random.default_rng(seed)
+    scenes = draw_scenes(drawings, batch, seed)
+    any_colour = np.where(rng.random((batch, 1)) < 1 / 3, rng.random((batch, 3)), np.nan)
+    background = torch.from_numpy(any_colour).float().to(drawings.pixels.device)
+    pictures = paint(drawings, scenes, background)
+    plain = max(1, batch // 12)
+    pictures[:plain] = pictures[:plain, :, :1, :1]
+    return pictures
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """Compile block by block: the shapes repeat, so this is several times faster than compiling the whole."""
+    torch._dynamo.config.recompile_limit = 64
+    for part in module.modules():
+        if isinstance(part, ResnetBlock | AttnBlock | Downsample | Upsample):
+            part.compile(dynamic=False)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def psnr(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> float:
+    """Peak signal to noise in decibels, pictures in [-1, 1], mean over pictures."""
+    mse = (x - y.clamp(-1, 1)).square().flatten(1).mean(1).clamp_min(1e-12)
+    return float((10 * torch.log10(4 / mse)).mean())
+
+
+@torch.inference_mode()
+def round_trip(ae: AutoEncoder, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    return torch.cat([ae.decode(ae.encode(part)) for part in x.split(64)])
+
+
+@torch.inference_mode()
+def measure(ae: AutoEncoder, drawings: Drawings, n: int = 512) -> dict[str, float]:
+    """How well pictures come back: PSNR in dB, and the largest error of a plain picture in steps of 8-bit colour."""
+    scenes = draw_scenes(drawings, n, seed=987, unseen=True)
+    device = drawings.pixels.device
+    x = paint(drawings, scenes)
+    y = round_trip(ae, x)
+    alone = torch.from_numpy(scenes.layout == ONE).to(device)
+    tiles = F.avg_pool2d((x - y.clamp(-1, 1)).square().mean(1, keepdim=True), 16).sqrt() * 127.5
+    random = torch.rand(54, 3, generator=torch.Generator().manual_seed(0)) * 255
+    plain = torch.cat([torch.tensor(list(COLOURS.values())).float(), random]).to(device) / 127.5 - 1
+    plain = plain[:, :, None, None].expand(-1, -1, *x.shape[2:]).contiguous()
+    off = (round_trip(ae, plain).clamp(-1, 1) - plain).abs() * 127.5
+    return {
+        "psnr": psnr(x, y),
+        "psnr_alone": psnr(x[alone], y[alone]),
+        "psnr_pairs": psnr(x[~alone], y[~alone]),
+        "worst_tile_rms": float(tiles.max()),
+        "plain_max_named": float(off[: len(COLOURS)].max()),
+        "plain_max": float(off.max()),
+        "plain_mean": float(off.mean()),
+    }
+
+
+@torch.inference_mode()
+def latent_factors(ae: AutoEncoder, drawings: Drawings, n: int = 2048) -> tuple[float, float]:
+    """(scale, shift) that give the latents mean 0 and standard deviation 1, Eq. (8.1)."""
+    x = paint(drawings, draw_scenes(drawings, n, seed=654))
+    mean = torch.cat([ae.encoder(part).chunk(2, dim=1)[0] for part in x.split(64)])
+    return 1 / float(mean.std()), float(mean.mean())
+
+
+def load_ae(path: str | Path) -> AutoEncoder:
+    """An autoencoder that `main` has saved, with the factors it has noted in the file."""
+    factors = read_header(path)["__metadata__"]
+    params = replace(TINY_AE, scale_factor=float(factors["scale_factor"]), shift_factor=float(factors["shift_factor"]))
+    ae = AutoEncoder(params)
+    load_strict(ae, read(path), source=str(path))
+    return ae.requires_grad_(False).eval()
+
+
+# ---------------------------------------------------------------- training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
+    parser.add_argument("--seconds", type=float, default=300, help="time to train, without compiling")
+    parser.add_argument("--batch", type=int, default=128, help="pictures a process and step")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
+    parser.add_argument("--measure", type=int, default=512, help="pictures to measure on")
+    args = parser.parse_args()
+
+    accelerator = Accelerator()
+    device = accelerator.device
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    drawings = load_drawings(args.data).to(device)
+    ae = AutoEncoder(TINY_AE).to(device, memory_format=torch.channels_last)
+    average = Average(ae, decay=0.999)
+    if device.type == "cuda":
+        compile_blocks(ae)
+    optimizer = torch.optim.AdamW(decayed(ae, 0.01), lr=0.0, betas=(0.9, 0.99), fused=True)
+    model, optimizer = accelerator.prepare(Reconstruct(ae), optimizer)
+    torch.manual_seed(args.seed + accelerator.process_index)  # every process draws its own noise
+
+    clock, total = Clock(accelerator, args.seconds), torch.zeros((), device=device)
+    while (progress := clock.progress()) < 1 and clock.step <= args.steps:
+        set_rate(optimizer, learning_rate(progress, args.rate))
+        x = practice_pictures(drawings, args.batch, args.seed + clock.step * 64 + accelerator.process_index)
+        x = x.contiguous(memory_format=torch.channels_last)
+        loss = reconstruction_loss(x, *model(x))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update()
+        total += loss.detach()
+        if clock.step == 5:  # compiled by now
+            clock.restart()
+        if clock.step % 200 == 0:
+            accelerator.print(f"step {clock.step}  {clock.used:.0f} s  loss {total.item() / 200:.4f}", flush=True)
+            if not math.isfinite(total.item()):
+                raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
+            total.zero_()
+
+    if accelerator.is_main_process:
+        ae, n = average.module, args.measure
+        scale, shift = latent_factors(ae, drawings, 4 * n)
+        args.out.mkdir(parents=True, exist_ok=True)
+        noted = {"scale_factor": f"{scale:.5f}", "shift_factor": f"{shift:.5f}", "steps": str(clock.step)}
+        save_rows8(ae.state_dict(), args.out / "ae.safetensors", noted)
+        report = {f"float_{key}": value for key, value in measure(ae, drawings, n).items()}
+        report |= measure(load_ae(args.out / "ae.safetensors").to(device), drawings, n) | noted
+        report = {key: round(x, 3) if isinstance(x, float) else x for key, x in report.items()}
+        (args.out / "ae.json").write_text(json.dumps(report, indent=1))
+        print(json.dumps(report), flush=True)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

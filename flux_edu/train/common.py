@@ -1,0 +1,85 @@
+"""What every stage of the training needs: a clock that all processes read alike, a learning rate, an average."""
+
+import copy
+import time
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import nn
+
+
+class Clock:
+    """How much of the training time is used up, the same number in every process.
+
+    The schedule follows seconds, not steps, so that whatever the machine a run ends with its learning rate at zero.
+    Processes ask the first one now and then; own clocks would give them different rates, and weights that drift apart.
+    """
+
+    def __init__(self, accelerator: Accelerator, seconds: float, every: int = 25):
+        self.accelerator, self.seconds, self.every = accelerator, seconds, every
+        self.step, self.before, self.used, self.wall = 0, 0.0, 0.0, 0.0
+        self.born = self.start = time.monotonic()
+
+    def progress(self) -> float:
+        """From 0 to 1 and beyond; call once a step."""
+        if self.step % self.every == 0:
+            now = time.monotonic()
+            times = torch.tensor([self.before + now - self.start, now - self.born], device=self.accelerator.device)
+            self.used, self.wall = broadcast(times).tolist()
+        self.step += 1
+        return self.used / self.seconds
+
+    def restart(self) -> None:
+        """Count from now on, on top of what earlier legs have used: getting ready and compiling do not count."""
+        self.used, self.start = self.before, time.monotonic()
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "used": self.used}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self.before = state["step"], state["used"]
+        self.start = time.monotonic()
+
+
+def learning_rate(progress: float, peak: float, warm_up: float = 0.02, decay_from: float = 0.6) -> float:
+    """Up in a straight line, constant, and down in a straight line to zero over the last 40 % of the time."""
+    return peak * max(0.0, min(progress / warm_up, 1.0, (1 - progress) / (1 - decay_from)))
+
+
+class Average:
+    """Running mean of a module's weights, which paint better than the last ones: ā ← ā + (1 - β)(a - ā)."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.steps = decay, 0
+        self.source = list(module.parameters())
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.target = list(self.module.parameters())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One fused operation over all weights; the first steps count less of the past, as there is little of it."""
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        torch._foreach_lerp_(self.target, self.source, 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps, "module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps = state["steps"]
+        self.module.load_state_dict(state["module"])
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def decayed(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups: matrices and convolutions decay, biases and scales do not."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": [p for p in module.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,310 @@
+"""Captioned pictures, composed on the fly from single drawings.
+
+A picture is a plain background in one of ten colours with one drawing on it, or two side by side, or two one above the
+other. The caption says which: "a flat fox left of a red apple on a white background". So word order, place words and
+colours all carry meaning, and there are far more combinations than any training sees.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+SIZE = 128  # pixels a side, of drawings and of pictures
+SHIPPED = Path(str(files("flux_edu"))) / "train" / "drawings"  # a few hundred drawings that travel with the package
+STYLES = ("noto", "blob", "twemoji", "flat", "3d", "emojione")
+COLOURS = {
+    "white": (255, 255, 255),
+    "black": (20, 20, 20),
+    "red": (214, 48, 49),
+    "blue": (52, 110, 219),
+    "green": (46, 160, 90),
+    "yellow": (253, 216, 80),
+    "purple": (130, 80, 190),
+    "pink": (250, 160, 200),
+    "orange": (245, 140, 50),
+    "gray": (140, 140, 140),
+}
+CHINESE = dict(zip(COLOURS, "白黑红蓝绿黄紫粉橙灰", strict=True)) | {"flat": "扁平", "3d": "立体"}
+ONE, BESIDE, ABOVE = 0, 1, 2  # layouts
+PLACES = {BESIDE: ("left of", "right of", "左边", "右边"), ABOVE: ("above", "below", "上面", "下面")}
+
+SIXTEEN = (
+    "a 3d dog face on a white background",
+    "a noto red apple on a blue background",
+    "a twemoji rocket on a yellow background",
+    "a flat pizza on a green background",
+    "a 3d cat face left of a dog face on a pink background",
+    "a noto rocket above a house on a black background",
+    "a flat fox left of a red apple on a white background",
+    "a blob pizza above a dog face on a yellow background",
+    "a 3d astronaut on a purple background",
+    "a emojione guitar on a gray background",
+    "a blob cat face with heart-eyes on a red background",
+    "a noto birthday cake left of a wrapped gift on an orange background",
+    "a twemoji tiger face left of a lion on a green background",
+    "a 3d sun above a house on a blue background",
+    "a flat robot on a white background",
+    "a noto unicorn above a rainbow on a pink background",
+)  # the prompts looked at after every training
+
+
+# ---------------------------------------------------------------- drawings on disk
+
+
+@dataclass
+class Drawings:
+    """Single drawings: colour times opacity and opacity, in 8 bits, with the style and the concept of each."""
+
+    pixels: UInt8[Tensor, "N 4 128 128"]
+    style: np.ndarray  # N numbers into STYLES
+    concept: np.ndarray  # N numbers into names
+    names: list[dict]  # {"emoji": …, "en": [name, second name …], "zh": name}
+
+    def to(self, device: torch.device | str) -> "Drawings":
+        return replace(self, pixels=self.pixels.to(device))
+
+    @cached_property
+    def half(self) -> UInt8[Tensor, "N 4 64 64"]:
+        """Averaged to half the size, so that small copies are not jagged."""
+        return torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in self.pixels.split(1024)])
+
+    def find(self, style: str, name: str) -> int:
+        """The number of one drawing, by style and English name."""
+        for i in np.flatnonzero(self.style == STYLES.index(style)):
+            if name in self.names[self.concept[i]]["en"]:
+                return int(i)
+        raise ValueError(f"there is no {style} drawing of {name!r} in this set of {len(self.style)}")
+
+    @cached_property
+    def seen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What training may see: drawings "N", concept × colour, concept × concept. The rest is held out."""
+        first = [entry["en"][0] for entry in self.names]
+        drawing = [not held_out(style=STYLES[s], name=first[c]) for s, c in zip(self.style, self.concept, strict=True)]
+        colour = [[not held_out(name=name, colour=colour) for colour in COLOURS] for name in first]
+        pair = [[not held_out(name=a, other=b) for b in first] for a in first]
+        return np.array(drawing), np.array(colour), np.array(pair)
+
+
+def held_out(
+    *, style: str | None = None, name: str | None = None, colour: str | None = None, other: str | None = None
+) -> bool:
+    """Whether training never sees this combination: 2 % of style × concept, 4 % of concept × colour, 10 % of pairs.
+
+    Give name with exactly one of style, colour and other. A hash of the words decides, so it is the same everywhere and
+    for ever, and the test set consists of combinations, not of other pictures of what was trained on.
+    """
+    if name is None or sum(x is not None for x in (style, colour, other)) != 1:
+        raise ValueError("give name and exactly one of style, colour and other")
+    if style is not None:
+        parts, percent = ("drawing", style, name), 2
+    elif colour is not None:
+        parts, percent = ("colour", colour, name), 4
+    else:
+        parts, percent = ("pair", *sorted((name, other))), 10  # a left of b and b left of a are held out together
+    return zlib.crc32("|".join(parts).encode()) % 100 < percent
+
+
+def save_drawings(folder: Path, names: list[dict], drawings: dict[str, dict[int, Image.Image]], quality: int) -> None:
+    """One WebP sheet a style, 32 drawings a row, and names.json with the names and which concepts each sheet holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for style, found in drawings.items():
+        sheet = Image.new("RGBA", (32 * SIZE, -(-len(found) // 32) * SIZE))
+        for place, picture in enumerate(found.values()):
+            sheet.paste(picture, (place % 32 * SIZE, place // 32 * SIZE))
+        sheet.save(folder / f"{style}.webp", quality=quality, method=6)
+    index = {"names": names, "sheets": {style: list(found) for style, found in drawings.items()}}
+    (folder / "names.json").write_text(json.dumps(index, ensure_ascii=False), "utf-8")
+
+
+def load_drawings(folder: str | Path = SHIPPED) -> Drawings:
+    """The drawings of a folder written by `save_drawings`; without a folder, the small set shipped with the package."""
+    folder = Path(folder)
+    if not (folder / "names.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no drawings; make them with: python -m flux_edu.train.build_data")
+    index = json.loads((folder / "names.json").read_text("utf-8"))
+    pixels, style, concept = [], [], []
+    for name, numbers in index["sheets"].items():
+        with Image.open(folder / f"{name}.webp") as sheet:
+            rgba = np.array(sheet.convert("RGBA"))
+        # colour times opacity, rounded, in 16 bits: 255 · 255 just fits
+        rgba[..., :3] = (rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255
+        tiles = rearrange(rgba, "(r h) (c w) k -> (r c) k h w", h=SIZE, w=SIZE)[: len(numbers)]
+        pixels.append(torch.from_numpy(np.ascontiguousarray(tiles)))
+        style += [STYLES.index(name)] * len(numbers)
+        concept += numbers
+    return Drawings(torch.cat(pixels), np.array(style), np.array(concept), index["names"])
+
+
+# ---------------------------------------------------------------- what to compose
+
+
+@dataclass
+class Scenes:
+    """n pictures to be: a layout, one or two drawings with their places, a colour. Arrays of n rows."""
+
+    layout: np.ndarray  # ONE, BESIDE or ABOVE
+    drawing: np.ndarray  # n × 2: left or upper one first; with ONE the second is not painted
+    place: np.ndarray  # n × 2 × 3: side, centre x, centre y in pixels
+    colour: np.ndarray  # numbers into COLOURS
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    def __getitem__(self, rows) -> "Scenes":
+        return Scenes(self.layout[rows], self.drawing[rows], self.place[rows], self.colour[rows])
+
+
+def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unseen: bool = False) -> Scenes:
+    """n scenes drawn at random, a share `pairs` of them with two drawings, a third of those in two styles.
+
+    Only combinations that training may see; with unseen=True only those held out from it in at least one way.
+    """
+    rng = np.random.default_rng(seed)
+    of_style = [np.flatnonzero(drawings.style == s) for s in range(len(STYLES))]
+    seen_drawing, seen_colour, seen_pair = drawings.seen
+    found: list[Scenes] = []
+    while sum(map(len, found)) < n:
+        m = max(2 * n, 64)
+        layout = np.where(rng.random(m) < pairs, rng.integers(BESIDE, ABOVE + 1, m), ONE)
+        first = rng.integers(0, len(drawings.style), m)
+        second = rng.integers(0, len(drawings.style), m)
+        same = rng.random(m) < 2 / 3  # the second drawing has the first one's style
+        for s, members in enumerate(of_style):
+            rows = np.flatnonzero(same & (drawings.style[first] == s))
+            second[rows] = members[rng.integers(0, len(members), len(rows))] if len(rows) else second[rows]
+        colour = rng.integers(0, len(COLOURS), m)
+        a, b, two = drawings.concept[first], drawings.concept[second], layout != ONE
+        fine = seen_drawing[first] & seen_colour[a, colour]
+        fine &= ~two | (seen_drawing[second] & seen_colour[b, colour] & seen_pair[a, b])
+        keep = (~fine if unseen else fine) & (~two | (a != b))
+        scenes = Scenes(layout, np.stack([first, second], 1), _places(layout, rng), colour)
+        found.append(scenes[keep])
+    columns = [np.concatenate([vars(s)[key] for s in found])[:n] for key in ("layout", "drawing", "place", "colour")]
+    return Scenes(*columns)
+
+
+def _places(layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Side and centre of both drawings, each a little off its place: 98 to 110 pixels alone, 56 to 60 in a pair."""
+    n, quarter = len(layout), SIZE / 4
+    side = np.where(layout == ONE, rng.uniform(98, 110, n), 0)[:, None] + (layout != ONE)[:, None] * rng.uniform(
+        56, 60, (n, 2)
+    )
+    centre = np.full((n, 2, 2), SIZE / 2)
+    for axis, which in ((0, BESIDE), (1, ABOVE)):
+        centre[:, 0, axis] -= quarter * (layout == which)
+        centre[:, 1, axis] += quarter * (layout == which)
+    reach = np.where(layout == ONE, 5, 2)[:, None, None]
+    return np.concatenate([side[..., None], centre + reach * rng.uniform(-1, 1, (n, 2, 2))], axis=-1)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def paste(
+    canvas: Float[Tensor, "B 3 H W"], sprites: UInt8[Tensor, "B 4 h w"], place: Float[Tensor, "B 3"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Lay one drawing over each picture (numbers in [0, 1]): canvas (1 - α) + α colour, resampled bilinearly.
+
+    place is side, centre x, centre y in pixels. The drawings come with colour already times opacity: resampling plain
+    colours would pull the invisible ones from beyond the edge into it.
+    """
+    side, x, y = place.unbind(1)
+    H, W = canvas.shape[2:]
+    zero = torch.zeros_like(side)
+    row_x = torch.stack([W / side, zero, (W - 2 * x) / side], 1)
+    row_y = torch.stack([zero, H / side, (H - 2 * y) / side], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), [len(canvas), 4, H, W], align_corners=False)
+    rgba = F.grid_sample(sprites.float() / 255, grid, align_corners=False)
+    return canvas * (1 - rgba[:, 3:]) + rgba[:, :3]
+
+
+def paint(
+    drawings: Drawings, scenes: Scenes, background: Float[Tensor, "B 3"] | None = None
+) -> Float[Tensor, "B 3 128 128"]:
+    """The pictures of the scenes, in [-1, 1], on the device that the drawings are on.
+
+    background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own.
+    """
+    device = drawings.pixels.device
+    ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(scenes.colour).to(device)]
+    if background is not None:
+        ground = torch.where(background.isnan(), ground, background)
+    canvas = ground[:, :, None, None].repeat(1, 1, SIZE, SIZE)
+    place = torch.from_numpy(scenes.place).float().to(device)
+    one = np.flatnonzero(scenes.layout == ONE)
+    two = np.flatnonzero(scenes.layout != ONE)
+    for rows, which, source in ((one, 0, drawings.pixels), (two, 0, drawings.half), (two, 1, drawings.half)):
+        if len(rows):
+            at = torch.from_numpy(rows).to(device)
+            chosen = torch.from_numpy(scenes.drawing[rows, which]).to(device)
+            canvas[at] = paste(canvas[at], source[chosen], place[at, which])
+    return canvas * 2 - 1
+
+
+# ---------------------------------------------------------------- captions
+
+
+def a(words: str) -> str:
+    """With its article: a fox, an astronaut."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def caption_english(
+    layout: int, colour: str | None, first: tuple[str | None, str], second: tuple[str | None, str], turned: bool = False
+) -> str:
+    """ "a flat fox left of a red apple on a white background"; turned, the other one is named first, right of this one.
+
+    first and second are (style, name). A style of None is left out: the one named first then holds for both.
+    """
+    (one, other) = (second, first) if turned else (first, second)
+    text = a(" ".join(filter(None, one)))
+    if layout != ONE:
+        text += f" {PLACES[layout][turned]} {a(' '.join(filter(None, other)))}"
+    return text + (f" on {a(colour)} background" if colour else "")
+
+
+def caption_chinese(
+    layout: int, colour: str | None, first: tuple[str | None, str], second: tuple[str | None, str], turned: bool = False
+) -> str:
+    """The same in Chinese: "白色背景上，扁平狐狸在红苹果左边"."""
+    words = ["".join(filter(None, (CHINESE.get(style, style), name))) for style, name in (first, second)]
+    one, other = words[::-1] if turned else words
+    text = one if layout == ONE else f"{one}在{other}{PLACES[layout][2 + turned]}"
+    ground = f"{CHINESE[colour]}色背景上" if colour else ""
+    return text if not colour else ground + ("的" if layout == ONE else "，") + text
+
+
+def captions(drawings: Drawings, scenes: Scenes, seed: int, chinese: float = 0.12) -> list[str]:
+    """One caption a scene, worded at random: language, order, and now and then no style or no background.
+
+    Two drawings of one style name it once, before the first; two styles are always both named, one before each.
+    """
+    rng = np.random.default_rng(seed)
+    colours, n = list(COLOURS), len(scenes)
+    in_chinese, turned, plain, bare, second_name = rng.random((5, n)) < [[chinese], [0.3], [0.06], [0.04], [0.5]]
+    texts = []
+    for i in range(n):
+        names, styles = [], []
+        for drawing in scenes.drawing[i]:
+            entry = drawings.names[drawings.concept[drawing]]
+            names.append(entry["zh"] if in_chinese[i] else entry["en"][-1 if second_name[i] else 0])
+            styles.append(None if plain[i] else STYLES[drawings.style[drawing]])
+        layout = int(scenes.layout[i])
+        swap = bool(turned[i]) and layout != ONE
+        if styles[0] == styles[1]:
+            styles[0 if swap else 1] = None
+        write = caption_chinese if in_chinese[i] else caption_english
+        colour = None if bare[i] else colours[scenes.colour[i]]
+        texts.append(write(layout, colour, *zip(styles, names, strict=True), turned=swap))
+    return texts
