@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,7 +39,11 @@ from flux_edu.train.data import SIXTEEN, SIZE, Drawings, captions, draw_scenes, 
 
 
 def flow_loss(
-    velocity: nn.Module, x_0: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], t: Float[Tensor, "B"], *condition
+    velocity: Callable[..., Tensor],
+    x_0: Float[Tensor, "B ..."],
+    noise: Float[Tensor, "B ..."],
+    t: Float[Tensor, "B"],
+    *condition,
 ) -> Float[Tensor, ""]:
     """Rectified flow: at a random point of the straight path, guess its direction.
 
@@ -205,6 +210,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=Path(str(TINY_FOLDER / "tokenizer.json")))
     parser.add_argument("--out", type=Path, default=Path("runs/flow"))
     parser.add_argument("--state", type=Path, help="folder to go on from and to leave the whole state in")
+    parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
     parser.add_argument("--seconds", type=float, default=1200, help="time of the schedule, without compiling")
     parser.add_argument("--leg", type=float, default=math.inf, help="end this leg so many seconds after its start")
     parser.add_argument("--last", action="store_true", help="fit the rest of the schedule into this leg")
@@ -222,6 +228,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     model = TextToVelocity(spec, args.tokenizer).to(device)
+    if args.start:
+        load_saved(model, args.start)
     average = Average(model, decay=0.9995)
     tokenizer = tiny_embedders(args.tokenizer, spec.txt_tokens)[0].tokenizer
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
@@ -234,7 +242,7 @@ def main() -> None:
     accelerator.register_for_checkpointing(average, clock)
     if args.state and args.state.is_dir():
         accelerator.load_state(str(args.state))
-        accelerator.print(f"going on at step {clock.step}, {clock.used:.0f} s", flush=True)
+        accelerator.print(f"going on at step {clock.step}, {clock.before:.0f} s", flush=True)
     torch.manual_seed(args.seed + 1000 * rank + clock.step)  # every process and leg draws its own noise
 
     begin = time.monotonic()

@@ -1,0 +1,108 @@
+"""The shipped tiny FLUX: its files, its autoencoder, and what it paints. Speed is printed: machines differ."""
+
+import hashlib
+import json
+import re
+import time
+
+import pytest
+import torch
+
+from flux_edu.checkpoint import read_header
+from flux_edu.configs import TINY_AE
+from flux_edu.patchify import get_noise, prepare, unpatchify
+from flux_edu.pipeline import TINY_FOLDER, FluxGenerator
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+from flux_edu.text import embed_empty
+from flux_edu.train.autoencoder import psnr, round_trip
+from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, draw_scenes, load_drawings, paint
+from flux_edu.train.pack import CARD, LIMIT, NAMES, shipped_bytes
+
+STEPS = 3  # what is tested here shows after three steps; the sheets of the model card were painted with 28
+PROMPTS = [SIXTEEN[i] for i in (0, 1, 2, 3)]  # white, blue, yellow and green backgrounds
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return FluxGenerator("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+@torch.inference_mode()
+def painted(tiny):
+    """Four prompts from one noise, in one batch, two passes."""
+    start = time.perf_counter()
+    noise = get_noise(1, SIZE, SIZE, "cpu", torch.float32, seed=0)
+    inputs = prepare(tiny.t5, tiny.clip, noise, PROMPTS)
+    timesteps = get_schedule(STEPS, inputs["img"].shape[1])
+    x = denoise(tiny.model, **inputs, timesteps=timesteps, guidance=3.0, uncond=embed_empty(tiny.t5, tiny.clip, 1))
+    pictures = tiny.ae.decode(unpatchify(x, SIZE, SIZE)).clamp(-1, 1)
+    print(f"\n{len(PROMPTS)} pictures, {STEPS} steps, two passes: {time.perf_counter() - start:.1f} s")
+    return pictures
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_weights_and_drawings_stay_a_small_download():
+    assert shipped_bytes() < LIMIT, "run python -m flux_edu.train.pack, which says what to leave out"
+
+
+def test_the_model_card_names_every_file_by_its_hash():
+    listed = dict(re.findall(r"\| `([\w.]+)` \| [\d,]+ \| `([0-9a-f]{64})` \|", CARD.read_text("utf-8")))
+    found = {name: hashlib.sha256((TINY_FOLDER / name).read_bytes()).hexdigest() for name in NAMES}
+    assert listed == found, "the files have changed: run python -m flux_edu.train.pack"
+
+
+def test_the_latents_factors_in_the_file_are_those_of_the_config():
+    noted = read_header(TINY_FOLDER / "ae.safetensors")["__metadata__"]
+    assert float(noted["scale_factor"]) == TINY_AE.scale_factor
+    assert float(noted["shift_factor"]) == TINY_AE.shift_factor
+
+
+def test_the_vocabulary_knows_colours_and_styles():
+    known = set(json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")))
+    assert {*COLOURS, "twemoji", "3d", "background", "左", "立"} <= known
+
+
+# ---------------------------------------------------------------- the autoencoder
+
+
+def test_pictures_come_back_from_their_latents(tiny):
+    drawings = load_drawings()
+    x = paint(drawings, draw_scenes(drawings, 6, seed=21))
+    z = tiny.ae.encode(x)
+    assert z.shape == (6, 16, 16, 16)
+    assert abs(z.mean()) < 0.35 and 0.7 < z.std() < 1.3  # what scale and shift are for
+    assert psnr(x, round_trip(tiny.ae, x)) > 28  # 31.3 over many; six pictures vary
+
+
+def test_plain_pictures_come_back_plain(tiny):
+    plain = torch.tensor([list(COLOURS.values())]).float()[0] / 127.5 - 1
+    x = plain[:, :, None, None].expand(-1, -1, 64, 64).contiguous()
+    off = (round_trip(tiny.ae, x).clamp(-1, 1) - x).abs() * 127.5
+    assert off.mean() < 3
+    assert off.max() < 28, "a speck: see norm_groups of AutoEncoderParams"
+
+
+# ---------------------------------------------------------------- what it paints
+
+
+def test_backgrounds_have_the_colour_asked_for(painted):
+    for prompt, picture in zip(PROMPTS, painted, strict=True):
+        name = prompt.split(" on a ")[1].split()[0]
+        edge = torch.cat([picture[:, :6].flatten(1), picture[:, -6:].flatten(1)], dim=1).median(1).values
+        off = {other: (edge - torch.tensor(rgb) / 127.5 + 1).abs().max().item() for other, rgb in COLOURS.items()}
+        assert min(off, key=off.get) == name, f"{prompt}: the ground looks {min(off, key=off.get)}"
+
+
+def test_something_stands_on_the_ground(painted):
+    middle = painted[:, :, 40:88, 40:88] - painted[:, :, :1, :1]
+    assert (middle.abs().amax(1).flatten(1).median(1).values > 0.2).all()
+
+
+def test_other_prompts_give_other_pictures(painted):
+    for i in range(len(painted)):
+        for j in range(i):
+            assert (painted[i] - painted[j]).abs().mean() > 0.1
