@@ -87,7 +87,7 @@ def keep_executed_notebooks(written):
                 store_history=False,
                 user_expressions={"sweep": SWEEP_RESULT},
                 allow_stdin=False,
-                timeout=self.timeout,
+                timeout=3 * self.timeout,
                 output_hook=lambda message: None,
             )
             answer = reply["content"].get("user_expressions", {}).get("sweep", reply["content"])
