@@ -52,7 +52,7 @@ def test_notebook_and_checks_name_the_same_exercises(chapter):
 def test_stubs_are_typed_and_wait_for_the_reader(chapter):
     for cell in cells(NOTEBOOKS[chapter]):
         if cell["cell_type"] == "code" and re.search(r'^check\("', cell["source"], re.MULTILINE):
-            assert re.search(r"def \w+\(.*\)\s*->", cell["source"]), cell["source"]
+            assert re.search(r"def \w+\(.*\)\s*->", cell["source"], re.DOTALL), cell["source"]
             assert "raise NotImplementedError" in cell["source"] and '"""' in cell["source"]
 
 
