@@ -14,6 +14,7 @@ import pytest
 import readme_tables
 from readme_tables import ROOT, equations, tags
 
+CONTROL = ("1.1", "rope.rope")  # the tests of a number, with a function wrong that has nothing to do with it
 NAMED = [(number, function) for number, (_, functions) in equations().items() for function, _ in functions]
 
 
@@ -89,7 +90,7 @@ def test_the_links_of_the_readme_are_true():
 @pytest.fixture(scope="module")
 def mutants():
     """(number, function) → what its marked tests say when the function is 1 % wrong; ("true", "") when none is."""
-    jobs = [[mutation.TRUE, ""], *NAMED]
+    jobs = [[mutation.TRUE, ""], CONTROL, *NAMED]
     command = [sys.executable, mutation.__file__, json.dumps(jobs)]
     run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=1200)
     assert run.returncode == 0, run.stderr
@@ -100,6 +101,10 @@ def mutants():
 def test_marked_tests_pass_with_the_true_functions(mutants):
     true = mutants[mutation.TRUE, ""]
     assert true["exit"] == 0, true["printed"]
+
+
+def test_a_wrong_function_of_another_equation_fails_none(mutants):
+    assert mutants[CONTROL]["exit"] == 0, mutants[CONTROL]["printed"]
 
 
 @pytest.mark.parametrize(("number", "function"), NAMED)
