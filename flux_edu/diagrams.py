@@ -22,6 +22,7 @@ CHAPTERS = {
     "06": ["schedule", "guidance", "euler"],
     "07": ["prompt", "clip", "t5"],
     "08": ["unpatchify", "decoder", "picture"],
+    "09": ["t5", "clip", "embed", "vec", "txt_in", "img_in", "double", "single", "last"],
 }
 
 

@@ -1,0 +1,216 @@
+"""Chapter 9: its exercises name the usual mistakes, its toy's formula is the true one, its figures draw everywhere."""
+
+import contextlib
+import io
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flux_edu import plots
+from flux_edu.exercises.chapter_09 import (
+    SOLUTIONS,
+    best_guess,
+    drop_captions,
+    training_levels,
+    training_pair,
+)
+from flux_edu.learn import check, explore
+from flux_edu.plots import chapter_09 as figures
+from flux_edu.schedule import get_lin_function, interpolate, time_shift
+from flux_edu.train import data
+from flux_edu.train.flow import flow_loss
+
+
+def told(number, answer):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        check(number, answer)
+    return printed.getvalue()
+
+
+class Answer(nn.Module):
+    """A function in the clothes of a network, as `flow_loss` wants it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def broadcast_over_tokens(x_0, noise, t):
+    return (1 - t[:, None]) * x_0 + t[:, None] * noise, noise - x_0
+
+
+def overwrite(txt, vec, empty, drop):
+    txt[drop], vec[drop] = empty
+    return txt, vec
+
+
+PIXELS = get_lin_function()
+
+WRONG = [
+    ("9.1", lambda a, e, t: (training_pair(a, e, t)[0], a - e), "points to the picture"),
+    ("9.1", lambda a, e, t: training_pair(e, a, t), "t the other way round"),
+    ("9.1", lambda a, e, t: (training_pair(a, e, t)[0], e), "the noise ε"),
+    ("9.1", broadcast_over_tokens, "wrong axis"),
+    ("9.1", lambda a, e, t: training_pair(a, e, t[:1].expand(3)), "one noise level for the whole batch"),
+    ("9.1", lambda a, e, t: (training_pair(a, e, t)[0], e - training_pair(a, e, t)[0]), "(1 - t) times"),
+    ("9.2", lambda x, t, s: -best_guess(x, t, s), "sign"),
+    ("9.2", lambda x, t, s: best_guess(x, t, 1.0), "s = 1 only"),
+    ("9.2", lambda x, t, s: (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2) * x, "the picture to expect"),
+    ("9.2", lambda x, t, s: best_guess(x, t, s**0.5), "s², not s"),
+    ("9.3", lambda n, a, c, w, h: torch.sigmoid(a + c * n), "not shifted"),
+    ("9.3", lambda n, a, c, w, h: torch.sigmoid(a + c * n + PIXELS(w * h)), "counted pixels"),
+    ("9.3", lambda n, a, c, w, h: torch.sigmoid(a + c * n - PIXELS(-(-w // 16) * -(-h // 16))), "sign of μ"),
+    ("9.3", lambda n, a, c, w, h: torch.logit(training_levels(n, a, c, w, h)), "these are logits"),
+    ("9.4", lambda x, y, empty, drop: (drop_captions(x, y, empty, drop)[0], y), "CLIP's vector still tells"),
+    ("9.4", lambda x, y, empty, drop: drop_captions(x, y, empty, ~drop), "kept"),
+    ("9.4", lambda x, y, empty, drop: drop_captions(x, y, tuple(0 * z for z in empty), drop), "zeros"),
+    ("9.4", overwrite, "the caller's tensors"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
+def test_a_usual_mistake_is_named(number, answer, diagnosis):
+    printed = told(number, answer)
+    assert printed.startswith("✗") and diagnosis in printed
+
+
+@pytest.mark.parametrize("number", SOLUTIONS)
+def test_the_solution_passes(number):
+    assert told(number, SOLUTIONS[number]).startswith("✓")
+
+
+# ---------------------------------------------------------------- the answers against what they stand for
+
+
+def test_the_pair_is_what_the_loss_uses():
+    x_0, noise, t = torch.randn(5, 7, 3), torch.randn(5, 7, 3), torch.rand(5)
+    x_t, target = training_pair(x_0, noise, t)
+    seen = {}
+
+    def zero(x, level):
+        seen["x"] = x
+        return torch.zeros_like(x)
+
+    torch.testing.assert_close(flow_loss(Answer(zero), x_0, noise, t), target.square().mean())
+    torch.testing.assert_close(seen["x"], x_t)
+
+
+@pytest.mark.parametrize(("t", "s"), [(0.2, 1.0), (0.5, 1.7), (0.9, 0.3)])
+def test_no_other_factor_beats_the_best_guess_and_its_loss_is_the_floor(t, s):
+    generator = torch.Generator().manual_seed(1)
+    x_0, noise = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
+    x_0, level = s * x_0, torch.full((200_000,), t, dtype=torch.float64)
+
+    def loss_of(factor):
+        return flow_loss(Answer(lambda x, _: factor * best_guess(x, t, s)), x_0, noise, level).item()
+
+    loss = loss_of(1.0)
+    if (t - (1 - t) * s**2) ** 2 > 1e-3:  # else the best guess is 0 and its factor does not matter
+        assert loss < min(loss_of(0.9), loss_of(1.1))
+    assert loss == pytest.approx(figures.gaussian_floor(torch.tensor([t]), s).item(), rel=0.01)
+
+
+def test_training_levels_are_the_shifted_logit_normal_ones():
+    normals = torch.randn(1000, dtype=torch.float64)
+    shifted = time_shift(get_lin_function()(63 * 32), 1.0, torch.sigmoid(0.3 + 0.8 * normals))
+    torch.testing.assert_close(training_levels(normals, 0.3, 0.8, 1000, 512), shifted)
+
+
+# ---------------------------------------------------------------- the toy
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4, 0.75, 1.0])
+def test_the_blobs_velocity_is_the_mean_of_the_targets(t):
+    """At places where many pairs pass, and orthogonality everywhere: the rest has nothing in common with the answer."""
+    generator = torch.Generator().manual_seed(0)
+    n = 200_000
+    x_0, noise = figures.draw_blobs(n, generator), torch.randn(n, 2, generator=generator)
+    level = torch.full((n,), t)
+    x_t = interpolate(x_0, noise, level)
+    v = figures.blob_velocity(x_t, level)
+    rest = noise - x_0 - v
+    assert rest.mean(0).abs().max() < 0.02
+    for known in (x_t, v, x_t.sin(), x_t.square()):
+        assert (rest * known).mean(0).abs().max() < 0.04
+
+
+def test_near_either_end_the_best_answer_is_known():
+    x = torch.tensor([[0.3, -0.8]])
+    at_noise = figures.blob_velocity(x, torch.ones(1))
+    torch.testing.assert_close(at_noise, x - figures.CENTRES.mean(0))  # the picture to expect is the mean of all
+    x = figures.CENTRES[1:] + 0.1
+    torch.testing.assert_close(figures.blob_velocity(x, torch.zeros(1)), -x)  # the noise to expect is 0
+
+
+def test_the_share_on_the_data():
+    assert figures.share_on_data(figures.draw_blobs(20_000)) == pytest.approx(0.989, abs=0.004)
+    assert figures.share_on_data(torch.zeros(9, 2)) == 0
+
+
+# ---------------------------------------------------------------- noise levels and scenes
+
+
+def test_the_density_is_one_in_all_and_its_tail_is_the_share():
+    t = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
+    for a, c in ((0.0, 1.0), (1.15, 0.7)):
+        p = figures.logit_normal_density(t, a, c)
+        assert p.sum().item() / 1000 == pytest.approx(1, abs=1e-3)
+        assert p[t > 0.7].sum().item() / 1000 == pytest.approx(figures.share_above(0.7, a, c), abs=2e-3)
+
+
+def test_a_composed_scene_says_what_is_held_out():
+    assert figures.why_held_out("one", "flat", "pizza", "fox", "yellow") == ["pizza on yellow"]
+    assert figures.why_held_out("above", "emojione", "fox", "pizza", "blue") == ["emojione pizza"]
+    label = figures.composed("left of", "flat", "fox", "dog face", "black").get_label()
+    assert "Held out: dog face on black, fox with dog face." in label
+    assert "Training may see this" in figures.composed().get_label()
+    scene, caption = figures.compose("above", "noto", "rocket", "house", "black")
+    assert caption == "a noto rocket above a house on a black background"
+    picture = data.paint(figures.drawings(), scene)[0]
+    assert picture[:, 32, 64].min() > -0.9 and picture.shape == (3, 128, 128)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def corners(**ends):
+    return [dict(zip(ends, each, strict=True)) for each in itertools.product(*ends.values())]
+
+
+DRAWN = [
+    *((plots.targets_at, each) for each in corners(t=(0.02, 1.0), x=(-3.0, 3.0), y=(-2.0, 2.0))),
+    *((plots.velocity_arrows, each) for each in corners(t=(0.0, 1.0), answer=(None, figures.blob_velocity))),
+    *((plots.logit_normal_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.5))),
+    *((plots.shifted_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.0), width=(128, 2048), steps=(1, 50))),
+    *((plots.composed, {"layout": layout, "colour": colour}) for layout in figures.LAYOUTS for colour in data.COLOURS),
+    (plots.live_loss, {"losses": [2.0, 1.5, 1.2], "total": 3}),
+    (plots.where_walks_end, {"ends": {"one": torch.zeros(9, 2), "two": torch.ones(9, 2)}}),
+    (plots.loss_by_level, {"curves": {"measured": ([0.1, 0.5, 0.9], [0.9, 0.2, 0.5])}}),
+    (plots.run_history, {"steps": [250, 500], "losses": [0.5, 0.3], "held_out": {500: 0.35}}),
+]
+
+
+@pytest.mark.parametrize(("draw", "values"), DRAWN)
+def test_figures_are_drawn_and_described(draw, values):
+    figure = draw(**values)
+    figure.savefig(io.BytesIO(), format="png", dpi=20)
+    assert len(figure.get_label()) > 40
+    for ax in figure.axes:
+        assert not ax.axison or ax.get_xlabel(), draw.__name__
+
+
+def test_a_panel_of_every_slider():
+    menus = dict(layout=list(figures.LAYOUTS), style=list(data.STYLES), first=["fox", "pizza"], colour=["red"])
+    panel = explore(plots.composed, **menus)
+    assert all(move.error is None for move in panel.sweep())
+
+
+def test_the_floor_is_a_hill_for_unit_variance():
+    floor = figures.gaussian_floor(torch.linspace(0, 1, 101))
+    assert np.allclose(floor[[0, 50, 100]], [1, 2, 1]) and floor.max() == 2
