@@ -1,0 +1,200 @@
+"""Chapter 14, the errata: each verdict is borne out by its two forms, each link leads to a heading, none is lost."""
+
+import dataclasses
+import re
+from collections import Counter
+
+import nbformat
+import pytest
+import torch
+from readme_tables import ROOT, equations
+
+from flux_edu import errata, plots
+from flux_edu.errata import ERRATA, VERDICTS, entry, notebook
+from flux_edu.exercises import chapter_14
+from flux_edu.learn import ends, explore, picture_html
+
+each_entry = pytest.mark.parametrize("erratum", ERRATA, ids=lambda erratum: f"{erratum.number}")
+CHECKED = [erratum for erratum in ERRATA if erratum.check]
+each_check = pytest.mark.parametrize("erratum", CHECKED, ids=lambda erratum: f"{erratum.number}")
+
+
+def headings(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
+# ---------------------------------------------------------------- the list
+
+
+def test_every_number_is_there_once():
+    assert sorted(erratum.number for erratum in ERRATA) == list(range(1, len(ERRATA) + 1))
+    assert len(ERRATA) >= 34 and errata.find(34).verdict == "right"
+    with pytest.raises(ValueError, match="no entry 0; the errata have 1 to"):
+        errata.find(0)
+
+
+@each_entry
+def test_an_entry_is_whole(erratum):
+    assert erratum.verdict in VERDICTS
+    assert 0 < len(erratum.quote) <= 160 and "\n" not in erratum.quote, "a short quotation, two lines at most"
+    assert erratum.right and erratum.topic and erratum.part
+    assert erratum.check or erratum.source, "a verdict needs a check or a source"
+    for number in erratum.equations:
+        assert number in equations(), f"({number}) is no equation of README's table"
+
+
+@each_entry
+def test_the_link_leads_to_a_heading(erratum):
+    name, title = erratum.section
+    assert title in headings(ROOT / "notebooks" / f"{name}.ipynb"), f"{name} has no heading {title!r}"
+    target = re.search(r"\]\(([^)\s]+)\)$", notebook.section_link(erratum))
+    assert target and target[1].startswith(f"{name}.ipynb#"), "a bracket or a space ends the link too early"
+
+
+def test_anchors_are_those_of_jupyter():
+    assert notebook.anchor("Where the notes are wrong: `max_shift` is no maximum").endswith("max_shift-is-no-maximum")
+    assert notebook.anchor("[0, 1] (φ)") == "%5B0,-1%5D-%28φ%29"
+
+
+# ---------------------------------------------------------------- the checks
+
+
+@each_check
+def test_the_notes_form_fails_and_the_right_form_passes(erratum):
+    check = erratum.check
+    notes, right = errata.evaluate(erratum)
+    assert entry.agrees(right, check.expected)
+    if erratum.verdict == "right":
+        assert entry.agrees(notes, check.expected)
+    else:
+        assert not entry.agrees(notes, check.expected)
+
+
+@each_check
+def test_a_check_calls_the_package(erratum):
+    """The right side is no second copy of the formula: its module takes a name of the package that it uses."""
+    code = entry.source_of(erratum.check).split("def ")[-1]
+    module = __import__(erratum.check.right_form.__module__, fromlist=["_"])
+    used = [getattr(module, word, None) for word in re.findall(r"\w+", code)]
+    home = [getattr(each, "__module__", type(each).__module__) for each in used]
+    assert any(each.startswith("flux_edu.") for each in home if each), code
+
+
+def test_a_verdict_that_does_not_hold_is_noticed():
+    sign = errata.find(1)
+    believed = dataclasses.replace(sign.check, right_form=sign.check.notes_form)
+    with pytest.raises(AssertionError, match="No. 1: the right form gives"):
+        errata.evaluate(dataclasses.replace(sign, check=believed))
+    harmless = dataclasses.replace(sign.check, notes_form=sign.check.right_form)
+    with pytest.raises(AssertionError, match="called 'wrong', but the notes' form gives"):
+        errata.evaluate(dataclasses.replace(sign, check=harmless))
+    with pytest.raises(AssertionError, match="called 'right', but"):
+        errata.evaluate(dataclasses.replace(sign, verdict="right"))
+
+
+def test_both_forms_get_the_same_random_numbers_and_leave_the_readers_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    norm = errata.find(10)
+    assert errata.evaluate(norm) == errata.evaluate(norm)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_numbers_agree_to_a_thousandth_and_whole_numbers_exactly():
+    assert entry.agrees(torch.tensor([1.0, 2.0]), (1.0005, 2.0)) and not entry.agrees((1.0, 2.0), (1.01, 2.0))
+    assert entry.agrees((9216, 3072), (9216, 3072)) and not entry.agrees(37_748_992, 37_761_280)
+    assert not entry.agrees(float("nan"), 3.0) and not entry.agrees((1, 2, 3), (1, 2)) and entry.agrees("a", "a")
+    assert entry.told((0.123456, (True, 11_901_408_320))) == "(0.1235, (True, 11,901,408,320))"
+
+
+def test_run_shows_both_forms_and_what_they_give(capsys):
+    errata.run(1)
+    printed = capsys.readouterr().out
+    assert "✗ the notes  ((1.9, 1.5))" in printed and "✓ right      ((0.3, -0.7))" in printed
+    assert "def sign_notes" in printed or "IPython.core.display.Code" in printed
+    errata.run(19)
+    assert "arXiv 2506.15742" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the notebook
+
+
+def test_the_notebook_is_the_one_that_the_list_makes():
+    assert notebook.PATH.read_text("utf-8") == notebook.generated(), "run `python -m flux_edu.errata`"
+
+
+def test_no_entry_is_lost_in_the_notebook():
+    cells = nbformat.read(notebook.PATH, 4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert len(cells) <= 100
+    assert Counter(re.findall(r"^run\((\d+)\)", code, re.MULTILINE)) == Counter(f"{each.number}" for each in CHECKED)
+    titles = headings(notebook.PATH)
+    assert [title for title in titles if title.startswith("No. ")] == [notebook.heading(each) for each in ERRATA]
+    text = "\n".join(cell.source for cell in cells)
+    assert r"\tag" not in text, "a number's formula stands in its chapter"
+    for each in ERRATA:
+        assert f"(#{notebook.anchor(notebook.heading(each))})" in text
+
+
+def test_quotations_can_be_set_and_sources_followed():
+    assert notebook.readable(r"\(\mu\)：a") == r"$\mu$：a"
+    assert notebook.readable(r"$\text{add\_sampling\_metadata}$ is") == "`add_sampling_metadata` is"
+    assert notebook.linked("x-flux#32, arXiv 2403.03206") == (
+        "[x-flux#32](https://github.com/XLabs-AI/x-flux/issues/32),"
+        " [arXiv 2403.03206](https://arxiv.org/abs/2403.03206)"
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+
+SLIDERS = [
+    (plots.mu_directions, dict(mu=(-1, 3.5, 0.05), steps=(4, 50, 1))),
+    (plots.step_sign, dict(steps=(1, 20, 1))),
+    (plots.added_or_turned, dict(seed=(0, 20, 1))),
+]
+
+
+@pytest.mark.parametrize(("draw", "sliders"), SLIDERS)
+def test_figures_can_be_drawn_at_their_sliders_ends(draw, sliders):
+    panel = explore(draw, **sliders)
+    assert all(len(ends(control)) == 2 for control in panel.controls.values())
+    assert not [move.error for move in panel.sweep() if move.error]
+    assert "<img alt=" in picture_html(draw())
+
+
+def test_what_the_figures_say_is_so():
+    assert "at t = 0.240" in plots.mu_directions(1.15).get_label()
+    added, turned = plots.chapter_14.scores_by_distance(seed=3)
+    assert abs(turned[0] + turned[1]).max() < 1e-6 and abs(added[0] + added[1]).max() > 1
+    levels, right, notes = plots.chapter_14.walks(5)
+    assert levels[0] == 1 and levels[-1] == 0
+    assert right[-1] == pytest.approx([0.8, 0.0, -0.9], abs=1e-6)
+    assert notes[-1] == pytest.approx([-1.8, 2.4, 1.3], abs=1e-6)
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "told"),
+    [
+        ("14.1", lambda x_0, noise: x_0, "where the right sign ends"),
+        ("14.1", lambda x_0, noise: noise - x_0, "that is v itself"),
+        ("14.1", lambda x_0, noise: 2 * x_0 - noise, "you walked from the picture"),
+        ("14.2", lambda N: [], "found none"),
+        ("14.2", lambda N: [p for p in range(101) if int((1 - p / 100) * N) != round((100 - p) * N / 100)], "no whole"),
+        ("14.2", lambda N: [p / 100 for p in chapter_14.float_traps(N)], "in per cent"),
+        ("14.2", lambda N: chapter_14.float_traps(N)[1:], "missing"),
+    ],
+)
+def test_wrong_answers_are_told_what_is_wrong(number, answer, told):
+    with pytest.raises(AssertionError, match=told):
+        chapter_14.CHECKS[number](answer)
+
+
+def test_right_answers_pass():
+    for number, check in chapter_14.CHECKS.items():
+        check(chapter_14.SOLUTIONS[number])
+    assert chapter_14.float_traps(50) == [34, 56, 68, 78, 80, 90, 92] and chapter_14.float_traps(28) == []
