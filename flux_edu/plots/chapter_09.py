@@ -64,11 +64,11 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
     near = (x_t - here).square().sum(1) < 0.1**2
     targets, best = (noise - x_0)[near], blob_velocity(here, torch.tensor([t]))[0]
     fig, (left, right) = new_figure(1, 2, width=8.4, height=3.6)
-    left.plot(*x_t[:1500].T, ".", color=GREY, ms=2, alpha=0.5)
+    left.plot(*x_t[:800].T, ".", color=GREY, ms=2, alpha=0.5)
     left.plot(x, y, "o", color=RED, ms=9, mfc="none", mew=2)
     left.set(xlabel="first number of x_t", ylabel="second number of x_t", xlim=(-3.2, 3.6), ylim=(-3.2, 3.2))
-    left.set_title(f"1500 states x_t at t = {t:.2f}", fontsize=10)
-    right.plot(*targets[:600].T, ".", color=SKY, ms=4)
+    left.set_title(f"800 states x_t at t = {t:.2f}", fontsize=10)
+    right.plot(*targets[:400].T, ".", color=SKY, ms=4)
     right.plot(*best, "D", color=RED, ms=8)
     told = "no pair comes here"
     if len(targets):
@@ -228,7 +228,8 @@ def logit_normal_levels(a: float = 0.0, c: float = 1.0) -> Figure:
     draws = torch.sigmoid(a + c * torch.randn(20_000, generator=torch.Generator().manual_seed(0)))
     median, low, high = 1 / (1 + math.exp(-a)), 1 - share_above(0.1, a, c), share_above(0.9, a, c)
     fig, ax = new_figure(width=7, height=3.2)
-    ax.hist(draws, 60, range=(0, 1), density=True, color=SKY, alpha=0.6, label="20,000 draws")
+    heights, edges = np.histogram(draws.numpy(), 50, range=(0, 1), density=True)
+    ax.stairs(heights, edges, fill=True, color=SKY, alpha=0.6, label="20,000 draws")
     ax.plot(_T, logit_normal_density(_T, a, c), color=BLUE, lw=2, label="formula")
     ax.axhline(1, color=GREY, lw=1, ls="--", label="all levels alike")
     ax.axvline(median, color=RED, lw=1, ls=":")
