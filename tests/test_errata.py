@@ -111,7 +111,7 @@ def test_numbers_agree_to_a_thousandth_and_whole_numbers_exactly():
 def test_run_shows_both_forms_and_what_they_give(capsys):
     errata.run(1)
     printed = capsys.readouterr().out
-    assert "✗ the notes  ((1.9, 1.5))" in printed and "✓ right      ((0.3, -0.7))" in printed
+    assert "✗ the notes  (1.9, 1.5)" in printed and "✓ right      (0.3, -0.7)" in printed
     assert "def sign_notes" in printed or "IPython.core.display.Code" in printed
     errata.run(19)
     assert "arXiv 2506.15742" in capsys.readouterr().out

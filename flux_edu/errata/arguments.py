@@ -12,7 +12,7 @@ from flux_edu.pipeline import FluxGenerator, round_size, to_tensor
 from flux_edu.sampling import denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 
-PART = "Code study: the arguments of `generate_image`"
+PART = "training, and the arguments of `generate_image`"
 SMALL = dict(in_channels=5, out_channels=5, vec_in_dim=7, context_in_dim=11, hidden_size=24, mlp_ratio=2.0, num_heads=2)
 SMALL |= dict(depth=1, depth_single_blocks=1, axes_dim=(4, 4, 4), theta=100, qkv_bias=True)
 
@@ -127,7 +127,6 @@ def metadata_right():
     return STORED & set(picture.info) == STORED
 
 
-SIGNATURE = "`image2image_strength=0.0,`"
 METADATA = r"$\text{add\_sampling\_metadata}$ is a boolean indicating whether to add sampling metadata"
 SIZES = ("06_sampling", "Mistakes that stop, or should: sizes")
 
@@ -149,6 +148,17 @@ ENTRIES = [
         Check("what 1000 × 700 pixels become", size_notes, size_right, (992, 688)),
     ),
     Erratum(
+        24, PART, "the size of a start picture",
+        r"here $\text{width}$ and $\text{height}$ are the dimensions of the output image",
+        "missing",
+        "The reference's demo does not round the size before it encodes a start picture. At 72 rows of pixels the"
+        " encoder gives 9 rows of latent and the noise has 10, and they cannot be mixed. The demo's sliders step by"
+        " 16 and hide it.",
+        ("2.1", "6.3"), SIZES,
+        Check("latent and noise have the same rows for 72 pixels", rows_notes, rows_right, True),
+        "demo_gr.py of the reference",
+    ),
+    Erratum(
         20, PART, "guidance", r"$\text{guidance}$ is the guidance scale", "imprecise",
         r"A scale multiplies a difference, $v_\varnothing + w(v_c - v_\varnothing)$, and takes two velocities a step."
         " In FLUX.1 dev w is an *input* of a distilled network: times 1000, embedded, added to **v**. One velocity a"
@@ -166,6 +176,14 @@ ENTRIES = [
         "the thread flux#37",
     ),
     Erratum(
+        23, PART, "the range of a start picture", r"$\text{init\_image}$ is the optional initial image", "missing",
+        "The reference behind this argument divides the pixels by 255. The autoencoder reads [−1, 1], so the picture"
+        " comes back pale. Nothing complains.",
+        ("8.1",), ("08_autoencoder", "Where the notes are wrong: [0, 1] is not [−1, 1]"),
+        Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0)),
+        "demo_gr.py of the reference; the threads flux#133, flux#180 and flux#402",
+    ),
+    Erratum(
         21, PART, "strength", "is the strength of the image-to-image guidance", "wrong",
         r"It guides nothing. It chooses the step $i$ at which the walk begins, from $x = t_i\varepsilon + (1-t_i)z$."
         " Strength 1 is text to image. Strength 0, the default, runs **no** step and returns the start picture's round"
@@ -174,28 +192,12 @@ ENTRIES = [
         Check("steps run at the default strength 0.0, of 28", strength_notes, strength_right, 0),
     ),
     Erratum(
-        22, PART, "strength, float error", SIGNATURE, "missing",
-        "The reference behind this signature computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
+        22, PART, "strength, float error", r"$\text{image2image\_strength}$ is the strength", "missing",
+        "The reference behind this argument computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
         r" under 10 in floating point. Round instead: $i = \lfloor (1-\varsigma)N + ½ \rfloor$, guarded.",
         ("6.3",), ("06_sampling", "Where the reference is wrong, and the notes with it: int() loses steps"),
         Check("start index for (ς, N) = " + ", ".join(map(str, CASES)), index_notes, index_right, (10, 5, 4, 5, 14)),
         "demo_gr.py of the reference; sd3-ref has the same line",
-    ),
-    Erratum(
-        23, PART, "the range of a start picture", "`init_image=None,`", "missing",
-        "The reference behind this argument divides the pixels by 255. The autoencoder reads [−1, 1], so the picture"
-        " comes back pale. Nothing complains.",
-        ("8.1",), ("08_autoencoder", "Where the notes are wrong: [0, 1] is not [−1, 1]"),
-        Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0)),
-        "demo_gr.py of the reference; the threads flux#133, flux#180 and flux#402",
-    ),
-    Erratum(
-        24, PART, "the size of a start picture", "`height,`", "missing",
-        "The same code does not round the size. At 72 rows of pixels the encoder gives 9 rows of latent and the noise"
-        " has 10, and they cannot be mixed. The demo's sliders step by 16 and hide it.",
-        ("2.1", "6.3"), SIZES,
-        Check("latent and noise have the same rows for 72 pixels", rows_notes, rows_right, True),
-        "demo_gr.py of the reference",
     ),
     Erratum(
         25, PART, "metadata", METADATA, "imprecise",

@@ -14,7 +14,7 @@ from flux_edu.modulation import Modulation, modulate
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.rope import EmbedND, apply_rope
 
-PART = "Double Stream Block"
+PART = "the Double Stream Block"
 AXES = (16, 56, 56)
 
 
@@ -53,12 +53,12 @@ def a_modulation() -> Modulation:
 
 def order_notes():
     s, b, g = a_modulation().lin(F.silu(torch.randn(1, 4)))[:, None].chunk(3, dim=-1)
-    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), shift=b, scale=s)
+    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), shift=b, scale=s)[0, 0]
 
 
 def order_right():
     out, _ = a_modulation()(torch.randn(1, 4))
-    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), out.shift, out.scale)
+    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), out.shift, out.scale)[0, 0]
 
 
 def scaled_norm() -> QKNorm:
@@ -174,11 +174,11 @@ def ones(layers: nn.Sequential) -> nn.Sequential:
 
 
 def mlp_notes():
-    return ones(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))(torch.tensor([-1.0]))
+    return ones(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))(torch.tensor([-1.0])).item()
 
 
 def mlp_right():
-    return ones(mlp(1, 1))(torch.tensor([-1.0]))
+    return ones(mlp(1, 1))(torch.tensor([-1.0])).item()
 
 
 QKV = r"\( \mathbf{W}_{\text{img}}^{qkv} \in \mathbb{R}^{D \times 3HD} \)"
@@ -209,7 +209,7 @@ ENTRIES = [
         r"The chunks are **shift, scale, gate**: $(b^1, s^1, g^1, b^2, s^2, g^2) = \mathrm{chunk}(W\,\mathrm{SiLU}"
         r"(\mathbf{v}) + c)$. The notes' tuple has scale first, and no SiLU.",
         ("4.4",), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
-        Check("a token (−1, −1, 1, 1), shift 0.1, scale 0.5", order_notes, order_right, (((-1.4, -1.4, 1.6, 1.6),),)),
+        Check("a token (−1, −1, 1, 1), shift 0.1, scale 0.5", order_notes, order_right, (-1.4, -1.4, 1.6, 1.6)),
     ),
     Erratum(
         5, PART, "the matrix of q, k and v", QKV, "wrong",
@@ -264,17 +264,17 @@ ENTRIES = [
         Check("parameters of one stream's attention", bias_notes, bias_right, 37_761_280),
     ),
     Erratum(
-        9, PART, "the gate", r"\( g \): 门控标量（控制残差分支的权重）", "wrong",
-        r"$g \in \mathbb{R}^{B \times 1 \times D}$: a number for every *channel*, the same for all tokens, multiplied"
-        " with ⊙. There is no sigmoid; gates are negative and larger than 1 as well.",
-        ("4.4", "4.11"), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
-        Check("shape of a gate, two pictures, D = 24", gate_notes, gate_right, (2, 1, 24)),
-    ),
-    Erratum(
         44, PART, "the MLP", r"\( \text{MLP} \): 多层感知机（通常为线性层 + 激活函数 + 线性层）", "imprecise",
         r"Which activation? GELU in its tanh form, $\tfrac{x}{2}(1 + \tanh(\sqrt{2/\pi}\,(x + 0.044715\,x^3)))$,"
         " between linear layers of D → 4D → D, both with biases.",
         ("4.12",), ("04_double_stream", "Eq. 4.12 · And what the MLP makes of it"),
-        Check("activation at −1 (another usual one: ReLU)", mlp_notes, mlp_right, (-0.158808,)),
+        Check("activation at −1 (another usual one: ReLU)", mlp_notes, mlp_right, -0.158808),
+    ),
+    Erratum(
+        9, PART, "the gate", r"\( g \): 门控标量（控制残差分支的权重）", "wrong",
+        r"$g \in \mathbb{R}^{B \times 1 \times D}$: a number for every *channel*, the same for all tokens, multiplied"
+        " with ⊙. There is no sigmoid: nothing keeps it between 0 and 1.",
+        ("4.4", "4.11"), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
+        Check("shape of a gate, two pictures, D = 24", gate_notes, gate_right, (2, 1, 24)),
     ),
 ]  # fmt: skip

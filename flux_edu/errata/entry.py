@@ -69,13 +69,13 @@ def agrees(value: object, expected: object) -> bool:
 
 
 def told(value: object) -> str:
-    """A value as a reader wants it: four digits, thin brackets."""
+    """A value as a reader wants it: four digits, millions in groups of three."""
     value = plain(value)
     if isinstance(value, tuple):
-        return "(" + ", ".join(told(each) for each in value) + ")"
+        return "(" + ", ".join(told(each) for each in value) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)
 
 
 def evaluate(erratum: Erratum) -> tuple[object, object]:

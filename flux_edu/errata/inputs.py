@@ -10,7 +10,7 @@ from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, p
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.text import tiny_embedders
 
-PART = "图片和prompt预处理"
+PART = "图片和prompt预处理, preparing picture and prompt"
 
 
 def signature_notes():

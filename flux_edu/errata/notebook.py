@@ -107,7 +107,7 @@ For N = 50 there are seven of 51: 34, 56, 68, 78, 80, 90 and 92 per cent. The us
 ## What you now have
 
 * Every statement of the notes with a verdict, and a number or a source behind the verdict.
-* The four that spoil most when they are believed: the sign of the step, the term added to the scores, the direction of μ, and what strength means.
+* The four to remember first: the sign of the step, the term added to the scores, the direction of μ, and what strength means.
 * A habit: write down what a formula's words predict, then let the code answer.
 
 Back to [00 · The map](00_map.ipynb).""",  # noqa: E501
@@ -121,7 +121,9 @@ def anchor(heading: str) -> str:
 
 
 def heading(erratum: Erratum) -> str:
-    return f"No. {erratum.number} · {erratum.topic[0].upper()}{erratum.topic[1:]}"
+    """The entry's own; a topic that begins with a word, and not with a name of the code, gets a capital."""
+    topic = re.sub(r"^[a-z]{2,}(?!\w)", lambda word: word[0].capitalize(), erratum.topic)
+    return f"No. {erratum.number} · {topic}"
 
 
 def section_link(erratum: Erratum) -> str:
@@ -185,7 +187,7 @@ def sources() -> list[tuple[str, str]]:
     """The notebook's cells as (kind, source)."""
     cells = [("markdown", OPENING), ("markdown", CONVENTIONS), ("code", IMPORTS), ("markdown", table())]
     for part, errata in groupby(ERRATA, key=lambda erratum: erratum.part):
-        title = f"## The notes on: {part}\n\n"
+        title = f"## The notes on {part}\n\n"
         for erratum in errata:
             cells.append(("markdown", title + explanation(erratum)))
             title = ""

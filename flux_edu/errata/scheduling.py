@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from flux_edu.attention import join_streams
 from flux_edu.configs import configs
 from flux_edu.errata.entry import Check, Erratum
 from flux_edu.patchify import token_grid
@@ -63,11 +64,14 @@ def direction_right():
 
 def line_notes():
     m = (1.15 - 0.5) / (4096 - 256)
-    return m * 1000 + 0.5 - m * 256, [1 - k * (1 / 4) for k in range(5)]
+    levels = [1 - k * (1 / 4) for k in range(5)]
+    return m * 1000 + 0.5 - m * 256, levels, [*"txt", *"img"]
 
 
 def line_right():
-    return get_lin_function()(1000), get_schedule(4, 1000, shift=False)
+    txt, img = (torch.tensor([[*map(ord, name)]]) for name in ("txt", "img"))
+    order = [chr(token) for token in join_streams(txt, img)[0]]
+    return get_lin_function()(1000), get_schedule(4, 1000, shift=False), order
 
 
 def tokens_notes():
@@ -134,14 +138,16 @@ ENTRIES = [
         r"Steeper near the half-point only, flatter at both ends: $dt'/dt = \sigma\,t'(1-t')/(t(1-t))$. FLUX always has"
         " σ = 1; with μ = 0 that is no change at all.",
         ("1.3", "1.4"), ("01_schedule", 'Where the notes are half right: "σ 增大，曲线更陡峭"'),
-        Check("slope for σ = 2 at t = 0.02, 0.5, 0.98", steep_notes, steep_right, (0.04245, 2.0, 0.04245)),
+        Check("slope for σ = 2 at t = 0.02, 0.5, 0.98", steep_notes, steep_right, (0.042464, 2.0, 0.042464)),
     ),
     Erratum(
         34, PART, "the line, the spacing, two orders", LINE, "right",
         r"The line through two points, the spacing $\Delta = 1/N$ of the unshifted levels, text before image in the"
-        " joint attention, and attention before MLP in the residuals are as in the code.",
+        " joint attention, and attention before MLP in the residuals are as in the code (the last of them is taken"
+        " apart in notebook 04).",
         ("1.2", "1.5", "4.8", "4.11", "4.12"), ("01_schedule", "Eq. 1.2 · μ from the number of tokens"),
-        Check("μ(1000), and four unshifted steps", line_notes, line_right, (0.625937, (1, 0.75, 0.5, 0.25, 0))),
+        Check("μ(1000), four unshifted steps, order of six tokens", line_notes, line_right,
+              (0.625937, (1, 0.75, 0.5, 0.25, 0), tuple("txtimg"))),
     ),
     Erratum(
         16, PART, "what μ depends on",

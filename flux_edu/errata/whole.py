@@ -13,7 +13,7 @@ from flux_edu.model import Flux
 from flux_edu.modulation import modulate
 from flux_edu.rope import EmbedND
 
-MODEL, END = "Flux Model: the list of its parts", "总结: the closing words"
+MODEL, END = "the parts of the Flux Model", "their own completeness (总结)"
 
 
 def count(*modules: torch.nn.Module) -> int:
