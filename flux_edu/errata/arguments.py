@@ -179,7 +179,7 @@ ENTRIES = [
         23, PART, "the range of a start picture", r"$\text{init\_image}$ is the optional initial image", "missing",
         "The reference behind this argument divides the pixels by 255. The autoencoder reads [−1, 1], so the picture"
         " comes back pale. Nothing complains.",
-        ("8.1",), ("08_autoencoder", "Where the notes are wrong: [0, 1] is not [−1, 1]"),
+        ("8.1",), ("08_autoencoder", "What the notes leave out: [0, 1] is not [−1, 1]"),
         Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0)),
         "demo_gr.py of the reference; the threads flux#133, flux#180 and flux#402",
     ),
@@ -195,7 +195,7 @@ ENTRIES = [
         22, PART, "strength, float error", r"$\text{image2image\_strength}$ is the strength", "missing",
         "The reference behind this argument computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
         r" under 10 in floating point. Round instead: $i = \lfloor (1-\varsigma)N + ½ \rfloor$, guarded.",
-        ("6.3",), ("06_sampling", "Where the reference is wrong, and the notes with it: int() loses steps"),
+        ("6.3",), ("06_sampling", "Where the reference is wrong: int() loses steps"),
         Check("start index for (ς, N) = " + ", ".join(map(str, CASES)), index_notes, index_right, (10, 5, 4, 5, 14)),
         "demo_gr.py of the reference; sd3-ref has the same line",
     ),

@@ -41,7 +41,7 @@ def mu_directions(mu: float = 1.15, steps: int = 20) -> Figure:
     _place(fig)
     fig.set_label(
         f"Left: t' over t. With μ = {mu:.2f} one half is reached at t = {star:.3f}, where the straight line"
-        " has 0.5; a dotted curve shows the other direction. Right: the same shift over the step index, where one half is"
+        " has 0.5; dotted, the other direction. Right: the same shift over the step index, where one half is"
         f" reached at step {(1 - star) * steps:.1f} of {steps} and not at {steps / 2:g}."
     )
     return fig
