@@ -15,6 +15,7 @@ from flux_edu.configs import configs
 from flux_edu.model import FluxParams
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.schedule import interpolate, time_shift
+from flux_edu.text import tiny_embedders
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
 from flux_edu.train.common import Average, Clock, learning_rate
 from flux_edu.train.data import (
@@ -35,7 +36,7 @@ from flux_edu.train.data import (
     paint,
     paste,
 )
-from flux_edu.train.flow import Pool, TextToVelocity, flow_loss, logit_normal, shift_logit_normal
+from flux_edu.train.flow import Pool, TextToVelocity, flow_loss, local_start, logit_normal, shift_logit_normal
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +287,16 @@ def test_the_clock_goes_on_from_where_a_leg_ended():
     again = Clock(Accelerator(cpu=True), seconds=100.0, every=1)
     again.load_state_dict({"step": 70, "used": 60.0})
     assert 0.6 <= again.progress() < 0.7 and again.step == 71
+
+
+def test_heads_of_t5_start_at_their_neighbours_on_either_side():
+    t5 = tiny_embedders(TINY_FOLDER / "tokenizer.json", 32)[0].encoder
+    local_start(t5)
+    attention = t5.encoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias(17, 17)[0]  # heads, token that looks, token looked at
+    weights = bias.softmax(dim=-1)[:, 8]  # of the middle token
+    for head, seen in enumerate(weights):
+        left, right = seen[:8].sum(), seen[9:].sum()
+        assert seen.argmax() == 8 and max(left, right) > 10 * min(left, right)
+        assert (right > left) == (head % 2 == 0)
+        assert seen[6:11].sum() > 0.6

@@ -4,6 +4,7 @@
     tokenizer     captions to a subword tokenizer and the list of known words
     autoencoder   pictures to latents and back, Eq. (8.1) and (8.2)
     flow          text encoders and transformer together, Eq. (9.1) to (9.3); leaves 8-bit files
+    order         a probe: does T5 know which thing comes first?
     pack          those files into flux_edu/weights/tiny, their hashes into the model card
 
 `data` composes pictures and captions on the fly and is what the stages share. The stages run on Hugging Face

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import read, save_rows8
@@ -84,6 +84,7 @@ class TextToVelocity(nn.Module):
         t5, clip = tiny_embedders(tokenizer_file, spec.txt_tokens)
         self.t5, self.clip, self.flux = t5.encoder.train(), clip.encoder.train(), Flux(spec.params)
         zero_start(self.flux)
+        local_start(self.t5)
 
     def forward(
         self, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], tokens: Int[Tensor, "B L_txt"]
@@ -107,6 +108,24 @@ def zero_start(model: Flux) -> None:
     for name, parameter in model.named_parameters():
         if any(part in name for part in ("_mod.lin", "modulation.", "adaLN", "final_layer.linear")):
             nn.init.zeros_(parameter)
+
+
+@torch.no_grad()
+def local_start(t5: T5EncoderModel) -> None:
+    """T5's heads start by looking at their neighbours, every other head to the left, every other to the right.
+
+    Left as transformers draws it, the position bias is so small that every token sees the whole text alike, padding
+    included, and training never leaves that: the encoder stays a bag of words (`flux_edu.train.order` measures it).
+    A pretrained T5 has learned its positions; one that begins from nothing needs this push.
+    """
+    table = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # buckets × heads
+    half, heads = len(table) // 2, table.shape[1]
+    away = torch.arange(len(table)) % half  # the distance in tokens; T5 counts far ones on a log scale
+    after = torch.arange(len(table)) >= half  # whether the other token stands to the right
+    for head in range(heads):
+        slope = 1.0 if head < heads / 2 else 0.35
+        other_side = (after != (head % 2 == 0)) & (away > 0)
+        table[:, head] = -slope * away - 4.0 * other_side
 
 
 class Pool:
