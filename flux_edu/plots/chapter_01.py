@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from flux_edu.patchify import token_grid
-from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure
+from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate, time_shift
 
 GREY = "#767676"
@@ -22,12 +22,6 @@ FREE_NAME = "your μ, σ"
 def half_point(mu: float, sigma: float) -> float:
     """The t that is sent to one half: logit t* = -μ/σ."""
     return 1 / (1 + math.exp(mu / sigma))
-
-
-def _place(fig: Figure, left: float, right: float, bottom: float, top: float = 0.9, wspace: float = 0.25) -> None:
-    """Fixed margins: a slider's figure is drawn twice as fast as with the automatic ones."""
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=wspace)
 
 
 def toy_picture(height: int = 48, width: int = 64) -> torch.Tensor:
@@ -64,7 +58,7 @@ def straight_path(t: float = 0.5) -> Figure:
     right.imshow((x_t[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
     right.set_axis_off()
     right.set_title(f"{1 - t:.2f} × picture + {t:.2f} × noise", fontsize=10)
-    _place(fig, 0.08, 0.99, 0.16, wspace=0.08)
+    place(fig, 0.08, 0.99, 0.16, wspace=0.08)
     fig.set_label(
         f"Left: ten numbers of a picture on straight lines from the picture (t = 0) to noise (t = 1), marked at"
         f" t = {t:.2f}. Right: the picture at that level, {1 - t:.0%} picture and {t:.0%} noise."
@@ -86,7 +80,7 @@ def mu_line(base_shift: float = 0.5, max_shift: float = 1.15, width: int = 1024,
     ax.plot(L, line(L), "D", color=RED, ms=8, zorder=3)
     ax.set(xlabel="image tokens L", ylabel="μ", xlim=(-300, end), ylim=(0, max(line(end), 1.3 * max_shift, 1)))
     ax.set_title(f"{width} × {height} px → L = {h} × {w} = {L} tokens → μ(L) = {line(L):.3f}", fontsize=10)
-    _place(fig, 0.08, 0.97, 0.16)
+    place(fig, 0.08, 0.97, 0.16)
     fig.set_label(
         f"A straight line through ({256}, {base_shift:g}) and ({4096}, {max_shift:g}), μ over image tokens. The picture"
         f" of {width} × {height} pixels has {L} tokens and μ = {line(L):.3f}; nothing stops the line at max_shift."
@@ -116,7 +110,7 @@ def time_shift_curve(mu: float = 1.15, sigma: float = 1.0) -> Figure:
     right.plot(-mu / sigma, 0, "o", color=FREE, ms=6)
     right.set(xlabel="logit t", ylabel="logit t'", xlim=(-6, 6), ylim=(-8, 8))
     right.set_title(f"a straight line: {mu:.2f} + {sigma:.2f} · logit t", fontsize=10)
-    _place(fig, 0.07, 0.98, 0.14)
+    place(fig, 0.07, 0.98, 0.14)
     fig.set_label(
         f"Left: t' over t for μ = {mu:.2f}, σ = {sigma:.2f}, which passes one half at t* = {star:.3f}, beside the"
         f" diagonal. Right: the logits of both on a straight line of slope {sigma:.2f} and intercept {mu:.2f}."
@@ -149,7 +143,7 @@ def schedule(mu: float = 0.5, sigma: float = 1.0, width: int = 1024, height: int
     right.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     right.set(xlabel=f"step index i of N = {steps}", ylabel="noise level t_i", ylim=(-0.02, 1.03))
     right.set_title(f"{width} × {height} px: L = {h} × {w} = {L}, μ(L) = {own:.3f}", fontsize=10)
-    _place(fig, 0.065, 0.985, 0.13, wspace=0.2)
+    place(fig, 0.065, 0.985, 0.13, wspace=0.2)
     fig.set_label(
         f"Left: t' over t. FLUX's curve for {width} × {height} pixels (L = {L}, μ = {own:.3f}, σ = 1) passes one half"
         f" at {stars[0]:.3f}, the chosen one (μ = {mu:.2f}, σ = {sigma:.2f}) at {stars[1]:.3f}. Right: the same"

@@ -8,18 +8,12 @@ from torch import Tensor
 
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.modulation import modulate
-from flux_edu.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure
+from flux_edu.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure, place
 from flux_edu.schedule import get_schedule
 
 GREY = "#767676"
 PARTS = {"shift b": GREEN, "scale s": PINK, "gate g": RED}  # the order of a modulation
 STREAMS = {"txt": TXT, "img": IMG}
-
-
-def _place(fig: Figure, left: float, right: float, bottom: float, top: float = 0.89, wspace: float = 0.25) -> None:
-    """Fixed margins: a slider's figure is drawn twice as fast as with the automatic ones."""
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=wspace)
 
 
 # ---------------------------------------------------------------- 4.1 to 4.3: numbers become a vector
@@ -46,7 +40,7 @@ def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
         gap: float(timestep_embedding(torch.tensor([t + gap]), dim)[0] @ mine) / (dim / 2) for gap in (0.001, 0.01)
     }
     right.set_title(f"1/1000 away: {shown[0.001]:.3f}, 10/1000 away: {shown[0.01]:.3f}", fontsize=10)
-    _place(fig, 0.07, 0.98, 0.17, wspace=0.24)
+    place(fig, 0.07, 0.98, 0.17, wspace=0.24, top=0.89)
     fig.set_label(
         f"Left: the {dim} numbers of emb(t) for t from 0 to 1, fast stripes in the first cosines and sines and slow"
         f" ones in the last, a line at t = {t:.3f}. Right: the similarity of emb(t) with its neighbours falls from 1 to"
@@ -102,7 +96,7 @@ def guidance_number(numbers: Float[Tensor, "W"], change: Float[Tensor, "W"], w: 
     right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=8)
     right.set(xlabel="guidance w", ylabel="change of the velocity\nagainst w = 1, %")
     right.set_title(f"untrained model: {change[at]:.1%} at w = {w:g}", fontsize=10)
-    _place(fig, 0.1, 0.98, 0.17, wspace=0.27)
+    place(fig, 0.1, 0.98, 0.17, wspace=0.27, top=0.89)
     fig.set_label(
         f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: the velocity of an untrained model as"
         f" w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g} it differs by {change[at]:.1%} from that at 1."
@@ -136,7 +130,7 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
         xlabel="channel", ylabel="g ⊙ branch, added to x", ylim=(-12, 12), yticks=[-10, 0, 10], xticks=[0, 3, 4, 11]
     )
     right.set_title(f"gate {gate:g} in channels 3 and 4, 0 elsewhere", fontsize=10)
-    _place(fig, 0.07, 0.98, 0.17)
+    place(fig, 0.07, 0.98, 0.17, top=0.89)
     fig.set_label(
         f"Left: twelve normed channels of a token; channels 3 and 4 go from {norm[3]:.2f} and {norm[4]:.2f} to"
         f" {out[3]:.2f} and {out[4]:.2f} under scale {scale:g} and shift {shift:g}. Right: with the gate at {gate:g}"
@@ -179,7 +173,7 @@ def modulation_along_t(
     right.set_xticks([0, 50, 100])
     right.locator_params(axis="y", nbins=5)
     right.set_title(f"t = {times[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
-    _place(fig, 0.08, 0.98, 0.16, wspace=0.22)
+    place(fig, 0.08, 0.98, 0.16, wspace=0.22, top=0.89)
     gates = mine[at, [2, 5]]
     told = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
     fig.set_label(
@@ -238,7 +232,7 @@ def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: i
     right.invert_yaxis()
     right.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="share of the weight, mean over the rows")
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    _place(fig, 0.05, 0.98, 0.13, top=0.92, wspace=0.35)
+    place(fig, 0.05, 0.98, 0.13, top=0.92, wspace=0.35)
     fig.set_label(
         f"Attention weights of head {head} as a {L} × {L} map, text tokens first. Text rows take {share[0, 0]:.0%} from"
         f" text and {share[0, 1]:.0%} from the image; image rows take {share[1, 0]:.0%} from text and {share[1, 1]:.0%}"
@@ -259,7 +253,7 @@ def where_a_word_is_read(
         ax.set(xticks=[], yticks=[], xlabel=f"head {h}")
         ax.set_title(f"max {each.max():.3f}", fontsize=9)
     fig.suptitle(f"what image tokens take from “{words[word]}” (even would be {1 / A.shape[-1]:.3f})", fontsize=10)
-    _place(fig, 0.01, 0.99, 0.12, top=0.78, wspace=0.06)
+    place(fig, 0.01, 0.99, 0.12, top=0.78, wspace=0.06)
     told = ", ".join(f"head {h} {each.max():.3f}" for h, each in enumerate(maps))
     fig.set_label(
         f"For every head a map of {grid[0]} × {grid[1]} image tokens: the weight each gives to the text token"

@@ -10,18 +10,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
+from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure, place
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate
 from flux_edu.train import data
 from flux_edu.train.flow import shift_logit_normal
 
 GREY = "#767676"
-
-
-def _place(fig: Figure, left: float, right: float, bottom: float, top: float, wspace: float = 0.25) -> None:
-    """Fixed margins: a slider's figure is drawn twice as fast as with the automatic ones."""
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=wspace)
 
 
 # ---------------------------------------------------------------- 9.1: two blobs
@@ -77,7 +71,7 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
         told = f"mean of {len(targets)} targets ({mean[0]:.2f}, {mean[1]:.2f})"
     right.set(xlabel="first number of ε − x₀", ylabel="second number of ε − x₀", xlim=(-6, 6), ylim=(-4.5, 4.5))
     right.set_title(f"{told}\nclosed form ({best[0]:.2f}, {best[1]:.2f}), red", fontsize=9)
-    _place(fig, 0.08, 0.98, 0.15, 0.86)
+    place(fig, 0.08, 0.98, 0.15, 0.86)
     fig.set_label(
         f"Left: states x_t at t = {t:.2f} as a cloud, with the place ({x:.2f}, {y:.2f}) circled. Right: the targets of"
         f" the pairs that pass within 0.1 of it, scattered; {told}; the best answer by formula is ({best[0]:.2f},"
@@ -108,7 +102,7 @@ def velocity_arrows(
     if answer is not None:
         gap = (fields[name] - fields["closed form"]).square().mean().sqrt().item()
         told = f" The two differ by {gap:.2f} (root mean square over the grid)."
-    _place(fig, 0.08 if len(fields) > 1 else 0.15, 0.98, 0.14, 0.9)
+    place(fig, 0.08 if len(fields) > 1 else 0.15, 0.98, 0.14, 0.9)
     fig.set_label(f"Arrows of the velocity at t = {t:.2f} over the plane, with 400 states as dots:"
                   f" {' beside '.join(fields)}.{told}")  # fmt: skip
     return fig
@@ -177,7 +171,7 @@ def live_loss(losses: Sequence[float] = (2.0,), total: int = 80, smooth: int = 1
     ax.set(xlabel="step", ylabel="loss, mean square a number", xlim=(0, total + 1), ylim=(0, 2.2))
     ax.set_title(f"step {len(losses)} of {total}: {mean[-1]:.3f}", fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc="lower left")
-    _place(fig, 0.1, 0.98, 0.18, 0.89)
+    place(fig, 0.1, 0.98, 0.18, 0.89)
     fig.set_label(f"Loss over {len(losses)} of {total} training steps, from {mean[0]:.2f} to {mean[-1]:.2f}.")
     return fig
 
@@ -236,7 +230,7 @@ def logit_normal_levels(a: float = 0.0, c: float = 1.0) -> Figure:
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="density", xlim=(0, 1), ylim=(0, 5.6))
     ax.set_title(f"median {median:.2f}; below 0.1: {low:.1%}, above 0.9: {high:.1%}", fontsize=10)
     ax.legend(fontsize=8, frameon=False)
-    _place(fig, 0.08, 0.98, 0.16, 0.9)
+    place(fig, 0.08, 0.98, 0.16, 0.9)
     fig.set_label(
         f"Density of logit-normal levels for a = {a:.2f}, c = {c:.2f}: median {median:.2f}, {low:.1%} of them below"
         f" 0.1, {high:.1%} above 0.9. A flat line shows levels drawn alike."
@@ -262,7 +256,7 @@ def shifted_levels(a: float = 0.0, c: float = 1.0, width: int = 1024, height: in
         f"{width} × {height}: L = {L}, μ = {mu:.2f}; above 0.9: {trained:.0%} trained, {walked:.0%} walked", fontsize=10
     )
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    _place(fig, 0.08, 0.98, 0.16, 0.9)
+    place(fig, 0.08, 0.98, 0.16, 0.9)
     fig.set_label(
         f"Density of the levels trained on before the shift (a = {a:.2f}, c = {c:.2f}) and after it (a = {mean:.2f},"
         f" c = {deviation:.2f}) for {L} tokens; {trained:.0%} lie above 0.9, and of a schedule's {steps} levels"
@@ -316,6 +310,6 @@ def composed(
     ax.spines[:].set(visible=True, color="0.8")
     ax.set_title(f"“{caption}”", fontsize=9)
     fig.text(0.5, 0.02, told, ha="center", fontsize=9, color=RED if never else "black")
-    _place(fig, 0.02, 0.98, 0.17, 0.9)
+    place(fig, 0.02, 0.98, 0.17, 0.9)
     fig.set_label(f"A composed picture: {caption}. {told[0].upper()}{told[1:]}.")
     return fig

@@ -5,18 +5,12 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flux_edu.plots.style import BLUE, RED, new_figure
+from flux_edu.plots.style import BLUE, RED, new_figure, place
 from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.sampling import euler_step
 from flux_edu.schedule import get_schedule, time_shift
 
 GREY = "#767676"
-
-
-def _place(fig: Figure, wspace: float = 0.22) -> None:
-    """Fixed margins, which a slider redraws in half the time."""
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.9, wspace=wspace)
 
 
 def mu_directions(mu: float = 1.15, steps: int = 20) -> Figure:
@@ -38,7 +32,7 @@ def mu_directions(mu: float = 1.15, steps: int = 20) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     right.set(xlabel=f"step index i of N = {steps}", ylabel="noise level t_i", ylim=(-0.02, 1.02))
     right.set_title(f"over the step index: one half at i = {(1 - star) * steps:.1f}", fontsize=10)
-    _place(fig)
+    place(fig, 0.075, 0.985, 0.15, wspace=0.22)
     fig.set_label(
         f"Left: t' over t. With μ = {mu:.2f} one half is reached at t = {star:.3f}, where the straight line"
         " has 0.5; dotted, the other direction. Right: the same shift over the step index, where one half is"
@@ -73,7 +67,7 @@ def added_or_turned(seed: int = 0) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylabel("score (before the softmax)")
     axes[0].legend(fontsize=8, frameon=False)
-    _place(fig, wspace=0.08)
+    place(fig, 0.075, 0.985, 0.15, wspace=0.08)
     same, flipped = (
         np.corrcoef(scores[0] - scores[0, 0], scores[1] - scores[1, 0])[0, 1] for scores in (added, turned)
     )
@@ -109,7 +103,7 @@ def step_sign(steps: int = 8) -> Figure:
     ax.set(xlabel="noise level t, falling", ylabel="three numbers of x", xlim=(1.02, -0.04))
     ax.set_title(f"{steps} steps with the true velocity", fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    _place(fig)
+    place(fig, 0.075, 0.985, 0.15, wspace=0.22)
     far = np.abs(notes[-1] - right[-1]).max()
     fig.set_label(
         f"Three numbers on their way through {steps} steps from noise (t = 1) to t = 0. With the right sign they end on"

@@ -29,3 +29,9 @@ def new_figure(
     for ax in fig.axes:
         ax.spines[["top", "right"]].set_visible(False)
     return fig, axes
+
+
+def place(fig: Figure, left: float, right: float, bottom: float, top: float = 0.9, wspace: float = 0.25) -> None:
+    """Fixed margins for a figure that a slider draws again and again: the automatic ones lay everything out first."""
+    fig.set_layout_engine(None)
+    fig.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=wspace)
