@@ -15,7 +15,8 @@ from flux_edu.pipeline import FluxGenerator, png_path, save_image
 
 def sample(options: argparse.Namespace) -> Path:
     """Paint one picture and save it; what it takes to paint it again stands in the file."""
-    spec, side = get_spec(options.model), 128 if options.model == "tiny" else 1024
+    spec = get_spec(options.model)
+    side = 1024 if spec.repo_id else 128
     init_image = open_picture(options.init) if options.init else None
     path = png_path(options.out) if options.out else None
     steps = given(options.steps, spec.num_steps)

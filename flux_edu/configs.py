@@ -1,4 +1,4 @@
-"""Every published FLUX.1 variant, and the tiny one that ships with this package."""
+"""Every published FLUX.1 variant, and the tiny ones that ship with this package."""
 
 import difflib
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ class ModelSpec:
 
     two_passes: guidance takes a second evaluation with the empty prompt, Eq. (6.4), because the model is not distilled.
     shift: whether the schedule depends on the picture's size, Eq. (1.5). txt_tokens: how many tokens T5 reads.
+    difference: the file that is added to the tiny model's weights, see `lora`.
     """
 
     params: FluxParams
@@ -23,6 +24,7 @@ class ModelSpec:
     shift: bool = True
     txt_tokens: int = 512
     two_passes: bool = False
+    difference: str | None = None
 
 
 DEV = FluxParams(
@@ -58,6 +60,7 @@ TINY = FluxParams(
     qkv_bias=True,
     guidance_embed=False,
 )
+TINY_DEV = replace(TINY, guidance_embed=True)
 
 AE = AutoEncoderParams(
     resolution=256,
@@ -74,7 +77,7 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
     AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.6133, shift_factor=0.14669
 )
 
-# repositories on the Hugging Face hub; the ten entries are those of the reference implementation
+# repositories on the Hugging Face hub; the first ten entries are those of the reference implementation
 configs = {
     "flux-dev": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-dev", num_steps=50, guidance=2.5),
     "flux-dev-krea": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Krea-dev", num_steps=50, guidance=2.5),
@@ -93,6 +96,12 @@ configs = {
     ),
     "flux-dev-fill": ModelSpec(FILL, AE, "black-forest-labs/FLUX.1-Fill-dev", num_steps=50, guidance=30.0),
     "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),
+    "tiny-dev": ModelSpec(
+        TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
+    ),
+    "tiny-schnell": ModelSpec(
+        TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, difference="schnell.safetensors"
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 import flux_edu
+from flux_edu import lora
 from flux_edu.advice import advise, unknown_words
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import load_strict, read
@@ -49,19 +50,19 @@ def to_picture(x: Float[Tensor, "3 H W"]) -> Image.Image:
 class FluxGenerator:
     """A FLUX with its encoders and autoencoder, ready to paint.
 
-    name is a key of `configs`: "tiny" ships with this package. The published models are read from files that you have
-    obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE (safetensors files), FLUX_T5 and
-    FLUX_CLIP (folders as transformers saves them) say where they are. device None picks cuda, mps or cpu.
+    name is a key of `configs`: "tiny", "tiny-dev" and "tiny-schnell" ship with this package. The published models are
+    read from files that you have obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE
+    (safetensors files), FLUX_T5 and FLUX_CLIP (folders as transformers saves them) say where they are. device None
+    picks cuda, mps or cpu.
     """
 
     def __init__(self, name: str = "tiny", device: str | torch.device | None = None):
         self.name, self.spec, self.device = name, get_spec(name), pick_device(device)
-        self.t5, self.clip, self.model, self.ae = (
-            load_tiny(self.spec) if name == "tiny" else load_published(name, self.spec)
-        )
+        ships = self.spec.repo_id is None
+        self.t5, self.clip, self.model, self.ae = load_tiny(self.spec) if ships else load_published(name, self.spec)
         for part in (self.t5, self.clip, self.model, self.ae):
             part.to(self.device).eval().requires_grad_(False)
-        self.vocabulary = json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")) if name == "tiny" else None
+        self.vocabulary = json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")) if ships else None
 
     @torch.inference_mode()
     def generate_image(
@@ -177,7 +178,15 @@ def round_size(width: int, height: int) -> tuple[int, int]:
 
 
 def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
-    """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32."""
+    """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
+
+    The distilled ones are the same files and a low-rank difference of the transformer.
+    """
+    if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
+        raise FileNotFoundError(
+            f"{TINY_FOLDER / spec.difference} is not there: this model is 'tiny' and that difference. Train it with"
+            f" python -m flux_edu.train.{'guidance' if spec.params.guidance_embed else 'few_steps'}, or take 'tiny'"
+        )
     t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
     with torch.device("meta"):
         model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
@@ -186,6 +195,8 @@ def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEn
         state = read(path)
         if file == "t5":  # one matrix under two names; the file holds it once
             state["encoder.embed_tokens.weight"] = state["shared.weight"]
+        if file == "flux" and spec.difference:
+            state = lora.merge(state, read(TINY_FOLDER / spec.difference), source=spec.difference)
         load_strict(part, state, source=path.name)
     return t5, clip, model, ae
 

@@ -1,0 +1,219 @@
+"""What both distillations share: a frozen teacher, a student that is the teacher plus a difference, loop and sheets.
+
+The teacher is the tiny FLUX as it ships, 8 bits a number: the difference is trained on the weights it will be added to.
+"""
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from einops import rearrange
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from flux_edu import lora
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.checkpoint import State, load_strict, read, save_rows8
+from flux_edu.configs import ModelSpec
+from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.model import Flux
+from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
+from flux_edu.pipeline import TINY_FOLDER, to_picture
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+from flux_edu.single_stream import LastLayer, SingleStreamBlock
+from flux_edu.text import tiny_embedders
+from flux_edu.train.autoencoder import load_ae
+from flux_edu.train.common import Average, Clock, compile_blocks, learning_rate, set_rate
+from flux_edu.train.data import SIZE, Drawings, load_drawings
+from flux_edu.train.flow import Pool
+
+Text = tuple[Tensor, Tensor]  # T5's states, "B L_txt C", and CLIP's vector, "B C"
+
+
+class Texts(nn.Module):
+    """Both text encoders, frozen: tokens in, (txt, vec) out. `empty` is what they say of no text at all."""
+
+    def __init__(self, weights: Path, length: int):
+        super().__init__()
+        t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", length)
+        self.tokenizer, self.length, self.t5, self.clip = t5.tokenizer, length, t5.encoder, clip.encoder
+        state = read(weights / "t5.safetensors")
+        load_strict(self.t5, state | {"encoder.embed_tokens.weight": state["shared.weight"]}, source="t5.safetensors")
+        load_strict(self.clip, read(weights / "clip.safetensors"), source="clip.safetensors")
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, tokens: Int[Tensor, "B L_txt"]) -> Text:
+        return self.t5(input_ids=tokens).last_hidden_state.float(), self.clip(input_ids=tokens).pooler_output.float()
+
+    def read(self, texts: list[str]) -> Text:
+        ids = self.tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")["input_ids"]
+        return self(torch.tensor(ids, device=self.t5.device))
+
+
+def velocity(
+    flux: nn.Module,
+    x: Float[Tensor, "B L C"],
+    t: Float[Tensor, "B"],
+    text: Text,
+    w: Float[Tensor, "B"] | None = None,
+) -> Float[Tensor, "B L C"]:
+    """One evaluation of the transformer for a square picture."""
+    side = int(x.shape[1] ** 0.5)
+    img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
+    txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
+    return flux(x, img_ids, text[0], txt_ids, t, text[1], w).float()
+
+
+def half(device: torch.device) -> torch.autocast:
+    """bfloat16 for the products on a GPU, float32 elsewhere; measuring does without."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def build(spec: ModelSpec, state: State) -> Flux:
+    """A transformer of this shape with these weights, ready to be used and not to be trained."""
+    with torch.device("meta"):
+        flux = Flux(spec.params)
+    load_strict(flux, state)
+    return flux.requires_grad_(False).eval()
+
+
+# ---------------------------------------------------------------- looking at it
+
+
+@torch.inference_mode()
+def sample(
+    flux: Flux,
+    noise: Float[Tensor, "N z h w"],
+    text: Text,
+    timesteps: list[float],
+    guidance: float = 0.0,
+    empty: Text | None = None,
+) -> Float[Tensor, "B L C"]:
+    """Latents of these texts from this noise, or from one noise for all; with `empty` in two passes a step."""
+    B, device = len(text[0]), noise.device
+    img_ids, txt_ids = make_img_ids(B, noise.shape[2] // 2, noise.shape[3] // 2), make_txt_ids(B, text[0].shape[1])
+    x = patchify(noise.expand(B, -1, -1, -1))
+    return denoise(flux, x, img_ids.to(device), text[0], txt_ids.to(device), text[1], timesteps, guidance, uncond=empty)
+
+
+def schedule(spec: ModelSpec, steps: int) -> list[float]:
+    return get_schedule(steps, (SIZE // 16) ** 2, shift=spec.shift)
+
+
+@torch.inference_mode()
+def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
+    """The pictures of these latents, four in a row."""
+    pictures = ae.decode(unpatchify(x, SIZE, SIZE))
+    blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
+    return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
+
+
+def one_noise(device: torch.device, seed: int = 0) -> Float[Tensor, "1 C h w"]:
+    return get_noise(1, SIZE, SIZE, device, torch.float32, seed)
+
+
+# ---------------------------------------------------------------- training
+
+
+def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of t5, clip and flux")
+    parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--seconds", type=float, default=seconds, help="time to train, without compiling")
+    parser.add_argument("--batch", type=int, default=256, help="latents a process and step")
+    parser.add_argument("--pool", type=int, default=32768, help="latents a process keeps")
+    parser.add_argument("--rank", type=int, default=rank, help="of the difference; the file grows with it")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
+    parser.add_argument("--report", type=int, default=100, help="steps between two lines of the log")
+    parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
+    parser.add_argument("--no-compile", action="store_true")
+    return parser
+
+
+class Stage:
+    """What a distillation begins with: the teacher's weights, texts, a pool of latents, and some held out."""
+
+    def __init__(self, args: argparse.Namespace, spec: ModelSpec):
+        torch.set_float32_matmul_precision("high")
+        self.args, self.spec, self.accelerator = args, spec, Accelerator()
+        self.device, rank = self.accelerator.device, self.accelerator.process_index
+        self.base = read(args.weights / "flux.safetensors", self.device)
+        self.texts = Texts(args.weights, spec.txt_tokens).to(self.device)
+        self.empty = self.texts.read([""])
+        self.ae = load_ae(args.ae).to(self.device)
+        self.drawings: Drawings = load_drawings(args.data).to(self.device)
+        begin = time.monotonic()
+        self.pool = Pool(self.drawings, self.ae, self.texts.tokenizer, spec.txt_tokens, args.pool)
+        self.pool.refill(0, args.pool, seed=(args.seed + 1) * 2 * 10**9 + rank * 10**8)
+        x, tokens = self.pool.compose(args.measure, seed=20, unseen=True)
+        self.held = x, self.texts(tokens.long())
+        self.accelerator.print(f"{args.pool} latents in {time.monotonic() - begin:.0f} s", flush=True)
+        torch.manual_seed(args.seed + 1000 * rank)
+
+    def compiled(self, flux: nn.Module) -> nn.Module:
+        if self.device.type == "cuda" and not self.args.no_compile:
+            compile_blocks(flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
+        return flux
+
+    def train(
+        self, student: nn.Module, loss: Callable[[nn.Module], Tensor], look: Callable[[nn.Module], float]
+    ) -> tuple[State, int]:
+        """Train what is trainable of the student until the time is over; the averaged difference and the steps.
+
+        loss is called with the student once a step, look with the average now and then: it is the log's last column.
+        """
+        args, accelerator = self.args, self.accelerator
+        average = Average(student, decay=0.998)
+        trained = [p for p in student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        model, optimizer = accelerator.prepare(self.compiled(student), optimizer)
+        args.out.mkdir(parents=True, exist_ok=True)
+        log = args.out / "log.csv"
+        log.unlink(missing_ok=True)
+        clock, total, last = Clock(accelerator, args.seconds), torch.zeros((), device=self.device), None
+        while (progress := clock.progress()) < 1 and clock.step <= args.steps:
+            set_rate(optimizer, learning_rate(progress, args.rate))
+            value = loss(model)
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update()
+            total += value.detach()
+            if clock.step == 10:  # compiled by now: the clock starts here
+                clock.restart()
+                last = (10, time.monotonic())
+            if clock.step % args.report == 0:
+                mean = total.item() / args.report
+                total.zero_()
+                if not math.isfinite(mean):
+                    raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
+                if accelerator.is_main_process:
+                    now = time.monotonic()
+                    ms = 1000 * (now - last[1]) / (clock.step - last[0]) if last else math.nan
+                    seen = round(look(average.module), 5) if clock.step % (5 * args.report) == 0 else None
+                    row = [clock.step, round(clock.used), round(mean, 6), round(ms, 1), seen]
+                    with log.open("a", newline="") as file:
+                        csv.writer(file).writerow(row)
+                    print("step {} {} s loss {} {} ms/step held-out {}".format(*row), flush=True)
+                    last = (clock.step, time.monotonic())
+        return lora.trained_difference(student, average.module), clock.step
+
+    def save(self, difference: State, name: str, noted: dict) -> State:
+        """Store the difference in 8 bits a number; returned are the base's weights with what was stored in them."""
+        path = self.args.out / name
+        save_rows8(difference, path, {key: str(value) for key, value in noted.items()})
+        print(f"{path}: {path.stat().st_size / 1e6:.3f} MB", flush=True)
+        return lora.merge(self.base, read(path, self.device), source=name)
