@@ -305,6 +305,9 @@ FIGURES = [
         dict(mu=(-1.0, 4.0), sigma=(0.2, 3.0), width=(256, 2048), height=(256, 2048), steps=(1, 50)),
     ),
     (plots.noise_levels, dict(steps=(1, 50), threshold=(0.5, 0.99))),
+    (plots.step_sizes, dict(width=(128, 2048), height=(128, 2048), steps=(2, 60))),
+    (plots.mu_rules, dict(width=(128, 2048), height=(128, 2048), steps=(4, 200))),
+    (plots.noise_bands, dict(width=(128, 2048), height=(128, 2048), steps=(4, 200))),
 ]
 
 
@@ -322,3 +325,21 @@ def test_the_figure_says_tokens_and_mu_of_the_size():
     fig = plots.schedule(width=1360, height=768)
     assert "L = 48 × 85 = 4080, μ(L) = 1.147" in fig.axes[1].get_title()
     assert "(L = 4080, μ = 1.147, σ = 1)" in fig.get_label()
+
+
+@pytest.mark.parametrize("mu", [-0.7, 0.0, 1.15, 3.2])
+def test_the_parabola_of_the_steps_is_the_slope_of_the_shift(mu):
+    t = torch.linspace(0.01, 0.99, 37, dtype=torch.float64, requires_grad=True)
+    shifted = schedule.time_shift(mu, 1.0, t)
+    (slope,) = torch.autograd.grad(shifted.sum(), t)
+    drawn = plots.step_size(shifted.detach().numpy(), mu, steps=7) * 7
+    assert drawn == pytest.approx(slope.numpy(), rel=1e-9)
+
+
+@pytest.mark.parametrize("mu", [-0.7, 0.0, 1.15, 3.2])
+def test_shares_of_the_bands_are_what_a_long_schedule_counts(mu):
+    levels = schedule.time_shift(mu, 1.0, torch.linspace(1, 0, 20_001, dtype=torch.float64))[:-1]
+    counted = [
+        ((levels <= a) & (levels > b)).double().mean().item() for a, b in ((1, 0.9), (0.9, 0.7), (0.7, 0.4), (0.4, 0))
+    ]
+    assert plots.band_shares(mu) == pytest.approx(counted, abs=2e-4)

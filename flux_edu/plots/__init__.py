@@ -3,10 +3,15 @@
 A figure's label (`fig.set_label`) is its alternative text, which `flux_edu.learn.explore` puts on the picture.
 """
 
+from flux_edu.plots.chapter_01 import band_shares as band_shares
 from flux_edu.plots.chapter_01 import mu_line as mu_line
+from flux_edu.plots.chapter_01 import mu_rules as mu_rules
+from flux_edu.plots.chapter_01 import noise_bands as noise_bands
 from flux_edu.plots.chapter_01 import noise_levels as noise_levels
 from flux_edu.plots.chapter_01 import picture_row as picture_row
 from flux_edu.plots.chapter_01 import schedule as schedule
+from flux_edu.plots.chapter_01 import step_size as step_size
+from flux_edu.plots.chapter_01 import step_sizes as step_sizes
 from flux_edu.plots.chapter_01 import straight_path as straight_path
 from flux_edu.plots.chapter_01 import time_shift_curve as time_shift_curve
 from flux_edu.plots.chapter_02 import follow_patch as follow_patch

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from flux_edu.flux2 import empirical_mu
 from flux_edu.patchify import token_grid
 from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate, time_shift
@@ -187,4 +188,110 @@ def picture_row(pictures: Sequence[Image.Image], names: Sequence[str], said: str
         ax.set_axis_off()
         ax.set_title(name, fontsize=10)
     fig.set_label(f"{said}: {', '.join(names)}")
+    return fig
+
+
+# ---------------------------------------------------------------- the laboratory
+
+BANDS = (1.0, 0.9, 0.7, 0.4, 0.0)
+SHADES = ("#08306b", "#2e7ebc", "#94c4df", "#dce9f6")  # from noise (dark) to picture (light)
+MUS = {
+    "schnell": lambda L, steps: 0.0,
+    "FLUX.1": lambda L, steps: get_lin_function()(L),
+    "FLUX.2": empirical_mu,
+}
+LOOKS = {"schnell": (GREY, "--"), "FLUX.1": (BLUE, "-"), "FLUX.2": (PINK, "-.")}
+
+
+def step_size(t_shifted: float | np.ndarray, mu: float, steps: int) -> float | np.ndarray:
+    """About how far the schedule goes in one step at level t': dt'/dt over N, with σ = 1 and t written through t'.
+
+    dt'/dt = t'(1 - t') / (t(1 - t)) = (t' + e^μ (1 - t'))² / e^μ
+    """
+    return (t_shifted + np.exp(mu) * (1 - t_shifted)) ** 2 / np.exp(mu) / steps
+
+
+def step_sizes(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
+    """The length of every step over the level at its middle, of three schedules, on the curve that predicts it."""
+    h, w = token_grid(height, width)
+    even, where = np.linspace(1, 0, steps + 1), np.linspace(0, 1, 101)
+    fig, ax = new_figure(width=7, height=3.2)
+    told = []
+    for name, rule in MUS.items():
+        mu, (color, ls) = rule(h * w, steps), LOOKS[name]
+        t = time_shift(mu, 1.0, torch.from_numpy(even)).numpy()
+        ax.plot(where, step_size(where, mu, steps), color=color, ls=ls, lw=1, label=f"{name}: μ = {mu:.2f}")
+        ax.plot((t[:-1] + t[1:]) / 2, t[:-1] - t[1:], "o", color=color, ms=4)
+        told.append(f"{name} from {t[0] - t[1]:.4f} to {t[-2]:.4f}")
+    ax.set(xlabel="noise level t'", ylabel="length of a step", xlim=(1.02, -0.02), ylim=(0, None))
+    ax.set_title(f"{width} × {height} px, L = {h * w} tokens, N = {steps}", fontsize=10)
+    ax.legend(fontsize=8, loc="upper left", frameon=False)
+    place(fig, 0.1, 0.98, 0.16)
+    fig.set_label(
+        f"Length of each of {steps} steps over its noise level at {h * w} tokens, first and last: {'; '.join(told)}."
+        " Dots lie on the curves that the slope of the shift predicts."
+    )
+    return fig
+
+
+def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
+    """μ over the number of tokens by three rules: FLUX.1's, the √ rule of Stable Diffusion 3, FLUX.2's."""
+    h, w = token_grid(height, width)
+    here = h * w
+    L = np.unique(np.concatenate([np.geomspace(64, 17_000, 120).astype(int), [4300, 4301]]))
+    rules = {
+        "FLUX.1: line through (256, 0.5), (4096, 1.15)": (BLUE, "-", get_lin_function()),
+        "√ rule: μ = ½ ln(L/256)": (GREEN, "--", lambda n: 0.5 * math.log(n / 256)),
+        f"FLUX.2, {steps} steps": (PINK, "-.", lambda n: empirical_mu(int(n), steps)),
+    }
+    fig, ax = new_figure(width=7.4, height=3.6)
+    told = []
+    for name, (color, ls, rule) in rules.items():
+        ax.plot(L, [rule(n) for n in L], color=color, ls=ls, label=name)
+        ax.plot(here, rule(here), "o", color=color, ms=6)
+        told.append(f"{name}: {rule(here):.2f}")
+    ax.plot(4096, math.log(3), "D", color=GREEN, ms=6, label="SD3 at 1024²: α = 3, μ = ln 3")
+    ax.axvline(here, color=GREY, lw=0.8, ls=":")
+    ax.set_xscale("log")
+    ax.set(xlabel="image tokens L (logarithmic)", ylabel="μ", ylim=(-0.8, 3.6))
+    ax.set_xticks([64, 256, 1024, 4096, 16_384], ["64", "256", "1024", "4096", "16384"])
+    ax.set_title(f"{width} × {height} px: L = {here}", fontsize=10)
+    ax.legend(fontsize=8, loc="upper left", frameon=False)
+    place(fig, 0.09, 0.98, 0.15)
+    fig.set_label(f"μ over image tokens by three rules. At L = {here} tokens: {'; '.join(told)}.")
+    return fig
+
+
+def band_shares(mu: float) -> list[float]:
+    """Which share of all steps falls into each of `BANDS`: the difference of its ends before the shift."""
+    ends = time_shift(-mu, 1.0, torch.tensor(BANDS, dtype=torch.float64)).tolist()
+    return [above - below for above, below in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
+    """How three schedules share out their steps over four bands of noise level."""
+    h, w = token_grid(height, width)
+    fig, ax = new_figure(width=7.4, height=2.7)
+    told = []
+    for y, (name, rule) in enumerate(MUS.items()):
+        shares, left = band_shares(rule(h * w, steps)), 0.0
+        for share, shade in zip(shares, SHADES, strict=True):
+            ax.barh(y, share, left=left, color=shade, edgecolor="white", height=0.62)
+            if share > 0.06:
+                dark = shade in SHADES[:2]
+                ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color="w" if dark else "k")
+            left += share
+        told.append(f"{name} " + ", ".join(f"{share:.0%}" for share in shares))
+    names = [f"t from {a:g} to {b:g}" for a, b in zip(BANDS[:-1], BANDS[1:], strict=True)]
+    for shade, name in zip(SHADES, names, strict=True):
+        ax.barh(0, 0, color=shade, label=name)
+    ax.set_yticks(range(len(MUS)), [f"{name}\nμ = {rule(h * w, steps):.2f}" for name, rule in MUS.items()])
+    ax.set(xlabel="share of all steps", ylabel="schedule", xlim=(0, 1), ylim=(len(MUS) - 0.5, -0.5))
+    ax.set_title(f"{width} × {height} px, L = {h * w}, N = {steps}", fontsize=10, loc="left")
+    ax.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.12), frameon=False, columnspacing=1)
+    place(fig, 0.14, 0.98, 0.2, top=0.78)
+    fig.set_label(
+        f"Share of the steps above t = 0.9, from 0.9 to 0.7, from 0.7 to 0.4 and below, at {h * w} tokens:"
+        f" {'; '.join(told)}."
+    )
     return fig
