@@ -128,8 +128,8 @@ class Walkers:
 def main() -> None:
     parser = arguments(__doc__, out="runs/schnell", seconds=220, rank=25)
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
-    parser.add_argument("--small", type=int, default=4, help="steps of the teacher in one of the student's")
-    parser.add_argument("--uses", type=int, default=2, help="how often a lesson is learned; making one costs most")
+    parser.add_argument("--small", type=int, default=6, help="steps of the teacher in one of the student's")
+    parser.add_argument("--uses", type=int, default=3, help="how often a lesson is learned; making one costs most")
     args = parser.parse_args()
     base_spec, spec = configs["tiny"], configs["tiny-schnell"]
     stage = Stage(args, spec)
