@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from diffusers.pipelines.flux2 import Flux2Pipeline
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from torch.utils.flop_counter import FlopCounterMode
 
-from flux_edu import designs, double_stream, flux2, single_stream
+from flux_edu import designs, double_stream, flux2, plots, single_stream
 from flux_edu.attention import attention_explicit
 from flux_edu.configs import configs
+from flux_edu.exercises import chapter_16
 from flux_edu.model import Flux
 
 SMALL = flux2.Flux2Params(
@@ -224,3 +226,65 @@ def test_text_has_places_now():
     moved = model(**(given | {"txt": given["txt"][:, order]}))
     assert (moved_with_ids - right).abs().max() < 1e-9 * right.abs().max() + 1e-9
     assert (moved - right).abs().max() > 1e-3 * right.abs().max()
+
+
+# ---------------------------------------------------------------- the notebook's exercises and figures
+
+
+def halves(x):
+    return x.chunk(2, dim=-1)
+
+
+WRONG = [
+    ("16.1", lambda x: halves(x)[0] * F.silu(halves(x)[1]), "the halves are exchanged"),
+    ("16.1", lambda x: torch.sigmoid(halves(x)[0]) * halves(x)[1], "that gate is a sigmoid"),
+    ("16.1", lambda x: F.gelu(halves(x)[0]) * halves(x)[1], "that gate is a GELU"),
+    ("16.1", lambda x: halves(x)[0] * halves(x)[1], "the gate has no activation"),
+    ("16.1", lambda x: F.silu(x[..., ::2]) * x[..., 1::2], "even and odd channels"),
+    ("16.1", lambda x: F.silu(x) * x, "half as many come out"),
+    ("16.2", lambda D, M, N: (D + 1) * D * (12 * M + 3 * N), "three modules stay"),
+    ("16.2", lambda D, M, N: D * D * (12 * (M - 1) + 3 * (N - 1)), "biases are missing"),
+    ("16.2", lambda D, M, N: (D + 1) * D * (6 * (M - 1) + 3 * (N - 1)), "two streams of two branches"),
+    ("16.2", lambda D, M, N: (D + 1) * D * (12 * (M - 1) + 6 * (N - 1)), "three vectors, not six"),
+    ("16.2", lambda D, M, N: (D + 1) * D * 15, "that is what stays"),
+]
+
+
+@pytest.mark.parametrize("number, answer, told", WRONG)
+def test_a_wrong_answer_is_diagnosed(number, answer, told):
+    with pytest.raises(AssertionError) as diagnosis:
+        chapter_16.CHECKS[number](answer)
+    assert told in str(diagnosis.value)
+
+
+@pytest.mark.parametrize("number", chapter_16.CHECKS)
+def test_the_solution_passes(number):
+    chapter_16.CHECKS[number](chapter_16.SOLUTIONS[number])
+
+
+SHARE, BLOCKS = [False, True], (0, 64)
+FIGURES = [
+    (plots.where_parameters_are, dict(share=SHARE)),
+    (
+        plots.cost_plane,
+        dict(width=(1024, 8192), double_blocks=BLOCKS, single_blocks=BLOCKS, shared_modulation=SHARE, gated_mlp=SHARE),
+    ),
+    (plots.gated_unit, dict(gate=(-4.0, 4.0))),
+]
+
+
+@pytest.mark.parametrize("draw, sliders", FIGURES, ids=lambda x: getattr(x, "__name__", ""))
+def test_figures_draw_at_their_sliders_ends(draw, sliders):
+    for name, ends in sliders.items():
+        for value in ends:
+            fig = draw(**{name: value})
+            fig.canvas.draw()
+            assert len(fig.get_label()) > 60, "alternative text"
+            assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
+
+
+def test_all_of_flux2s_choices_lead_to_flux2():
+    """Shared modulation, gated MLP and 8 + 48 blocks at twice the width: what is left is biases, text and channels."""
+    mixture = plots.mixed(width=6144, double_blocks=8, single_blocks=48, shared_modulation=True, gated_mlp=True)
+    ours, theirs = (sum(designs.parameters(design).values()) for design in (mixture, designs.FLUX2_DEV))
+    assert ours == pytest.approx(theirs, rel=0.005)

@@ -88,4 +88,8 @@ from flux_edu.plots.chapter_09 import why_held_out as why_held_out
 from flux_edu.plots.chapter_14 import added_or_turned as added_or_turned
 from flux_edu.plots.chapter_14 import mu_directions as mu_directions
 from flux_edu.plots.chapter_14 import step_sign as step_sign
+from flux_edu.plots.chapter_16 import cost_plane as cost_plane
+from flux_edu.plots.chapter_16 import gated_unit as gated_unit
+from flux_edu.plots.chapter_16 import mixed as mixed
+from flux_edu.plots.chapter_16 import where_parameters_are as where_parameters_are
 from flux_edu.plots.style import new_figure as new_figure
