@@ -42,7 +42,7 @@ def test_notebook_and_checks_name_the_same_exercises(chapter):
     module = MODULES.get(chapter)
     assert headings == checked == (list(module.CHECKS) if module else [])
     assert module is None or set(module.SOLUTIONS) == set(module.CHECKS)
-    if chapter != "00":
+    if chapter not in ("00", "17"):  # the map and the glossary have none
         assert 2 <= len(headings) <= 4
     assert "\n".join(sources).count("<summary>Hint") >= len(headings)
     assert "\n".join(sources).count("<summary>Solution") >= len(headings)
