@@ -340,7 +340,7 @@ def _verdict(bench: Bench, pictures: Tensor, scenes: Scenes) -> dict[str, np.nda
 
 def accuracy(bench: Bench, drawings: Drawings, scenes: Scenes, ae: AutoEncoder | None = None) -> dict[str, float]:
     """How often the judge is right on real pictures of the scenes, as they are or after the autoencoder."""
-    found, pictures = [], None
+    found = []
     for i in range(0, len(scenes), 512):
         pictures = paint(drawings, scenes[i : i + 512])
         found.append(verdict(bench, pictures if ae is None else round_trip(ae, pictures), scenes[i : i + 512]))
@@ -363,6 +363,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/judge"))
     parser.add_argument("--seconds", type=float, default=240, help="time to train, without warming up")
     parser.add_argument("--batch", type=int, default=1024, help="pictures a step; crops are half as many again")
+    parser.add_argument("--share", type=float, default=0.12, help="pictures that go through the autoencoder first")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
@@ -391,7 +392,7 @@ def main() -> None:
     last = (0, time.monotonic())
     while (progress := clock.progress()) < 1 and clock.step <= args.steps:
         set_rate(optimizer, learning_rate(progress, args.rate))
-        crops, drawing = practice_crops(drawings, args.batch, args.seed * 10**9 + clock.step, ae)
+        crops, drawing = practice_crops(drawings, args.batch, args.seed * 10**9 + clock.step, ae, args.share)
         image, text, scale = model(crops, tokens[drawing])
         loss = contrastive_loss(image, text, drawing, scale)
         accelerator.backward(loss)
