@@ -1,14 +1,17 @@
 """Figures of chapter 3, RoPE: frequencies, turning pairs, axes of a token, and what a query sees around it."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from flux_edu.patchify import make_img_ids
-from flux_edu.plots.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, TXT, new_figure
+from flux_edu.plots.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, TXT, new_figure, place
 from flux_edu.rope import EmbedND, apply_rope, rope, rope_frequencies
 
 AXIS_COLOURS = (PINK, RED, GREEN)  # axis 0, rows, columns
@@ -172,5 +175,82 @@ def rope_precision(errors: dict[str, Float[Tensor, "L"]]) -> Figure:
         "Largest error of a cosine or sine up to each position, both logarithmic. At the end: "
         + "; ".join(f"{name}, {error.max():.2g}" for name, error in errors.items())
         + "."
+    )
+    return fig
+
+
+# ---------------------------------------------------------------- beyond the trained size
+
+
+def angles_beyond(factor: int = 2, trained: int = 8, dim: int = 28, log10_theta: float = 4.0) -> Figure:
+    """The largest angle of every pair of an axis in pictures of the trained size, and of `factor` times that side.
+
+    A pair that has turned once round within the trained size meets no new angle beyond it; a slower one does.
+    """
+    omega = rope_frequencies(dim, 10**log10_theta)
+    pair = np.arange(dim // 2)
+    seen, larger = (omega.numpy() * (side - 1) for side in (trained, trained * factor))
+    full = 2 * math.pi
+    repeats, stretches = (larger > full).sum(), ((larger > seen) & (seen < full)).sum()
+    fig, ax = new_figure(width=7, height=3.2)
+    ax.bar(pair, larger, color=PINK, width=0.75, label=f"{factor * trained} tokens a side")
+    ax.bar(pair, seen, color=BLUE, width=0.75, label=f"{trained} tokens a side, as trained")
+    ax.axhline(full, color=ORANGE, lw=1.2, label="once round, 2π")
+    ax.set_yscale("log")
+    ax.set(xlabel="pair of channels j", ylabel="largest angle, radians", ylim=(1e-3, 200), xticks=pair)
+    ax.set_title(f"{repeats} of {dim // 2} pairs come round; {stretches} meet angles never seen", fontsize=10)
+    ax.legend(fontsize=8, frameon=False)
+    place(fig, 0.1, 0.98, 0.15)
+    fig.set_label(
+        f"Largest angle of each of {dim // 2} pairs, on a logarithmic scale, at {trained} tokens a side and at"
+        f" {factor * trained}: {repeats} pairs turn more than once round at the larger size, and {stretches} reach"
+        " angles that the trained size never has."
+    )
+    return fig
+
+
+def lag_correlation(tokens: Float[Tensor, "1 L C"], rows: int) -> tuple[Float[Tensor, "down"], Float[Tensor, "right"]]:
+    """How much a picture's tokens resemble those d places below and to the right of them, d = 0 … ¾ of the side."""
+    grid = rearrange(tokens[0].double(), "(h w) c -> h w c", h=rows)
+    grid = grid - grid.mean((0, 1))
+    found = []
+    for turned in (grid, grid.transpose(0, 1)):
+        side = len(turned)
+        lags = range(3 * side // 4)
+        pairs = [(turned[: side - d].flatten(), turned[d:].flatten()) for d in lags]
+        found.append(torch.stack([(a @ b) / (a.norm() * b.norm()) for a, b in pairs]))
+    return tuple(found)
+
+
+def repetition(curves: dict[str, tuple[Tensor, Tensor]], wavelengths: Sequence[float] = ()) -> Figure:
+    """`lag_correlation` of several pictures, mean of both directions, with wavelengths of RoPE's pairs as lines."""
+    fig, ax = new_figure(width=7, height=3.0)
+    told = []
+    for (name, both), colour in zip(curves.items(), (BLUE, PINK, GREEN, ORANGE, RED), strict=False):
+        mean = (both[0] + both[1]) / 2
+        ax.plot(range(len(mean)), mean, "o-", color=colour, ms=3, lw=1, label=name)
+        if len(mean) > 8:
+            best = 6 + int(mean[6:].argmax())
+            told.append(f"{name}: highest {mean[best]:.2f} at distance {best}")
+    for wavelength in wavelengths:
+        ax.axvline(wavelength, color="0.5", lw=1, ls=":")
+    ax.axhline(0, color="0.8", lw=0.8)
+    ax.set(xlabel="distance, tokens (dotted: wavelengths of RoPE pairs)", ylabel="correlation", ylim=(-1, 1.05))
+    ax.legend(fontsize=8, frameon=False, loc="lower left")
+    fig.set_label(f"Correlation of a picture's tokens with those at a distance, beyond 5 tokens. {'; '.join(told)}.")
+    return fig
+
+
+def symmetry_bars(changes: dict[str, float], kept: Sequence[str] = ()) -> Figure:
+    """How much each change of the inputs changes the output, on a logarithmic scale; `kept` are the symmetries."""
+    fig, ax = new_figure(width=7.6, height=0.34 * len(changes) + 0.9)
+    for y, (name, size) in enumerate(changes.items()):
+        ax.barh(y, max(size, 1e-8), color=BLUE if name in kept else RED, height=0.6)
+        ax.text(max(size, 1e-8) * 1.3, y, f"{size:.0e}", va="center", fontsize=8)
+    ax.set_yticks(range(len(changes)), list(changes))
+    ax.set(xscale="log", xlim=(1e-8, 30), ylim=(len(changes) - 0.5, -0.5), ylabel="change of the inputs")
+    ax.set_xlabel("relative change of the velocity (blue: a symmetry, red: a break)")
+    fig.set_label(
+        "Relative change of the velocity: " + ", ".join(f"{name} {size:.0e}" for name, size in changes.items())
     )
     return fig

@@ -1,5 +1,7 @@
 """Figures of chapter 4: embeddings of numbers, modulation, and joint attention over text and image."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.modulation import modulate
-from flux_edu.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure, place
+from flux_edu.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, SKY, TXT, new_figure, place
 from flux_edu.schedule import get_schedule
 
 GREY = "#767676"
@@ -276,4 +278,19 @@ def silent_mistakes(changes: dict[str, float]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlabel("relative change of the block's image output, %")
     fig.set_label("Bars, one a mistake: " + "; ".join(f"{name} {c:,.1%}" for name, c in changes.items()) + ".")
+    return fig
+
+
+def defects_by_block(curves: dict[str, Sequence[float]], names: Sequence[str]) -> Figure:
+    """How far a symmetry is broken behind every block, on a logarithmic scale."""
+    fig, ax = new_figure(width=7.6, height=3.4)
+    told = []
+    for (name, sizes), colour in zip(curves.items(), (BLUE, GREEN, SKY, RED, ORANGE, PINK, BLACK), strict=False):
+        ax.plot(range(len(names)), [max(size, 1e-8) for size in sizes], "o-", ms=4, lw=1.2, color=colour, label=name)
+        told.append(f"{name}: {sizes[0]:.0e} behind the first, {sizes[-1]:.0e} behind the last")
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(names)), names, fontsize=8)
+    ax.set(xlabel="behind block", ylabel="relative change of image tokens", ylim=(1e-8, 10))
+    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.set_label(f"Relative change of the image tokens behind every block. {'; '.join(told)}.")
     return fig
