@@ -52,6 +52,10 @@ from flux_edu.plots.chapter_06 import bf16_figure as bf16_figure
 from flux_edu.plots.chapter_06 import euler_paths as euler_paths
 from flux_edu.plots.chapter_06 import guidance_plane as guidance_plane
 from flux_edu.plots.chapter_06 import picture_rows as picture_rows
+from flux_edu.plots.chapter_06 import shift_errors as shift_errors
+from flux_edu.plots.chapter_06 import solver_errors as solver_errors
+from flux_edu.plots.chapter_06 import solver_figure as solver_figure
+from flux_edu.plots.chapter_06 import solver_orders as solver_orders
 from flux_edu.plots.chapter_06 import start_level as start_level
 from flux_edu.plots.chapter_06 import strength_levels as strength_levels
 from flux_edu.plots.chapter_06 import two_point_velocity as two_point_velocity

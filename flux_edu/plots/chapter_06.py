@@ -1,6 +1,7 @@
 """Figures of chapter 6: the walk from noise to picture, its sign, its start, its precision, and guidance."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
 from flux_edu.sampling import euler_step, guide, image_to_image_start
-from flux_edu.schedule import get_schedule
+from flux_edu.schedule import get_schedule, time_shift
+from flux_edu.solvers import STEPS, gaussian_end, gaussian_velocity, midpoint_step, order, solve, two_blobs_velocity
 
 
 def picture_rows(rows: dict[str, Sequence[Image.Image]], labels: Sequence[str], alt: str, size: float = 1.15) -> Figure:
@@ -189,4 +191,71 @@ def guidance_plane(
         f" cosine {cosine:.3f}. Guidance {w:g} goes on along the dotted line from one through the other: length"
         f" {guided.norm():.1f}."
     )
+    return fig
+
+
+# ---------------------------------------------------------------- the solver laboratory
+
+LOOKS = {"Euler": (BLUE, "o"), "Heun": (RED, "s"), "midpoint": (GREEN, "^")}
+SPREAD = torch.special.ndtri((torch.arange(200, dtype=torch.float64) + 0.5) / 200)  # 200 numbers spread like N(0, 1)
+COUNTS = (4, 8, 16, 32, 64, 128)  # evaluations
+
+
+def shifted_levels(steps: int, mu: float = 0.0) -> list[float]:
+    """N + 1 levels from 1 to 0, shifted by μ."""
+    return time_shift(mu, 1.0, torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()
+
+
+@cache
+def two_blobs_end(deviation: float) -> Tensor:
+    """Where `two_blobs_velocity` takes `SPREAD`, by very many midpoint steps."""
+    return solve(two_blobs_velocity(deviation), SPREAD, shifted_levels(1000), midpoint_step)
+
+
+def solver_errors(data: str = "Gaussian", mu: float = 0.0, deviation: float = 0.3) -> dict[str, list[float]]:
+    """Root mean square error of each solver over `COUNTS` evaluations, where the exact velocity is known."""
+    if data == "Gaussian":
+        velocity, end = gaussian_velocity(0.5, deviation), gaussian_end(SPREAD, 0.5, deviation)
+    else:
+        velocity, end = two_blobs_velocity(deviation), two_blobs_end(deviation)
+    found = {}
+    for name, (step, cost) in STEPS.items():
+        ends = [solve(velocity, SPREAD, shifted_levels(n // cost, mu), step) for n in COUNTS]
+        found[name] = [(x - end).square().mean().sqrt().item() for x in ends]
+    return found
+
+
+def solver_figure(errors: dict[str, list[float]], counts: Sequence[int], title: str = "") -> Figure:
+    """Error over evaluations, both logarithmic, a line a solver; the slope is its order."""
+    fig, ax = new_figure(width=6.4, height=3.3)
+    told = []
+    for name, values in errors.items():
+        colour, marker = LOOKS.get(name, (PINK, "d"))
+        slope = order(values[-2:], counts[-2:])[0]
+        ax.plot(counts, values, marker=marker, color=colour, ms=5, lw=1.2, label=f"{name}: last slope −{slope:.1f}")
+        told.append(f"{name} from {values[0]:.0e} to {values[-1]:.0e}, order {slope:.1f}")
+    ax.set(xscale="log", yscale="log", xlabel="evaluations of the velocity", ylabel="error at the end", title=title)
+    ax.set_xticks(counts, [str(n) for n in counts])
+    ax.minorticks_off()
+    ax.legend(fontsize=8, frameon=False, loc="lower left")
+    fig.set_label(f"Error at the end over {counts[0]} to {counts[-1]} evaluations. {'; '.join(told)}.")
+    return fig
+
+
+def solver_orders(data: str = "Gaussian", mu: float = 0.0, deviation: float = 0.3) -> Figure:
+    """`solver_errors` as a figure."""
+    return solver_figure(solver_errors(data, mu, deviation), COUNTS, f"{data}, μ = {mu:g}, deviation {deviation:g}")
+
+
+def shift_errors(errors: dict[str, list[float]], mus: Sequence[float]) -> Figure:
+    """Error at the end over the shift of the schedule, a line for every way of walking."""
+    fig, ax = new_figure(width=6.4, height=3.0)
+    told = []
+    for (name, values), colour in zip(errors.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
+        best = int(np.argmin(values))
+        ax.plot(mus, values, "o-", ms=4, lw=1.2, color=colour, label=f"{name}: best at μ = {mus[best]:g}")
+        told.append(f"{name}: best {values[best]:.2g} at μ = {mus[best]:g}")
+    ax.set(xlabel="shift μ of the schedule", ylabel="error at the end", yscale="log")
+    ax.legend(fontsize=8, frameon=False)
+    fig.set_label(f"Error at the end over the shift of the schedule. {'; '.join(told)}.")
     return fig
