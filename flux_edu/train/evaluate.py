@@ -4,6 +4,7 @@ Prompts are captions of combinations that no training step has seen, half of one
 style and its colour. Every setting gets the same prompts and the same noise, so that two can be compared prompt by
 prompt. Two judges look at the pictures: the trained one of `judge`, and a strict one that knows nothing but pixels,
 where the drawings themselves are at hand. Before that both judge real pictures, to show how far they can be trusted.
+Several GPUs share the prompts: `torchrun --nproc-per-node 2 -m flux_edu.train.evaluate`.
 """
 
 import argparse
@@ -18,14 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import configs
 from flux_edu.patchify import get_noise, patchify, prepare, unpatchify
-from flux_edu.pipeline import FluxGenerator, to_picture
+from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
@@ -79,7 +83,7 @@ def paired_difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float,
     n, b, c = len(one), int((one & ~other).sum()), int((other & ~one).sum())
     middle = (b - c) / (n + 2)
     reach = Z * math.sqrt(b + c + 1 - (b - c) ** 2 / (n + 2)) / (n + 2)
-    return (b - c) / max(n, 1), middle - reach, middle + reach
+    return (b - c) / max(n, 1), max(-1.0, middle - reach), min(1.0, middle + reach)
 
 
 # ---------------------------------------------------------------- prompts and pictures
@@ -157,7 +161,7 @@ def comparisons(chosen: list[Setting]) -> list[tuple[Setting, Setting]]:
     return [(one, other) for one, other in pairs if other in chosen]
 
 
-def load_generator(name: str, device: str | None, weights: Path | None) -> FluxGenerator:
+def load_generator(name: str, device: str | torch.device, weights: Path | None) -> FluxGenerator:
     """A model as it ships; files of the same name in the folder weights take the place of shipped ones."""
     generator = FluxGenerator(name, device)
     parts = {"t5": generator.t5.encoder, "clip": generator.clip.encoder, "flux": generator.model}
@@ -175,20 +179,19 @@ def load_generator(name: str, device: str | None, weights: Path | None) -> FluxG
 
 @torch.inference_mode()
 def paint_prompts(
-    generator: FluxGenerator, texts: list[str], setting: Setting, seed: int, batch: int
+    generator: FluxGenerator, texts: list[str], noise: Float[Tensor, "B 16 h w"], setting: Setting, batch: int
 ) -> UInt8[Tensor, "B 3 128 128"]:
-    """One picture a prompt, in 8 bits as the generator saves them; the seed fixes the noise of all.
+    """One picture a prompt, each from its own noise, in 8 bits as the generator saves them.
 
     On a GPU products are taken in bfloat16; ids, rotations, noise levels and the sum of the steps stay in float32.
     """
     device, spec = generator.device, generator.spec
-    noise = get_noise(len(texts), SIZE, SIZE, device, torch.float32, seed)
-    timesteps = get_schedule(setting.steps, patchify(noise[:1]).shape[1], shift=spec.shift)
+    timesteps = get_schedule(setting.steps, patchify(noise).shape[1], shift=spec.shift)
     painted = []
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         uncond = embed_empty(generator.t5, generator.clip, 1) if spec.two_passes else None
         for i in range(0, len(texts), batch):
-            inputs = prepare(generator.t5, generator.clip, noise[i : i + batch], texts[i : i + batch])
+            inputs = prepare(generator.t5, generator.clip, noise[i : i + batch].to(device), texts[i : i + batch])
             x = denoise(generator.model, **inputs, timesteps=timesteps, guidance=setting.guidance, uncond=uncond)
             pictures = generator.ae.decode(unpatchify(x, SIZE, SIZE)).float()
             painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round().byte())
@@ -318,14 +321,14 @@ def markdown(rows: list[dict], title: str) -> str:
 
 def contact_sheet(pictures: UInt8[Tensor, "B 3 128 128"], texts: list[str], columns: int = 8) -> Image.Image:
     """The pictures in rows, each with its text below it."""
-    under, font = 44, ImageFont.load_default(size=11)
+    under, font = 58, ImageFont.load_default(size=11)
     height = SIZE + under
     page = Image.new("RGB", (columns * (SIZE + 8), -(-len(texts) // columns) * height), "white")
     pen = ImageDraw.Draw(page)
     for i, (one, text) in enumerate(zip(pictures, texts, strict=True)):
         x, y = i % columns * (SIZE + 8), i // columns * height
-        page.paste(to_picture(as_numbers(one)), (x, y))
-        pen.text((x, y + SIZE + 1), "\n".join(textwrap.wrap(text, 24)[:3]), fill="black", font=font, spacing=2)
+        page.paste(Image.fromarray(one.permute(1, 2, 0).numpy()), (x, y))
+        pen.text((x, y + SIZE + 1), "\n".join(textwrap.wrap(text, 22)[:4]), fill="black", font=font, spacing=2)
     return page
 
 
@@ -339,20 +342,28 @@ def save_sheets(
     for kind, rows in (("wrong", at_random), ("lowest", order[:32]), ("best", order[::-1][:32])):
         if len(rows):
             missed = ["+".join(k for k in ("object", "style", "colour", "position") if not found[k][i]) for i in rows]
-            said = [texts[i] + (f" [{m}]" if m else "") for i, m in zip(rows, missed, strict=True)]
+            said = [(f"[{m}] " if m else "") + texts[i] for i, m in zip(rows, missed, strict=True)]
             contact_sheet(pictures[torch.from_numpy(rows.copy())], said).save(f"{path}-{kind}.png")
 
 
-def judge_rows(
-    bench: Bench, drawings: Drawings, strict: Strict, generator: FluxGenerator, n: int, seed: int
-) -> list[dict]:
+def gather(here: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """Every process has looked at every P-th prompt; put together, all n are there in order."""
+    parts = gather_object([here])
+    whole = {key: np.empty((n, *x.shape[1:]), x.dtype) for key, x in here.items()}
+    for i, part in enumerate(parts):
+        for key, x in part.items():
+            whole[key][i :: len(parts)] = x
+    return whole
+
+
+def judge_rows(bench: Bench, drawings: Drawings, strict: Strict, ae: AutoEncoder, n: int, seed: int) -> list[dict]:
     """How right both judges are on real pictures of held-out scenes, as they are and after the autoencoder."""
-    scenes = prompt_scenes(drawings, n, seed)
+    scenes = prompt_scenes(bench.drawings, n, seed)  # numbered alike
     found: dict[str, list[dict]] = {"real pictures": [], "real pictures after the autoencoder": []}
     for i in range(0, n, 512):
         part = scenes[i : i + 512]
         pictures = paint(drawings, part)
-        for name, x in zip(found, (pictures, round_trip(generator.ae, pictures)), strict=True):
+        for name, x in zip(found, (pictures, round_trip(ae, pictures)), strict=True):
             found[name].append(verdict(bench, x, part) | strict.verdict(x, part))
     rows = []
     for name, parts in found.items():
@@ -376,21 +387,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    begin, n = time.monotonic(), args.prompts or (64 if args.quick else 4096)
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    device = torch.device(args.device or accelerator.device)
+    begin, n, gpu = time.monotonic(), args.prompts or (64 if args.quick else 4096), device.type == "cuda"
+    batch = args.batch or (1024 if gpu else 32)
     torch.set_float32_matmul_precision("high")
     generators: dict[str, FluxGenerator] = {}
     for name in args.models:
-        if name not in configs:
-            print(f"{name} is left out: no such model yet", flush=True)
-            continue
         try:
-            generators[name] = load_generator(name, args.device, args.weights)
-        except FileNotFoundError as error:
-            print(f"{name} is left out: {error}", flush=True)
+            generators[name] = load_generator(name, device, args.weights)
+        except (FileNotFoundError, ValueError) as error:  # not trained, or no such model yet
+            accelerator.print(f"{name} is left out: {error}", flush=True)
     if not generators:
         raise SystemExit("no model to look at")
-    first = next(iter(generators.values()))
-    device, batch = first.device, args.batch or (1024 if first.device.type == "cuda" else 32)
     bench = load_bench(JUDGE_FOLDER, device)
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -400,47 +409,55 @@ def main() -> None:
         drawings = load_drawings(args.data).to(device)
         if not np.array_equal(drawings.concept, bench.drawings.concept) or drawings.names != bench.drawings.names:
             raise SystemExit(
-                f"{args.data} holds other drawings than the judge knows; train it again, or pass no --data"
+                f"{args.data} holds other drawings than the judge knows: train it again, or give no --data"
             )
         strict = Strict(drawings)
-        rows += judge_rows(bench, drawings, strict, first, n, args.seed + 500)
-        print(markdown(rows, "the judges themselves"), flush=True)
+        rows += judge_rows(bench, drawings, strict, next(iter(generators.values())).ae, n, args.seed + 500)
+        accelerator.print(markdown(rows, "the judges themselves"), flush=True)
     else:
-        print(
-            f"no drawings in {args.data}: the judge is not tried on real pictures, the strict one stays away",
-            flush=True,
+        accelerator.print(
+            f"no drawings in {args.data}: only the trained judge looks, and only at paintings", flush=True
         )
 
     scenes = {kind: prompt_scenes(bench.drawings, n, args.seed, unseen=kind != "trained") for kind in KINDS}
     texts = {kind: prompts(bench.drawings, scenes[kind], args.seed, chinese=kind == "Chinese") for kind in KINDS}
+    noise = get_noise(n, SIZE, SIZE, "cpu", torch.float32, args.seed)
     chosen = settings(list(generators), args.quick)
+    usual = {setting.model: setting for setting in reversed(chosen)}
+    mine = np.arange(accelerator.process_index, n, accelerator.num_processes)  # prompts of this process
     found: dict[Setting, dict[str, np.ndarray]] = {}
     for setting in chosen:
-        start = time.monotonic()
-        generator, kind = generators[setting.model], setting.prompts
-        pictures = paint_prompts(generator, texts[kind], setting, args.seed, batch)
-        parts = [as_numbers(part) for part in pictures.split(512)]
-        pieces = [scenes[kind][i : i + 512] for i in range(0, n, 512)]
+        start, kind = time.monotonic(), setting.prompts
+        pictures = paint_prompts(
+            generators[setting.model], [texts[kind][i] for i in mine], noise[torch.from_numpy(mine)], setting, batch
+        )
         judged = [
             verdict(bench, x, part) | (strict.verdict(x, part) if strict else {})
-            for x, part in zip(parts, pieces, strict=True)
+            for x, part in (
+                (as_numbers(pictures[i : i + 512]), scenes[kind][mine[i : i + 512]]) for i in range(0, len(mine), 512)
+            )
         ]
-        found[setting] = {key: np.concatenate([part[key] for part in judged]) for key in judged[0]}
-        rows += tally(str(setting), found[setting], scenes[kind])
-        shares = " ".join(
-            f"{r['objects']} {r['measure']} {100 * r['share']:.1f}" for r in rows if r["what"] == str(setting)
-        )
-        print(f"{setting}: {shares} ({time.monotonic() - start:.0f} s)", flush=True)
-        if setting in {s.model: s for s in reversed(chosen)}.values():  # the usual one of its model
-            save_sheets(pictures.cpu(), texts[kind], found[setting], args.out / setting.model, args.seed)
+        here = {key: np.concatenate([part[key] for part in judged]) for key in judged[0]}
+        if setting == usual[setting.model]:
+            here["pictures"] = pictures.cpu().numpy()
+        found[setting] = gather(here, n)
+        if setting == usual[setting.model]:
+            painted = torch.from_numpy(found[setting].pop("pictures"))
+            if accelerator.is_main_process:
+                save_sheets(painted, texts[kind], found[setting], args.out / setting.model, args.seed)
+        new = tally(str(setting), found[setting], scenes[kind])
+        shares = ", ".join(f"{r['objects']} {r['measure']} {100 * r['share']:.1f}" for r in new)
+        accelerator.print(f"{setting}: {shares} ({time.monotonic() - start:.0f} s)", flush=True)
+        rows += new
 
     paired: list[dict] = []
     for one, other in comparisons(chosen):
         paired += differences(f"{one} − {other}", found[one], found[other], scenes["English"])
-    write_reports(args.out, rows, paired, {"prompts": n, "seed": args.seed, "device": str(device)})
-    print(markdown(rows, "share right, % (95 % interval)"))
-    print(markdown(paired, "difference in points (95 % interval)"))
-    print(f"{time.monotonic() - begin:.0f} s in all, written to {args.out}", flush=True)
+    if accelerator.is_main_process:
+        write_reports(args.out, rows, paired, {"prompts": n, "seed": args.seed, "device": str(device)})
+        print((args.out / "evaluate.md").read_text("utf-8"))
+        print(f"{time.monotonic() - begin:.0f} s in all, written to {args.out}", flush=True)
+    accelerator.end_training()
 
 
 def write_reports(folder: Path, rows: list[dict], paired: list[dict], about: dict) -> None:
@@ -453,7 +470,7 @@ def write_reports(folder: Path, rows: list[dict], paired: list[dict], about: dic
     report = about | {"shares": rows, "differences": paired}
     (folder / "evaluate.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), "utf-8")
     text = markdown(rows, "share right, % (95 % interval)") + "\n"
-    text += markdown(paired, "difference in points (95 % interval)") if paired else ""
+    text += markdown(paired, "difference in points (95 % interval)")
     (folder / "evaluate.md").write_text(text, "utf-8")
 
 

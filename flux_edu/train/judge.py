@@ -1,4 +1,4 @@
-"""Train a judge of painted pictures, a CLIP in miniature: `python -m flux_edu.train.judge`. Eq. (9.4).
+"""Train a judge of painted pictures, a CLIP in miniature: `python -m flux_edu.train.judge`.
 
 Two towers, one that sees a crop and one that reads "a 3d fox", learn to give one vector to what belongs together. A
 crop then has the name whose vector is nearest. The judge is no part of the generator and never sees a painted picture;
@@ -59,7 +59,7 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Each crop shall find its text among all texts of the batch, and each text its crop.
 
-    Eq. (9.4):  L = -1/2B Σ_i 1/|P_i| Σ_{j ∈ P_i} [ log softmax_j(s ⟨u_i, v_j⟩) + log softmax_j(s ⟨u_j, v_i⟩) ]
+    L = -1/2B Σ_i 1/|P_i| Σ_{j ∈ P_i} [ log softmax_j(s ⟨u_i, v_j⟩) + log softmax_j(s ⟨u_j, v_i⟩) ]
 
     u are the crops' unit vectors, v the texts', P_i all places in the batch with the text of i, itself among them: with
     the plain loss two foxes in one batch would push each other's names away. Radford et al., "CLIP", 2021.

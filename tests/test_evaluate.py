@@ -1,0 +1,416 @@
+"""The measure: what is held out, the judge and its loss, the strict judge, intervals and paired differences."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flux_edu.checkpoint import CheckpointError, save_rows8
+from flux_edu.train import judge as judging
+from flux_edu.train.data import (
+    ABOVE,
+    BESIDE,
+    COLOURS,
+    ONE,
+    SIZE,
+    STYLES,
+    Drawings,
+    Scenes,
+    draw_scenes,
+    held_out,
+    load_drawings,
+    paint,
+)
+from flux_edu.train.evaluate import (
+    Setting,
+    Strict,
+    comparisons,
+    contact_sheet,
+    differences,
+    gather,
+    markdown,
+    painted_region,
+    paired_difference,
+    prompt_scenes,
+    prompts,
+    save_sheets,
+    settings,
+    tally,
+    wilson,
+    write_reports,
+)
+from flux_edu.train.judge import (
+    JUDGE_FOLDER,
+    Bench,
+    Judge,
+    best_arrangement,
+    contrastive_loss,
+    ground_colour,
+    load_bench,
+    looked_at,
+    practice_crops,
+    save_index,
+    spoil,
+    twins,
+    verdict,
+    views,
+)
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return load_drawings()
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return load_bench()
+
+
+@pytest.fixture(scope="module")
+def own(bench, drawings):
+    """The shipped drawings, numbered as in the judge's index, with pixels for those that ship and none for others."""
+    where = {(s, bench.drawings.names[c]["en"][0]): i for i, (s, c) in enumerate(_parts(bench.drawings))}
+    return np.array([where[s, drawings.names[c]["en"][0]] for s, c in _parts(drawings)])
+
+
+@pytest.fixture(scope="module")
+def index(bench):
+    """A sixth of the judge's index: finding what is held out among all pairs of 1,100 takes a while."""
+    every = bench.drawings
+    keep = every.concept % 6 == 1
+    return Drawings(every.pixels, every.style[keep], every.concept[keep] // 6, every.names[1::6])
+
+
+def _parts(drawings):
+    return zip(drawings.style.tolist(), drawings.concept.tolist(), strict=True)
+
+
+def scenes_of(layout, drawing, colour=0):
+    """Scenes at their exact places."""
+    n, quarter = len(drawing), SIZE / 4
+    place = np.full((n, 2, 3), SIZE / 2)
+    place[..., 0] = 104 if layout == ONE else 58
+    if layout != ONE:
+        place[:, 0, 1 + (layout == ABOVE)] -= quarter
+        place[:, 1, 1 + (layout == ABOVE)] += quarter
+    return Scenes(np.full(n, layout), np.array(drawing), place, np.full(n, colour))
+
+
+# ---------------------------------------------------------------- what is held out
+
+
+def parts_of(drawings, scenes, i):
+    """What the caption of one scene names: (style, name) of each thing, and the colour."""
+    shown = [0] if scenes.layout[i] == ONE else [0, 1]
+    things = [(STYLES[drawings.style[k]], drawings.names[drawings.concept[k]]["en"][0]) for k in scenes.drawing[i]]
+    return [things[k] for k in shown], list(COLOURS)[scenes.colour[i]]
+
+
+def is_held_out(things, colour):
+    names = [name for _, name in things]
+    return (
+        any(held_out(style=style, name=name) for style, name in things)
+        or any(held_out(name=name, colour=colour) for name in names)
+        or (len(names) == 2 and held_out(name=names[0], other=names[1]))
+    )
+
+
+def test_nothing_leaks_into_training(index):
+    trained, tested = draw_scenes(index, 1500, seed=3), prompt_scenes(index, 400, seed=4)
+    assert not any(is_held_out(*parts_of(index, trained, i)) for i in range(len(trained)))
+    assert all(is_held_out(*parts_of(index, tested, i)) for i in range(len(tested)))
+    assert (tested.layout[:200] == ONE).all() and (tested.layout[200:] != ONE).all()
+
+
+def test_the_split_asks_only_for_the_captions_parts(index):
+    """Two scenes whose captions have the same parts are on one side, whatever places, layout and order."""
+    a, b = draw_scenes(index, 100, seed=5, pairs=1.0, unseen=True), draw_scenes(index, 100, seed=5, pairs=1.0)
+    for scenes, side in ((a, True), (b, False)):
+        for i in range(len(scenes)):
+            things, colour = parts_of(index, scenes, i)
+            assert is_held_out(things[::-1], colour) is side
+
+
+# ---------------------------------------------------------------- the objective
+
+
+def test_the_contrastive_loss_against_loops():
+    generator = torch.Generator().manual_seed(0)
+    u, v = F.normalize(torch.randn(2, 7, 5, generator=generator, dtype=torch.float64), dim=-1)
+    label, scale = torch.tensor([3, 8, 3, 1, 8, 3, 5]), 4.7
+    total = 0.0
+    for i in range(7):
+        same = [j for j in range(7) if label[j] == label[i]]
+        for crop_first in (True, False):
+            score = [scale * float(u[i] @ v[j]) if crop_first else scale * float(u[j] @ v[i]) for j in range(7)]
+            bottom = math.log(sum(math.exp(s) for s in score))
+            total -= sum(score[j] - bottom for j in same) / len(same) / (2 * 7)
+    loss = judging.contrastive_loss(u, v, label, torch.tensor(scale, dtype=torch.float64))
+    assert loss.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_two_foxes_do_not_push_each_other_away():
+    u = F.normalize(torch.randn(3, 4), dim=-1)
+    u[1] = u[0]
+    label, scale = torch.tensor([4, 4, 9]), torch.tensor(100.0)
+    v = u.clone().requires_grad_()
+    contrastive_loss(u, v, label, scale).backward()
+    assert v.grad[:2].abs().max() < 0.01 * scale  # right as it is
+    torch.testing.assert_close(contrastive_loss(u, v, label, scale).item(), math.log(2) * 2 / 3, atol=1e-2, rtol=0)
+
+
+def test_a_few_steps_on_a_few_drawings_make_the_loss_fall(drawings):
+    torch.manual_seed(0)
+    model = Judge(len(judging.load_tokenizer()), channels=(8, 16, 16))
+    tokens = judging.all_tokens(drawings)
+    crops, drawing = practice_crops(drawings, 12, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = contrastive_loss(*model(crops, tokens[drawing])[:2], drawing, model.log_scale.exp())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+# ---------------------------------------------------------------- what the judge sees
+
+
+def test_views_are_where_the_drawings_are(drawings):
+    x = torch.arange(2 * 3 * SIZE * SIZE).float().reshape(2, 3, SIZE, SIZE)
+    v = views(x)
+    assert v.shape == (2, 5, 3, 64, 64)
+    torch.testing.assert_close(v[:, 0, :, 0, 0], x[:, :, :2, :2].mean((2, 3)))
+    assert (v[:, 1, :, 0, 0] == x[:, :, 32, 0]).all() and (v[:, 2, :, 0, 0] == x[:, :, 32, 64]).all()
+    assert (v[:, 3, :, 0, 0] == x[:, :, 0, 32]).all() and (v[:, 4, :, 0, 0] == x[:, :, 64, 32]).all()
+    scenes = Scenes(
+        np.array([ABOVE, ONE, BESIDE]), np.array([[5, 6], [7, 8], [9, 10]]), np.zeros((3, 2, 3)), np.zeros(3, int)
+    )
+    rows = sorted(zip(*(x.tolist() for x in looked_at(scenes)), strict=True))
+    assert rows == [(0, 3, 5), (0, 4, 6), (1, 0, 7), (2, 1, 9), (2, 2, 10)]
+
+
+def test_practice_crops_hold_what_they_say(drawings):
+    """Crop and number belong together: the crop is nearer to its own drawing than to almost all others."""
+    crops, drawing = practice_crops(drawings, 20, seed=2)
+    assert crops.shape[1:] == (3, 64, 64) and len(crops) == len(drawing)
+    plain = paint(drawings, scenes_of(ONE, [[k, k] for k in range(len(drawings.style))], 9))
+    small, bank = F.avg_pool2d(crops, 4).flatten(1), F.avg_pool2d(views(plain)[:, 0], 4).flatten(1)
+    small, bank = (x - x.mean(1, keepdim=True) for x in (small, bank))
+    rank = (F.normalize(small, dim=1) @ F.normalize(bank, dim=1).T).argsort(dim=1, descending=True)
+    place = (rank == drawing[:, None]).float().argmax(1).float()
+    assert place.median() <= 5  # of 276; places and grounds differ, so not always the first
+
+
+def test_spoiling_is_mild_and_leaves_some_alone():
+    torch.manual_seed(0)
+    x = torch.rand(200, 3, 64, 64) * 2 - 1
+    x = F.interpolate(x[:, :, ::8, ::8], scale_factor=8)
+    off = (spoil(x) - x).abs().mean((1, 2, 3))
+    assert 0.1 < (off == 0).float().mean() < 0.4
+    assert off.max() < 0.3
+
+
+# ---------------------------------------------------------------- the judge that ships
+
+
+def test_the_shipped_judge_is_small_and_knows_every_drawing(bench):
+    weights, index = JUDGE_FOLDER / "judge.safetensors", JUDGE_FOLDER / "index.json"
+    assert weights.stat().st_size < 1_200_000 and index.stat().st_size < 150_000
+    said = json.loads((JUDGE_FOLDER / "judge.json").read_text("utf-8"))
+    for kind in ("real", "after_ae"):
+        assert min(said[kind].values()) >= 0.98
+    assert len(bench.text) == len(bench.drawings.style) == sum(bench.concept.bincount().tolist())
+    assert len(bench.drawings.names) >= 1000 and len(set(bench.drawings.style)) == 6
+    for entry in bench.drawings.names:
+        assert entry["en"] and entry["zh"]
+
+
+def test_the_shipped_judge_is_right_on_real_pictures(bench, drawings, own):
+    """Held-out scenes of the shipped drawings, among all names; no drawing ships that it does not know."""
+    scenes = draw_scenes(drawings, 96, seed=8, unseen=True)
+    pictures = paint(drawings, scenes)
+    asked = Scenes(scenes.layout, own[scenes.drawing], scenes.place, scenes.colour)
+    found = verdict(bench, pictures, asked)
+    for key in ("object", "style", "colour", "position", "all"):
+        assert found[key].mean() >= 0.95, key
+    # and it is no flatterer: asked for other things, it says no
+    other = Scenes(scenes.layout, own[np.roll(scenes.drawing, 1, axis=0)], scenes.place, (scenes.colour + 1) % 10)
+    wrong = verdict(bench, pictures, other)
+    assert wrong["object"].mean() < 0.1 and not wrong["colour"].any()
+    assert wrong["likeness"].mean() < found["likeness"].mean() - 0.3
+    turned = Scenes(scenes.layout, own[scenes.drawing[:, ::-1]], scenes.place, scenes.colour)
+    two, swapped = scenes.layout != ONE, verdict(bench, pictures, turned)
+    assert not swapped["position"][two].any() and swapped["object"][two].mean() >= 0.95
+
+
+def test_saved_and_loaded_it_gives_the_same_answers(drawings, tmp_path):
+    torch.manual_seed(1)
+    model = Judge(len(judging.load_tokenizer())).eval()
+    save_rows8(model.state_dict(), tmp_path / "judge.safetensors")
+    save_index(drawings, [[0, 1]], tmp_path / "index.json")
+    one, again = Bench(model, drawings, [[0, 1]]), load_bench(tmp_path)
+    assert (again.drawings.style == drawings.style).all() and (again.drawings.concept == drawings.concept).all()
+    assert again.drawings.names == drawings.names and len(again.drawings.pixels) == 0
+    crops = torch.rand(5, 3, 64, 64) * 2 - 1
+    torch.testing.assert_close(again.similarity(crops), one.similarity(crops), atol=0.05, rtol=0)
+    assert (again.names == one.names).all()
+    state = model.state_dict()
+    save_rows8({key: x for key, x in state.items() if key != "text.bias"}, tmp_path / "judge.safetensors")
+    with pytest.raises(CheckpointError, match=r"text\.bias"):
+        load_bench(tmp_path)
+
+
+def test_twins_are_drawings_that_look_alike(drawings):
+    assert twins(drawings) == []
+    copy = load_drawings()
+    flat = np.flatnonzero(copy.style == STYLES.index("flat"))[:2]
+    copy.pixels[int(flat[1])] = copy.pixels[int(flat[0])]
+    assert twins(copy) == [[int(flat[0]), int(flat[1])]]
+    torch.manual_seed(0)
+    bench = Bench(Judge(len(judging.load_tokenizer())).eval(), copy, twins(copy))
+    a, b = (int(copy.concept[k]) for k in flat)
+    assert bench.names[flat[0]].nonzero().flatten().tolist() == sorted((a, b))
+    assert bench.names.sum() == len(copy.style) + 2
+
+
+def test_colours_are_measured_from_the_border(drawings):
+    scenes = draw_scenes(drawings, 60, seed=14)
+    assert (ground_colour(paint(drawings, scenes)).numpy() == scenes.colour).all()
+    plain = torch.tensor(list(COLOURS.values())).float()[:, :, None, None].expand(-1, -1, SIZE, SIZE) / 127.5 - 1
+    assert ground_colour(plain + 0.05 * torch.randn(10, 3, SIZE, SIZE)).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("layout", [BESIDE, ABOVE])
+@pytest.mark.parametrize("turned", [False, True])
+def test_positions_with_a_judge_that_only_counts_pixels(drawings, layout, turned):
+    """A similarity by pixels in place of the trained one: the arrangement is found on real pictures."""
+    fox, apple = drawings.find("flat", "fox"), drawings.find("flat", "red apple")
+    pictures = paint(drawings, scenes_of(layout, [[apple, fox] if turned else [fox, apple]]))
+    one = views(paint(drawings, scenes_of(BESIDE, [[fox, apple]])))[0]
+    seen = views(pictures)[0].flatten(1)
+    first, second = (-(seen - one[k].flatten()).abs().mean(1)[None] for k in (1, 2))
+    best, at_first, at_second = best_arrangement(first, second)
+    wanted = (0 if layout == BESIDE else 2) + turned
+    assert best.item() == wanted
+    assert (at_first.item(), at_second.item()) == [(1, 2), (2, 1), (3, 4), (4, 3)][wanted]
+
+
+# ---------------------------------------------------------------- the strict judge
+
+
+def test_the_strict_judge_knows_real_pictures(drawings):
+    strict = Strict(drawings)
+    scenes = draw_scenes(drawings, 40, seed=21, unseen=True)
+    scenes.colour %= 2  # two backgrounds are enough here
+    pictures = paint(drawings, scenes)
+    found = strict.verdict(pictures, scenes)
+    assert found["strict object"].mean() >= 0.95 and found["strict style"].mean() >= 0.95
+    wrong = Scenes(scenes.layout, np.roll(scenes.drawing, 1, axis=0), scenes.place, scenes.colour)
+    assert strict.verdict(pictures, wrong)["strict object"].mean() < 0.2
+
+
+def test_the_painted_region_is_the_box_of_what_is_there():
+    ground = torch.tensor([[-1.0, 0.0, 1.0]])
+    x = ground[:, :, None, None].repeat(1, 1, 64, 64)
+    x[:, :, 10:40, 20:30] = 0.5
+    x[:, :, 3, 60] = 0.5  # one pixel alone is no drawing
+    region = painted_region(x, ground)
+    inside = region[:, :, 2:-2, 2:-2]  # at the very edge neighbours are mixed in
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.5))
+    empty = ground[:, :, None, None].repeat(1, 1, 64, 64)
+    torch.testing.assert_close(painted_region(empty, ground), empty[:, :, :20, :20])
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_wilson_against_published_values():
+    """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    table = [((81, 263), (0.2553, 0.3662)), ((15, 148), (0.0624, 0.1605)), ((0, 20), (0.0, 0.1611))]
+    table += [((1, 29), (0.0061, 0.1718))]
+    for (right, n), interval in table:
+        assert wilson(right, n) == pytest.approx(interval, abs=5e-5)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_paired_difference_knows_only_prompts_that_differ():
+    one, other = np.ones(1000, bool), np.ones(1000, bool)
+    share, low, high = paired_difference(one, other)
+    assert share == 0 and low == pytest.approx(-high) and 0 < high < 0.003
+    other[:40] = False
+    share, low, high = paired_difference(one, other)
+    assert share == pytest.approx(0.04) and 0.025 < low < 0.04 < high < 0.055
+    back = paired_difference(other, one)
+    assert back == pytest.approx((-share, -high, -low))
+    generator = np.random.default_rng(0)  # the interval covers the truth about 95 times in 100
+    covered = 0
+    for _ in range(400):
+        a, b = generator.random(300) < 0.9, generator.random(300) < 0.85
+        _, low, high = paired_difference(a, b)
+        covered += low <= 0.05 <= high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+# ---------------------------------------------------------------- prompts, settings, reports
+
+
+def test_prompts_name_style_and_colour_and_say_the_same_in_both_languages(index):
+    scenes = prompt_scenes(index, 60, seed=1)
+    english, chinese = prompts(index, scenes, 7), prompts(index, scenes, 7, chinese=True)
+    assert english == prompts(index, scenes, 7)
+    for i, (text, zh) in enumerate(zip(english, chinese, strict=True)):
+        things, colour = parts_of(index, scenes, i)
+        assert f" on a {colour} background" in text.replace(" an ", " a ")
+        for style, name in things:
+            assert style in text and name in text
+        if len(things) == 2:
+            first_named = text.index(things[0][1]) < text.index(things[1][1])
+            back = " right of " in text or " below " in text
+            assert first_named is not back or things[0][1] in things[1][1] or things[1][1] in things[0][1]
+            assert ("右边" in zh or "下面" in zh) is back
+    assert len(set(prompts(index, scenes, 8))) > 50 and prompts(index, scenes, 8) != english
+
+
+def test_settings_compare_one_thing_at_a_time():
+    chosen = settings(["tiny", "tiny-dev", "tiny-schnell"], quick=False)
+    assert len(set(chosen)) == len(chosen)
+    assert {s.steps for s in chosen if s.model == "tiny"} == {28, 8, 4, 2, 1}
+    pairs = comparisons(chosen)
+    for w in (1.5, 2.0, 3.0, 5.0):
+        assert (Setting("tiny-dev", 28, w), Setting("tiny", 28, w)) in pairs
+    assert (Setting("tiny", 28, 3.0, "Chinese"), Setting("tiny", 28, 3.0)) in pairs
+    assert (Setting("tiny-schnell", 4, 0.0), Setting("tiny", 28, 3.0)) in pairs
+    assert not any("trained" in (one.prompts, other.prompts) for one, other in pairs)
+    assert all(one != other for one, other in pairs)
+    assert len(settings(["tiny", "tiny-dev", "tiny-schnell"], quick=True)) < 12
+
+
+def test_reports_say_what_was_found(tmp_path, index):
+    scenes = prompt_scenes(index, 20, seed=2)
+    right = {key: np.arange(20) % 2 == 0 for key in ("object", "style", "colour", "position", "all")}
+    rows = tally("tiny, 28 steps", right, scenes)
+    assert [r["share"] for r in rows] == [0.5] * len(rows) and {r["n"] for r in rows} == {10}
+    better = right | {"object": np.ones(20, bool)}
+    paired = differences("new − old", better, right, scenes)
+    assert [r["share"] for r in paired if r["measure"] == "object"] == [0.5, 0.5]
+    text = markdown(rows, "share")
+    assert "| tiny, 28 steps | 50.0 (23.7 to 76.3) |" in text
+    write_reports(tmp_path, rows, paired, {"prompts": 20})
+    assert json.loads((tmp_path / "evaluate.json").read_text("utf-8"))["shares"] == rows
+    assert len((tmp_path / "evaluate.csv").read_text("utf-8").splitlines()) == 1 + len(rows) + len(paired)
+    pictures = torch.zeros(20, 3, SIZE, SIZE, dtype=torch.uint8)
+    save_sheets(pictures, ["a fox"] * 20, right | {"likeness": np.arange(20.0)}, tmp_path / "tiny", seed=0)
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["tiny-best.png", "tiny-lowest.png", "tiny-wrong.png"]
+    assert contact_sheet(pictures[:9], ["a"] * 9).size == (8 * 136, 2 * (SIZE + 58))
+
+
+def test_what_one_process_has_seen_is_all_there_is():
+    whole = gather({"object": np.array([True, False, True]), "pictures": np.arange(6).reshape(3, 2)}, 3)
+    assert whole["object"].tolist() == [True, False, True] and whole["pictures"].tolist() == [[0, 1], [2, 3], [4, 5]]
