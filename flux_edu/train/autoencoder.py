@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
 from flux_edu.checkpoint import load_strict, read, read_header, save_rows8
 from flux_edu.configs import TINY_AE
-from flux_edu.train.common import Average, Clock, decayed, learning_rate, set_rate
-from flux_edu.train.data import COLOURS, ONE, Drawings, draw_scenes, load_drawings, paint
+from flux_edu.train.common import Average, Clock, compile_blocks, decayed, learning_rate, record, set_rate
+from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, paint
+
+PARTS = (ResnetBlock, AttnBlock, Downsample, Upsample)  # what is compiled
 
 
 class Reconstruct(nn.Module):
@@ -48,32 +50,29 @@ def slopes(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
 def reconstruction_loss(
     x: Float[Tensor, "B C H W"], y: Float[Tensor, "B C H W"], mean: Tensor, log_var: Tensor
 ) -> Float[Tensor, ""]:
-    """L1 + L2 + slopes + 0.02 worst pixel + 3e-4 KL(N(mean, e^log_var) ‖ N(0, 1)), each a mean over its numbers."""
+    """L1 + L2 + slopes + 0.02 worst pixel + 3e-4 KL(N(mean, e^log_var) ‖ N(0, 1)), each a mean over its numbers.
+
+    A plain picture shall come back plain: its worst pixel counts ten times.
+    """
     difference = (x - y).abs()
     edges = sum((a - b).abs().mean() for a, b in zip(slopes(x), slopes(y), strict=True))
     kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).mean()
-    worst = difference.flatten(1).amax(1).mean()
+    plain = (x == x[:, :, :1, :1]).flatten(1).all(1)
+    worst = (difference.flatten(1).amax(1) * (1 + 9 * plain)).mean()
     return difference.mean() + difference.square().mean() + edges + 0.02 * worst + 3e-4 * kl
 
 
 def practice_pictures(drawings: Drawings, batch: int, seed: int) -> Float[Tensor, "B 3 128 128"]:
-    """Compositions, a third of them on a colour of any kind, and one in twelve with nothing on it at all."""
+    """Compositions, a third of them on a colour of any kind, and one in eight with nothing on it at all."""
     rng = np.random.default_rng(seed)
     scenes = draw_scenes(drawings, batch, seed)
     any_colour = np.where(rng.random((batch, 1)) < 1 / 3, rng.random((batch, 3)), np.nan)
+    plain = max(1, batch // 8)
+    any_colour[: 3 * plain // 4] = rng.random((3 * plain // 4, 3))
     background = torch.from_numpy(any_colour).float().to(drawings.pixels.device)
     pictures = paint(drawings, scenes, background)
-    plain = max(1, batch // 12)
     pictures[:plain] = pictures[:plain, :, :1, :1]
     return pictures
-
-
-def compile_blocks(module: nn.Module) -> None:
-    """Compile block by block: the shapes repeat, so this is several times faster than compiling the whole."""
-    torch._dynamo.config.recompile_limit = 64
-    for part in module.modules():
-        if isinstance(part, ResnetBlock | AttnBlock | Downsample | Upsample):
-            part.compile(dynamic=False)
 
 
 # ---------------------------------------------------------------- what is measured
@@ -138,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
+    parser.add_argument("--start", type=Path, help="weights to begin from instead of from nothing")
     parser.add_argument("--seconds", type=float, default=300, help="time to train, without compiling")
     parser.add_argument("--batch", type=int, default=128, help="pictures a process and step")
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -153,11 +153,14 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     drawings = load_drawings(args.data).to(device)
     ae = AutoEncoder(TINY_AE).to(device, memory_format=torch.channels_last)
-    average = Average(ae, decay=0.999)
+    if args.start:
+        load_strict(ae, read(args.start), source=str(args.start))
+    average, model = Average(ae, decay=0.999), Reconstruct(ae)
     if device.type == "cuda":
-        compile_blocks(ae)
+        compile_blocks(ae, *PARTS)
+        record(model, torch.rand(args.batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last))
     optimizer = torch.optim.AdamW(decayed(ae, 0.01), lr=0.0, betas=(0.9, 0.99), fused=True)
-    model, optimizer = accelerator.prepare(Reconstruct(ae), optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(args.seed + accelerator.process_index)  # every process draws its own noise
 
     clock, total = Clock(accelerator, args.seconds), torch.zeros((), device=device)

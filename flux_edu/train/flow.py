@@ -25,15 +25,18 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import read, save_rows8
 from flux_edu.configs import ModelSpec, configs
+from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
-from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, prepare, unpatchify
+from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, make_img_ids, make_txt_ids, patchify, prepare, unpatchify
 from flux_edu.pipeline import TINY_FOLDER, to_picture
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate
+from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
-from flux_edu.train.autoencoder import compile_blocks, load_ae
-from flux_edu.train.common import Average, Clock, decayed, learning_rate, set_rate
+from flux_edu.train.autoencoder import PARTS, load_ae
+from flux_edu.train.common import Average, Clock, compile_blocks, decayed, learning_rate, record, set_rate
 from flux_edu.train.data import SIXTEEN, SIZE, Drawings, captions, draw_scenes, load_drawings, paint
+from flux_edu.train.muon import Muon
 
 # ---------------------------------------------------------------- the objective
 
@@ -83,6 +86,9 @@ class TextToVelocity(nn.Module):
         super().__init__()
         t5, clip = tiny_embedders(tokenizer_file, spec.txt_tokens)
         self.t5, self.clip, self.flux = t5.encoder.train(), clip.encoder.train(), Flux(spec.params)
+        side = SIZE // PIXELS_PER_TOKEN
+        self.register_buffer("img_ids", make_img_ids(1, side, side), persistent=False)
+        self.register_buffer("txt_ids", make_txt_ids(1, spec.txt_tokens), persistent=False)
         zero_start(self.flux)
         local_start(self.t5)
 
@@ -93,10 +99,30 @@ class TextToVelocity(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             txt = self.t5(input_ids=tokens).last_hidden_state
             vec = self.clip(input_ids=tokens).pooler_output
-            side = int(x.shape[1] ** 0.5)
-            img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
-            txt_ids = make_txt_ids(1, tokens.shape[1]).to(x.device).expand(len(x), -1, -1)
+            img_ids, txt_ids = self.img_ids.expand(len(x), -1, -1), self.txt_ids.expand(len(x), -1, -1)
             return self.flux(x, img_ids, txt, txt_ids, t, vec)
+
+    def record(self, batch: int) -> None:
+        """For training on a GPU: compile all three networks, and replay the transformer as a CUDA graph."""
+        self.t5.compile(dynamic=False)
+        self.clip.compile(dynamic=False)
+        compile_blocks(self.flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
+        p, device = self.flux.params, self.img_ids.device
+        img_ids, txt_ids = (ids.repeat(batch, 1, 1) for ids in (self.img_ids, self.txt_ids))
+        img = torch.randn(*img_ids.shape[:2], p.in_channels, device=device)
+        txt = torch.randn(*txt_ids.shape[:2], p.context_in_dim, device=device, requires_grad=True)
+        vec = torch.randn(batch, p.vec_in_dim, device=device, requires_grad=True)
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            record(self.flux, img, img_ids, txt, txt_ids, torch.rand(batch, device=device), vec)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The matrices of the blocks of all three networks: what Muon is for."""
+        inside = ("_blocks.", ".block.", ".layers.")
+        return [
+            p
+            for name, p in self.named_parameters()
+            if p.ndim == 2 and any(part in name for part in inside) and "relative_attention_bias" not in name
+        ]
 
     def embedders(self, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[TextEmbedder, TextEmbedder]:
         """The two encoders as the sampler wants them."""
@@ -236,6 +262,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="latents a process and step")
     parser.add_argument("--pool", type=int, default=131072, help="latents a process keeps")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
     parser.add_argument("--report", type=int, default=250, help="steps between two lines of the log")
@@ -254,10 +281,15 @@ def main() -> None:
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
     if device.type == "cuda":
-        model.compile(dynamic=False)
-        compile_blocks(ae)
-    optimizer = torch.optim.AdamW(decayed(model, 0.01), lr=0.0, betas=(0.9, 0.95), fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
+        model.record(args.batch)
+        compile_blocks(ae, *PARTS)
+    hidden = {id(p) for p in model.matrices()} if args.muon else set()
+    others = [group | {"params": [p for p in group["params"] if id(p) not in hidden]} for group in decayed(model, 0.01)]
+    optimizers = {torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), fused=True): args.rate}
+    if args.muon:
+        optimizers[Muon(model.matrices(), lr=0.0)] = args.muon
+    model, *prepared = accelerator.prepare(model, *optimizers)
+    rates = dict(zip(prepared, optimizers.values(), strict=True))
     accelerator.register_for_checkpointing(average, clock)
     if args.state and args.state.is_dir():
         accelerator.load_state(str(args.state))
@@ -277,14 +309,16 @@ def main() -> None:
     log = (args.out / "log.csv").open("a", newline="") if accelerator.is_main_process else None
     total, warm, last = torch.zeros((), device=device), clock.step + 10, None
     while (progress := clock.progress()) < 1 and clock.wall < args.leg and clock.step <= args.steps:
-        set_rate(optimizer, learning_rate(progress, args.rate, warm_up=0.01))
+        for optimizer, rate in rates.items():
+            set_rate(optimizer, learning_rate(progress, rate, warm_up=0.01))
         x_0, tokens = pool.batch(args.batch)
         t = logit_normal(mean, deviation, args.batch, device)
         loss = flow_loss(model, x_0, torch.randn_like(x_0), t, tokens)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in rates:
+            optimizer.step()
+            optimizer.zero_grad()
         average.update()
         total += loss.detach()
         if clock.step == warm:  # compiled by now: the clock starts here
