@@ -126,17 +126,13 @@ class FluxGenerator:
         """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
         if metadata["model"] != self.name:
             raise ValueError(
-                f"the picture was painted by {metadata['model']!r}, this generator is {self.name!r}: make"
-                f" FluxGenerator({metadata['model']!r})"
+                f"painted by {metadata['model']!r}, not {self.name!r}: make FluxGenerator({metadata['model']!r})"
             )
         if metadata["version"] != flux_edu.__version__:
             advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
         wanted = metadata.get("init_image_sha256")
         if wanted and (init_image is None or picture_hash(init_image) != wanted):
-            raise ValueError(
-                "the picture began from a start picture: pass the same one as init_image (its hash must be the"
-                " recorded one)"
-            )
+            raise ValueError("it began from a start picture: pass the same one as init_image (the hash must agree)")
         again = {key: metadata[key] for key in ("width", "height", "num_steps", "guidance", "seed", "prompt")}
         return self.generate_image(
             **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
@@ -144,10 +140,7 @@ class FluxGenerator:
 
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(
-                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise as"
-                " img_cond"
-            )
+            raise ValueError(f"{self.name} needs a control picture or a mask: pass it to sampling.denoise as img_cond")
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
         if not 0 <= opts.seed < 2**63:
@@ -155,9 +148,7 @@ class FluxGenerator:
         if not math.isfinite(opts.guidance):
             raise ValueError(f"guidance = {opts.guidance}: it must be a finite number; {self.spec.guidance} is usual")
         if init_image is not None and not isinstance(init_image, Image.Image):
-            raise TypeError(
-                f"init_image is a {type(init_image).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)"
-            )
+            raise TypeError(f"init_image is a {type(init_image).__name__}; pass a PIL picture, as Image.open(path) is")
         if init_image is None and strength:
             advise(f"image2image_strength = {strength} does nothing without init_image")
         if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):

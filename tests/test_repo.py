@@ -110,7 +110,7 @@ def test_no_lock_file_no_pickle_nothing_huge():
 
 def test_weights_and_data_stay_small():
     heavy = [path for path in tracked() if path.suffix in {".safetensors", ".webp", ".json", ".png", ".jpg"}]
-    assert sum(path.stat().st_size for path in heavy) < 34 * MB
+    assert sum(path.stat().st_size for path in heavy) <= 40 * MB
 
 
 def test_tools_and_licences_are_named():

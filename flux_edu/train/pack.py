@@ -19,7 +19,8 @@ NAMES = (
     "flux.safetensors",
     "ae.safetensors",
 )
-LIMIT = 33_500_000  # bytes of weights and drawings together, so that the package stays a small download
+OPTIONAL = ("dev.safetensors", "schnell.safetensors")  # differences that distillation adds, if they are there
+LIMIT = 40_000_000  # bytes of weights and drawings together, so that the package stays a small download
 TABLE = re.compile(r"(<!-- files -->\n).*?(<!-- /files -->)", re.DOTALL)
 
 
@@ -28,10 +29,15 @@ def shipped_bytes() -> int:
     return sum(path.stat().st_size for folder in (WEIGHTS, SHIPPED) for path in folder.rglob("*") if path.is_file())
 
 
+def shipped_names(folder: Path = Path(str(TINY_FOLDER))) -> tuple[str, ...]:
+    """The files that every tiny model needs, and those of the distilled ones that exist."""
+    return NAMES + tuple(name for name in OPTIONAL if (folder / name).is_file())
+
+
 def file_table(folder: Path) -> str:
     """One line of markdown a file: name, bytes, SHA-256."""
     lines = ["| file | bytes | SHA-256 |", "|---|---|---|"]
-    for name in NAMES:
+    for name in shipped_names(folder):
         content = (folder / name).read_bytes()
         lines.append(f"| `{name}` | {len(content):,} | `{hashlib.sha256(content).hexdigest()}` |")
     return "\n".join(lines) + "\n"
@@ -43,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         for path in run.iterdir():
-            if path.name in NAMES:
+            if path.name in NAMES + OPTIONAL:
                 shutil.copyfile(path, TINY_FOLDER / path.name)
     CARD.write_text(TABLE.sub(lambda m: m[1] + file_table(TINY_FOLDER) + m[2], CARD.read_text("utf-8")), "utf-8")
     total = shipped_bytes()
