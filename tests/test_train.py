@@ -1,5 +1,6 @@
 """Training: composition, what is held out, the objective, and that steps make the loss fall. Eq. (9.1) to (9.3)."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -37,6 +38,7 @@ from flux_edu.train.data import (
     paste,
 )
 from flux_edu.train.flow import Pool, TextToVelocity, flow_loss, local_start, logit_normal, shift_logit_normal
+from flux_edu.train.muon import Muon, orthogonalise
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +249,51 @@ def tokens_of(spec):
     from flux_edu.text import tiny_embedders
 
     return tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)[0].tokenizer, spec.txt_tokens
+
+
+def muon_loop(matrices, gradients, rate=0.02, momentum=0.95, decay=0.01):
+    """Steps of Muon, one matrix after the other."""
+    done = []
+    for start, grads in zip(matrices, gradients, strict=True):
+        W, M = start.clone(), torch.zeros_like(start)
+        for G in grads:
+            M = momentum * M + G
+            step = orthogonalise((G + momentum * M)[None])[0]
+            W = (1 - rate * decay) * W - rate * 0.2 * max(W.shape) ** 0.5 * step
+        done.append(W)
+    return done
+
+
+@pytest.mark.parametrize("shape", [(3, 19, 7), (3, 7, 19), (2, 11, 11)])
+def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape):
+    torch.manual_seed(0)
+    U, S, Vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    S = S.clamp(min=0.05 * S.max())  # a value near 0 needs more rounds
+    found = orthogonalise(U * S[:, None] @ Vh)
+    assert found.shape == shape
+    inside = U.mT @ found @ Vh.mT  # diagonal, since the directions stay
+    values = inside.diagonal(dim1=-2, dim2=-1)
+    assert 0.6 < values.min() and values.max() < 1.3
+    torch.testing.assert_close(inside, torch.diag_embed(values), atol=1e-4, rtol=0)
+
+
+def test_muon_in_stacks_equals_matrix_by_matrix_and_goes_on_after_a_reload():
+    torch.manual_seed(0)
+    shapes = [(5, 3), (3, 7), (5, 3), (3, 7), (4, 4)]
+    matrices = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for _ in range(4)] for shape in shapes]
+    parameters = [torch.nn.Parameter(W.clone()) for W in matrices]
+    muon = Muon(parameters, lr=0.02)
+    for step in range(4):
+        if step == 2:  # as a second leg of a training does
+            state = copy.deepcopy(muon.state_dict())
+            muon = Muon(parameters, lr=0.5)
+            muon.load_state_dict(state)
+        for p, grads in zip(parameters, gradients, strict=True):
+            p.grad = grads[step].clone()
+        muon.step()
+    for p, W in zip(parameters, muon_loop(matrices, gradients), strict=True):
+        torch.testing.assert_close(p.detach(), W)
 
 
 def test_empty_captions_come_as_often_as_asked(drawings):
