@@ -140,7 +140,9 @@ class FluxGenerator:
 
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(f"{self.name} needs a control picture or a mask: pass it to sampling.denoise as img_cond")
+            raise ValueError(
+                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise"
+            )
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
         if not 0 <= opts.seed < 2**63:
@@ -148,7 +150,9 @@ class FluxGenerator:
         if not math.isfinite(opts.guidance):
             raise ValueError(f"guidance = {opts.guidance}: it must be a finite number; {self.spec.guidance} is usual")
         if init_image is not None and not isinstance(init_image, Image.Image):
-            raise TypeError(f"init_image is a {type(init_image).__name__}; pass a PIL picture, as Image.open(path) is")
+            raise TypeError(
+                f"init_image is a {type(init_image).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)"
+            )
         if init_image is None and strength:
             advise(f"image2image_strength = {strength} does nothing without init_image")
         if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):
