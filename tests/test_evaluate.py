@@ -138,6 +138,7 @@ def test_the_split_asks_only_for_the_captions_parts(index):
 # ---------------------------------------------------------------- the objective
 
 
+@pytest.mark.equation("9.4")
 def test_the_contrastive_loss_against_loops():
     generator = torch.Generator().manual_seed(0)
     u, v = F.normalize(torch.randn(2, 7, 5, generator=generator, dtype=torch.float64), dim=-1)

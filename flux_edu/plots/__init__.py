@@ -94,6 +94,10 @@ from flux_edu.plots.chapter_09 import targets_at as targets_at
 from flux_edu.plots.chapter_09 import velocity_arrows as velocity_arrows
 from flux_edu.plots.chapter_09 import where_walks_end as where_walks_end
 from flux_edu.plots.chapter_09 import why_held_out as why_held_out
+from flux_edu.plots.chapter_11 import distance_by_steps as distance_by_steps
+from flux_edu.plots.chapter_11 import few_step_walks as few_step_walks
+from flux_edu.plots.chapter_11 import off_the_chord as off_the_chord
+from flux_edu.plots.chapter_11 import toy_walk as toy_walk
 from flux_edu.plots.chapter_14 import added_or_turned as added_or_turned
 from flux_edu.plots.chapter_14 import mu_directions as mu_directions
 from flux_edu.plots.chapter_14 import step_sign as step_sign

@@ -59,7 +59,7 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Each crop shall find its text among all texts of the batch, and each text its crop.
 
-    L = -1/2B Σ_i 1/|P_i| Σ_{j ∈ P_i} [ log softmax_j(s ⟨u_i, v_j⟩) + log softmax_j(s ⟨u_j, v_i⟩) ]
+    Eq. (9.4):  L = -1/2B Σ_i 1/|P_i| Σ_{j ∈ P_i} [ log softmax_j(s ⟨u_i, v_j⟩) + log softmax_j(s ⟨u_j, v_i⟩) ]
 
     u are the crops' unit vectors, v the texts', P_i all places in the batch with the text of i, itself among them: with
     the plain loss two foxes in one batch would push each other's names away. Radford et al., "CLIP", 2021.

@@ -1,0 +1,83 @@
+"""Chapter 11: its exercises name the usual mistakes, its figures draw at their sliders' ends."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+
+from flux_edu import plots
+from flux_edu.exercises.chapter_11 import SOLUTIONS, segment_target, students_places
+from flux_edu.learn import check, explore
+from flux_edu.train.few_steps import mean_velocity, walk
+
+
+def told(number, answer):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        check(number, answer)
+    return printed.getvalue()
+
+
+def with_the_end(v, noise, times):
+    return students_places(v, noise, [*times, -1.0])
+
+
+def on_one_line(v, noise, times):
+    return [noise + (t - 1) * v(noise, 1.0) for t in times[:-1]]
+
+
+WRONG = [
+    ("11.1", lambda v, x, t, u, m: -segment_target(v, x, t, u, m), "wrong sign"),
+    ("11.1", lambda v, x, t, u, m: v(x, t), "velocity at the beginning"),
+    ("11.1", lambda v, x, t, u, m: m * segment_target(v, x, t, u, m), "one small step"),
+    ("11.1", lambda v, x, t, u, m: x + (u - t) * segment_target(v, x, t, u, m), "the place where"),
+    ("11.1", lambda v, x, t, u, m: segment_target(lambda y, _: v(y, t), x, t, u, m), "asks for the velocity at t"),
+    ("11.1", lambda v, x, t, u, m: None, "forget `return`"),
+    ("11.2", with_the_end, "finished picture"),
+    ("11.2", lambda v, x, times: students_places(lambda y, t: -v(y, t), x, times), "the sign is the other way"),
+    ("11.2", on_one_line, "looks again"),
+    ("11.2", lambda v, x, times: students_places(v, x, times)[1:], "four places"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
+def test_a_usual_mistake_is_named(number, answer, diagnosis):
+    printed = told(number, answer)
+    assert printed.startswith("✗") and diagnosis in printed, printed
+
+
+@pytest.mark.parametrize("number", SOLUTIONS)
+def test_the_solution_passes(number):
+    assert told(number, SOLUTIONS[number]).startswith("✓")
+
+
+def test_the_target_is_that_of_the_training():
+    x, t, t_next = torch.randn(3, 7, 5), torch.full((3,), 0.75), torch.full((3,), 0.5)
+    end = walk(lambda x, t: x.square() * t[:, None, None], x, t, t_next, 6)
+    mine = segment_target(lambda x, t: x.square() * t, x, 0.75, 0.5, 6)
+    torch.testing.assert_close(mine, mean_velocity(x, end, t, t_next))
+
+
+def test_one_step_of_the_toy_ends_at_the_mean_of_the_data():
+    ends = plots.toy_walk(1)[-1]
+    torch.testing.assert_close(ends, torch.tensor([0.5, -0.25]).expand_as(ends))
+
+
+DRAWN = [
+    *((plots.few_step_walks, {"steps": steps}) for steps in (1, 28)),
+    (plots.off_the_chord, {"curves": {"a walk": ([1.0, 0.5], [0.3, 0.1])}}),
+    (plots.distance_by_steps, {"curves": {"base": {8: 0.1, 1: 2.0}}}),
+]
+
+
+@pytest.mark.parametrize(("draw", "values"), DRAWN)
+def test_figures_are_drawn_and_described(draw, values):
+    figure = draw(**values)
+    figure.savefig(io.BytesIO(), format="png", dpi=20)
+    assert len(figure.get_label()) > 40
+    assert all(ax.get_xlabel() for ax in figure.axes)
+
+
+def test_the_slider_moves_without_an_error():
+    panel = explore(plots.few_step_walks, steps=(1, 28, 1))
+    assert all(move.error is None for move in panel.sweep())
