@@ -23,6 +23,7 @@ CHAPTERS = {
     "07": ["prompt", "clip", "t5"],
     "08": ["unpatchify", "decoder", "picture"],
     "09": ["t5", "clip", "embed", "vec", "txt_in", "img_in", "double", "single", "last"],
+    "10": ["guidance", "embed", "vec"],
 }
 
 

@@ -1,0 +1,88 @@
+"""Chapter 10: its exercises name the usual mistakes and are the package's functions, its figures draw everywhere."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+
+from flux_edu import plots
+from flux_edu.configs import configs
+from flux_edu.exercises.chapter_10 import SOLUTIONS, relative_loss, student_target
+from flux_edu.learn import check, explore
+from flux_edu.model import Flux
+from flux_edu.sampling import guide
+from flux_edu.train.guidance import guidance_loss, make_student
+
+
+def told(number, answer):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        check(number, answer)
+    return printed.getvalue()
+
+
+WRONG = [
+    ("10.1", lambda a, b, w: a + w * (b - a), "every channel got its own w"),
+    ("10.1", lambda a, b, w: a + w[:, None] * (b - a), "every token got its own w"),
+    ("10.1", lambda a, b, w: student_target(b, a, w), "swapped"),
+    ("10.1", lambda a, b, w: b + w[:, None, None] * (b - a), "1 + w"),
+    ("10.1", lambda a, b, w: w[:, None, None] * b, "only the difference"),
+    ("10.2", lambda v, v_w: (v - v_w).square().mean(), "drown"),
+    ("10.2", lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean(), "each sample first"),
+    ("10.2", lambda v, v_w: relative_loss(v_w, v), "the student's length"),
+    ("10.2", lambda v, v_w: ((v - v_w) / v_w).square().mean(), "number by number"),
+    ("10.2", lambda v, v_w: relative_loss(v, v_w).sqrt(), "the root"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
+def test_a_usual_mistake_is_named(number, answer, diagnosis):
+    printed = told(number, answer)
+    assert printed.startswith("✗") and diagnosis in printed
+
+
+@pytest.mark.parametrize("number", SOLUTIONS)
+def test_the_solution_passes(number):
+    assert told(number, SOLUTIONS[number]).startswith("✓")
+
+
+def test_the_answers_are_the_packages_functions():
+    a, b, w = torch.randn(3, 5, 7), torch.randn(3, 5, 7), torch.tensor([1.5, 3.0, 5.0])
+    torch.testing.assert_close(student_target(a, b, w), guide(a, b, w[:, None, None]))
+    torch.testing.assert_close(relative_loss(a, b), guidance_loss(a, b))
+
+
+# ---------------------------------------------------------------- sizes and figures
+
+
+def test_the_count_is_that_of_the_student():
+    with torch.device("meta"):
+        base = Flux(configs["tiny"].params)
+    size = sum(p.numel() for p in base.parameters())
+    student = make_student({name: torch.zeros(p.shape) for name, p in base.state_dict().items()}, 7)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    model, low_rank, whole = plots.count_difference(7)
+    assert (model, low_rank + whole) == (size, trained)
+    assert plots.count_difference(7, "tiny") == (size, low_rank, 0)
+
+
+DRAWN = [
+    (plots.guidance_by_level, {"levels": [0.1, 0.9], "moved": {1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}}),
+    (plots.student_losses, {"losses": [0.3, 0.2, 0.1], "other": (0.3, 0.25)}),
+    (plots.student_losses, {"losses": [0.3]}),
+    (plots.difference_size, {"rank": 1}),
+    (plots.difference_size, {"rank": 64}),
+]
+
+
+@pytest.mark.parametrize(("draw", "values"), DRAWN)
+def test_figures_are_drawn_and_described(draw, values):
+    figure = draw(**values)
+    figure.savefig(io.BytesIO(), format="png", dpi=20)
+    assert len(figure.get_label()) > 40
+    assert all(ax.get_xlabel() for ax in figure.axes)
+
+
+def test_a_panel_of_the_ranks():
+    panel = explore(plots.difference_size, rank=(1, 64, 1))
+    assert all(move.error is None for move in panel.sweep())
