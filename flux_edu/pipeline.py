@@ -256,7 +256,6 @@ def read_metadata(path: str | Path) -> dict:
         chunks = getattr(picture, "text", {})
     if "prompt" not in chunks:
         raise ValueError(
-            f"{path} carries no metadata of flux_edu; it was painted with add_sampling_metadata=False or by something"
-            " else"
+            f"{path} carries no metadata of flux_edu; was add_sampling_metadata=False, or is it another's?"
         )
     return {key: json.loads(value) for key, value in chunks.items()}
