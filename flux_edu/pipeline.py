@@ -140,9 +140,7 @@ class FluxGenerator:
 
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(
-                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise"
-            )
+            raise ValueError(f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling")
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
         if not 0 <= opts.seed < 2**63:
@@ -156,9 +154,8 @@ class FluxGenerator:
         if init_image is None and strength:
             advise(f"image2image_strength = {strength} does nothing without init_image")
         if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):
-            told = ", ".join(
-                f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else "") for word, near in unknown.items()
-            )
+            nearest = {word: f" (nearest: {', '.join(near)})" if near else "" for word, near in unknown.items()}
+            told = ", ".join(f"{word!r}{near}" for word, near in nearest.items())
             advise(f"the {self.name} model has never seen {told}. It paints something all the same.")
 
 
