@@ -252,7 +252,5 @@ def read_metadata(path: str | Path) -> dict:
     with Image.open(path) as picture:
         chunks = getattr(picture, "text", {})
     if "prompt" not in chunks:
-        raise ValueError(
-            f"{path} carries no metadata of flux_edu; was add_sampling_metadata=False, or is it another's?"
-        )
+        raise ValueError(f"{path} carries no metadata of flux_edu; was add_sampling_metadata off, or is it another's?")
     return {key: json.loads(value) for key, value in chunks.items()}
