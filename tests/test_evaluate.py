@@ -235,7 +235,7 @@ def test_the_shipped_judge_is_small_and_knows_every_drawing(bench):
 
 def test_the_shipped_judge_is_right_on_real_pictures(bench, drawings, own):
     """Held-out scenes of the shipped drawings, among all names; no drawing ships that it does not know."""
-    scenes = draw_scenes(drawings, 96, seed=8, unseen=True)
+    scenes = draw_scenes(drawings, 48, seed=8, unseen=True)
     pictures = paint(drawings, scenes)
     asked = Scenes(scenes.layout, own[scenes.drawing], scenes.place, scenes.colour)
     found = verdict(bench, pictures, asked)
