@@ -152,7 +152,9 @@ def test_a_notebook_needs_little_time_and_memory(executed_notebooks, capsys):
         print(f"\n{'; '.join(told)}; together {total:.0f} s", end=" ")
     assert all(peak is None or peak < 2000 for _, _, peak in rows), "a kernel held more than 2 GB"
     if os.environ.get("CI"):
-        assert total <= 360, "all notebooks together take more than six minutes"
+        core = sum(seconds for name, seconds, _ in rows if name < "07")
+        assert core <= 360, "notebooks 00 to 06 together take more than six minutes"
+        assert total <= 600, "all notebooks together take more than ten minutes"
 
 
 def test_no_cell_failed_or_warned(executed_notebooks):
