@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from flux_edu.advice import Advice
 from flux_edu.configs import configs, get_spec
-from flux_edu.pipeline import FluxGenerator, png_path, save_image
+from flux_edu.pictures import png_path, save_image
+from flux_edu.pipeline import FluxGenerator
 
 
 def sample(options: argparse.Namespace) -> Path:

@@ -1,6 +1,5 @@
 """From a prompt to a picture: the encoders, the schedule, the sampler and the autoencoder put together."""
 
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
@@ -27,6 +26,7 @@ from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
 from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, patchify, prepare, unpatchify
+from flux_edu.pictures import picture_hash
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
@@ -126,13 +126,17 @@ class FluxGenerator:
         """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
         if metadata["model"] != self.name:
             raise ValueError(
-                f"painted by {metadata['model']!r}, not {self.name!r}: make FluxGenerator({metadata['model']!r})"
+                f"the picture was painted by {metadata['model']!r}, this generator is {self.name!r}: make"
+                f" FluxGenerator({metadata['model']!r})"
             )
         if metadata["version"] != flux_edu.__version__:
             advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
         wanted = metadata.get("init_image_sha256")
         if wanted and (init_image is None or picture_hash(init_image) != wanted):
-            raise ValueError("it began from a start picture: pass the same one as init_image (the hash must agree)")
+            raise ValueError(
+                "the picture began from a start picture: pass the same one as init_image (its hash must be the"
+                " recorded one)"
+            )
         again = {key: metadata[key] for key in ("width", "height", "num_steps", "guidance", "seed", "prompt")}
         return self.generate_image(
             **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
@@ -140,7 +144,10 @@ class FluxGenerator:
 
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling")
+            raise ValueError(
+                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise as"
+                " img_cond"
+            )
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
         if not 0 <= opts.seed < 2**63:
@@ -213,44 +220,3 @@ def load_published(name: str, spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedd
     t5 = TextEmbedder.from_pretrained(where["FLUX_T5"], T5EncoderModel, spec.txt_tokens)
     clip = TextEmbedder.from_pretrained(where["FLUX_CLIP"], CLIPTextModel, CLIP_TOKENS)
     return t5, clip, model, ae
-
-
-# ---------------------------------------------------------------- files
-
-
-def picture_hash(picture: Image.Image) -> str:
-    """SHA-256 of size and pixels, the same whatever file the picture came from."""
-    rgb = picture.convert("RGB")
-    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
-
-
-def png_path(path: str | Path) -> Path:
-    """The path, if its name ends in .png."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(
-            f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
-        )
-    return path
-
-
-def save_image(picture: Image.Image, path: str | Path) -> Path:
-    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
-    path = png_path(path)
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in picture.info.items():
-        chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    picture.save(half, format="PNG", pnginfo=chunks)
-    half.replace(path)
-    return path
-
-
-def read_metadata(path: str | Path) -> dict:
-    """The metadata of a picture that `save_image` wrote: prompt, seed, size, schedule, model …."""
-    with Image.open(path) as picture:
-        chunks = getattr(picture, "text", {})
-    if "prompt" not in chunks:
-        raise ValueError(f"{path} carries no metadata of flux_edu; was add_sampling_metadata off, or is it another's?")
-    return {key: json.loads(value) for key, value in chunks.items()}

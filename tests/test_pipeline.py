@@ -21,7 +21,8 @@ from flux_edu.configs import configs
 from flux_edu.device import pick_device
 from flux_edu.learn import PANELS, explore
 from flux_edu.patchify import get_noise, prepare
-from flux_edu.pipeline import FluxGenerator, picture_hash, read_metadata, save_image, to_picture, to_tensor
+from flux_edu.pictures import picture_hash, read_metadata, save_image
+from flux_edu.pipeline import FluxGenerator, to_picture, to_tensor
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty

@@ -72,7 +72,7 @@ class Average:
 
 
 def compile_blocks(module: nn.Module, *kinds: type[nn.Module]) -> None:
-    """Compile block by block, not the whole: blocks of one kind share their code, so this is several times faster."""
+    """Compile block by block, not the whole: blocks of one kind share what is compiled."""
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.optimize_ddp = False  # blocks are small: nothing to cut up for the exchange of gradients
     for part in module.modules():

@@ -188,13 +188,13 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
         fine = seen_drawing[first] & seen_colour[a, colour]
         fine &= ~two | (seen_drawing[second] & seen_colour[b, colour] & seen_pair[a, b])
         keep = (~fine if unseen else fine) & (~two | (a != b))
-        scenes = Scenes(layout, np.stack([first, second], 1), _places(layout, rng), colour)
+        scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng), colour)
         found.append(scenes[keep])
     columns = [np.concatenate([vars(s)[key] for s in found])[:n] for key in ("layout", "drawing", "place", "colour")]
     return Scenes(*columns)
 
 
-def _places(layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_places(layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Side and centre of both drawings, each a little off its place: 98 to 110 pixels alone, 56 to 60 in a pair."""
     n, quarter = len(layout), SIZE / 4
     side = np.where(layout == ONE, rng.uniform(98, 110, n), 0)[:, None] + (layout != ONE)[:, None] * rng.uniform(

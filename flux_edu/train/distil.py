@@ -12,19 +12,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from einops import rearrange
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from flux_edu import lora
-from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import State, load_strict, read, save_rows8
 from flux_edu.configs import ModelSpec
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
-from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.pipeline import TINY_FOLDER, to_picture
+from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify
+from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.single_stream import LastLayer, SingleStreamBlock
@@ -106,14 +103,6 @@ def sample(
 
 def schedule(spec: ModelSpec, steps: int) -> list[float]:
     return get_schedule(steps, (SIZE // 16) ** 2, shift=spec.shift)
-
-
-@torch.inference_mode()
-def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
-    """The pictures of these latents, four in a row."""
-    pictures = ae.decode(unpatchify(x, SIZE, SIZE))
-    blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
-    return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
 
 
 def one_noise(device: torch.device, seed: int = 0) -> Float[Tensor, "1 C h w"]:

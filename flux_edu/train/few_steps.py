@@ -35,10 +35,9 @@ from flux_edu.train.distil import (
     one_noise,
     sample,
     schedule,
-    sheet,
     velocity,
 )
-from flux_edu.train.flow import Pool
+from flux_edu.train.flow import Pool, sheet
 from flux_edu.train.guidance import guided_velocity
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # of x and t
@@ -134,7 +133,7 @@ def main() -> None:
     base_spec, spec = configs["tiny"], configs["tiny-schnell"]
     stage = Stage(args, spec)
     device, empty, times = stage.device, stage.empty, schedule(spec, spec.num_steps)
-    judge = build(base_spec, stage.base)  # the teacher again, not compiled, for other sizes of batch
+    plain = build(base_spec, stage.base)  # the teacher again, not compiled, for other sizes of batch
     teacher = stage.compiled(build(base_spec, stage.base))
     student = make_trainable(build(spec, stage.base), args.rank)
     walkers = Walkers(stage.pool, stage.texts, times, args.batch)
@@ -164,7 +163,7 @@ def main() -> None:
     # where the teacher gets to in its own 28 steps with two passes, on captions that were held out
     n = min(args.measure, 256)
     text, noise = tuple(a[:n] for a in stage.held[1]), get_noise(n, SIZE, SIZE, device, torch.float32, 1)
-    goal = sample(judge, noise, text, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
+    goal = sample(plain, noise, text, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
 
     def distance(x: Tensor) -> float:
         return float((x - goal).norm() / goal.norm())
@@ -174,8 +173,8 @@ def main() -> None:
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
         schnell = build(spec, stage.save(difference, "schnell.safetensors", noted))
-        report = noted | {"distance_base_4_steps": distance(sample(judge, noise, text, times))}
-        report["distance_base_4_steps_guided"] = distance(sample(judge, noise, text, times, args.guidance, empty))
+        report = noted | {"distance_base_4_steps": distance(sample(plain, noise, text, times))}
+        report["distance_base_4_steps_guided"] = distance(sample(plain, noise, text, times, args.guidance, empty))
         sixteen, first = stage.texts.read(list(SIXTEEN)), one_noise(device)
         for n in (4, 2, 1):
             report[f"distance_{n}_steps"] = distance(sample(schnell, noise, text, schedule(spec, n)))
@@ -183,9 +182,9 @@ def main() -> None:
             sheet(stage.ae, x).save(args.out / f"sixteen_{n}_steps.png")
         (args.out / "schnell.json").write_text(json.dumps(report, indent=1))
         print(json.dumps(report), flush=True)
-        x = sample(judge, first, sixteen, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
+        x = sample(plain, first, sixteen, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
         sheet(stage.ae, x).save(args.out / "teacher.png")
-        sheet(stage.ae, sample(judge, first, sixteen, times)).save(args.out / "base_4_steps.png")
+        sheet(stage.ae, sample(plain, first, sixteen, times)).save(args.out / "base_4_steps.png")
     stage.accelerator.end_training()
 
 

@@ -205,7 +205,15 @@ def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, mean: floa
     return sum(float(flow_loss(model, *part)) * len(part[0]) for part in rows) / len(x)
 
 
-def sheet(
+@torch.inference_mode()
+def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
+    """The pictures of these latents, four in a row."""
+    pictures = ae.decode(unpatchify(x, SIZE, SIZE))
+    blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
+    return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
+
+
+def paint_sheet(
     model: TextToVelocity,
     ae: AutoEncoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -223,9 +231,7 @@ def sheet(
         timesteps = get_schedule(steps, inputs["img"].shape[1], shift=spec.shift)
         uncond = embed_empty(t5, clip, 1)
         x = denoise(model.flux, **inputs, timesteps=timesteps, guidance=guidance, uncond=uncond)
-        pictures = ae.decode(unpatchify(x, SIZE, SIZE))
-        blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
-        return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
+        return sheet(ae, x)
 
 
 def save_tiny(model: TextToVelocity, folder: Path, noted: dict[str, str]) -> None:
@@ -360,10 +366,10 @@ def main() -> None:
         report["held_out_8bit"] = validation_loss(painter, *held, mean, deviation)
         (args.out / "flow.json").write_text(json.dumps(report, indent=1))
         print(json.dumps(report), flush=True)
-        sheet(painter, ae, tokenizer, SIXTEEN, spec).save(args.out / "sixteen.png")
+        paint_sheet(painter, ae, tokenizer, SIXTEEN, spec).save(args.out / "sixteen.png")
         unseen = draw_scenes(drawings, 16, seed=77, unseen=True)
         texts = captions(drawings, unseen, seed=77, chinese=0)
-        sheet(painter, ae, tokenizer, texts, spec).save(args.out / "unseen.png")
+        paint_sheet(painter, ae, tokenizer, texts, spec).save(args.out / "unseen.png")
         (args.out / "unseen.txt").write_text("\n".join(texts))
     accelerator.end_training()
 

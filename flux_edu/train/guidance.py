@@ -19,8 +19,8 @@ from flux_edu.model import EMBEDDING_WIDTH, Flux
 from flux_edu.sampling import guide
 from flux_edu.schedule import get_lin_function, interpolate
 from flux_edu.train.data import SIXTEEN
-from flux_edu.train.distil import Stage, Text, arguments, build, half, one_noise, sample, schedule, sheet, velocity
-from flux_edu.train.flow import logit_normal, shift_logit_normal
+from flux_edu.train.distil import Stage, Text, arguments, build, half, one_noise, sample, schedule, velocity
+from flux_edu.train.flow import logit_normal, sheet, shift_logit_normal
 
 WEAKEST, STRONGEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
 
@@ -121,7 +121,7 @@ def main() -> None:
     spec = configs["tiny-dev"]
     stage = Stage(args, spec)
     device, held, empty = stage.device, stage.held, stage.empty
-    judge = build(configs["tiny"], stage.base)  # the teacher again, not compiled, for other sizes of batch
+    plain = build(configs["tiny"], stage.base)  # the teacher again, not compiled, for other sizes of batch
     teacher = stage.compiled(build(configs["tiny"], stage.base))
     student = make_student(stage.base, args.rank)
 
@@ -138,7 +138,7 @@ def main() -> None:
 
     def look(model: nn.Module) -> float:
         few = [a[:256] for a in (held[0], *held[1])]
-        return relative_error(model, judge, few[0], (few[1], few[2]), empty, 3.0)
+        return relative_error(model, plain, few[0], (few[1], few[2]), empty, 3.0)
 
     difference, steps = stage.train(student, loss, look)
 
@@ -146,14 +146,14 @@ def main() -> None:
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
         dev = build(spec, stage.save(difference, "dev.safetensors", noted))
         report = noted | {
-            f"error_w{w}": relative_error(dev, judge, *held, empty, w) for w in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+            f"error_w{w}": relative_error(dev, plain, *held, empty, w) for w in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
         }
         (args.out / "dev.json").write_text(json.dumps(report, indent=1))
         print(json.dumps(report), flush=True)
         text, noise, times = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
         for w in (1.5, 3.0, 5.0):
             sheet(stage.ae, sample(dev, noise, text, times, w)).save(args.out / f"sixteen_w{w}.png")
-            sheet(stage.ae, sample(judge, noise, text, times, w, empty)).save(args.out / f"teacher_w{w}.png")
+            sheet(stage.ae, sample(plain, noise, text, times, w, empty)).save(args.out / f"teacher_w{w}.png")
     stage.accelerator.end_training()
 
 

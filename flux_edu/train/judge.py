@@ -39,8 +39,8 @@ from flux_edu.train.data import (
     STYLES,
     Drawings,
     Scenes,
-    _places,
     a,
+    draw_places,
     draw_scenes,
     load_drawings,
     paint,
@@ -162,7 +162,7 @@ def looked_at(scenes: Scenes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def any_scenes(drawings: Drawings, n: int, rng: np.random.Generator) -> Scenes:
     """Any drawings on any colour, half of them alone, placed and sized less exactly than the generator's pictures."""
     layout = rng.choice([ONE, ONE, BESIDE, ABOVE], n)
-    place = _places(layout, rng)
+    place = draw_places(layout, rng)
     place[..., 0] *= rng.uniform(0.93, 1.05, (n, 2))
     place[..., 1:] += rng.uniform(-2, 2, (n, 2, 2))
     return Scenes(layout, rng.integers(0, len(drawings.style), (n, 2)), place, rng.integers(0, len(COLOURS), n))

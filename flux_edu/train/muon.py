@@ -32,8 +32,8 @@ class Muon(torch.optim.Optimizer):
     """W ← W - η (0.2 √max(rows, columns) orthogonalise(β M + G) + λ W) with M ← β M + G.
 
     0.2 √max(…) gives a step the size that AdamW's usually has, so both take the same rate η. torch.optim.Muon does the
-    same matrix by matrix; here all matrices of one shape go through the products together, which on a GPU is several
-    times faster, since each is small.
+    same matrix by matrix; here all matrices of one shape go through the products together, so that far fewer small
+    kernels are started.
     """
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
