@@ -3,10 +3,13 @@
 python run.py                 make .venv (once) and open JupyterLab on the map notebook
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
 python run.py lint            make .venv (once) and check style and formatting
+python run.py doctor          make .venv (once) and say what is installed, and whether the tiny FLUX paints here
+python run.py sample "..."    make .venv (once) and paint a picture; `python run.py sample --help` lists the options
 """
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,10 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "flux-edu.stamp"  # written last: a .venv without the right stamp is made again
+STAMP = VENV / "flux-edu.stamp"  # written last: a .venv without it is made again
 OLDEST, TOO_NEW = (3, 11), (3, 14)
 TORCH = "torch==2.13.0"  # the version tested; on Linux an unpinned one would bring CUDA along
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+COMMANDS = ("lab", "test", "lint", "doctor", "sample")
+DISK_GB = 2  # .venv with the CPU build takes 1.9
+WINDOWS_PATH = 60  # characters; .venv has file names of up to 195 below this folder, and Windows allows 260 in all
 
 
 def check_python(version):
@@ -30,15 +36,67 @@ def check_python(version):
         sys.exit(2)
 
 
+def check_machine(bits=64 if sys.maxsize > 2**32 else 32):
+    """Stop with one line where PyTorch has no build, before anything is fetched."""
+    if bits != 64:
+        fail("this is a 32-bit Python, and PyTorch needs a 64-bit one: install that from python.org.")
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        fail(
+            "PyTorch is no longer built for Intel Macs. On Apple silicon this Python runs under Rosetta: install "
+            "the universal one from python.org and start this with it."
+        )
+
+
+def check_place(windows=os.name == "nt"):
+    """Stop with one line where .venv would not fit: too little disk, or names too long for Windows."""
+    free = shutil.disk_usage(str(ROOT)).free / 1e9
+    if free < DISK_GB:
+        fail(f"{free:.1f} GB of disk are free here and .venv needs {DISK_GB}: make room, or move this folder.")
+    if windows and len(str(ROOT)) > WINDOWS_PATH and not windows_allows_long_paths():
+        fail(
+            f"the path of this folder has {len(str(ROOT))} characters, and Windows refuses the long file names "
+            f"below it: move the folder to a path of at most {WINDOWS_PATH}, such as C:\\flux, or allow long paths "
+            "(docs.python.org/3/using/windows.html says how)."
+        )
+
+
+def windows_allows_long_paths():
+    """What Windows' registry says about names of more than 260 characters."""
+    try:
+        import winreg
+
+        place = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
+    except (ImportError, OSError):
+        return False
+
+
 def fingerprint():
-    """What .venv is made from: the wanted packages, this Python and this place (a .venv cannot move)."""
-    made_from = [(ROOT / "pyproject.toml").read_text(encoding="utf-8"), TORCH, sys.version, str(ROOT)]
+    """What .venv was made from: the packages wanted."""
+    made_from = [(ROOT / "pyproject.toml").read_text(encoding="utf-8"), TORCH]
     return hashlib.sha256("\n".join(made_from).encode("utf-8")).hexdigest()
 
 
-def is_ready():
-    """True when .venv was finished and nothing it was made from has changed."""
-    return STAMP.is_file() and venv_python().exists() and STAMP.read_text(encoding="utf-8") == fingerprint()
+def is_whole():
+    """True when .venv was finished once and works: its Python starts, and finds this folder's package and PyTorch.
+
+    It does not when its making was broken off, when the folder was moved or when the Python it was made with is gone.
+    """
+    if not STAMP.is_file():
+        return False
+    code = "import importlib.util as u, flux_edu; print(flux_edu.__file__ if u.find_spec('torch') else '')"
+    command = [str(venv_python()), "-I", "-X", "utf8", "-c", code]
+    try:
+        found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode("utf-8")
+    except OSError:
+        return False
+    return bool(found.strip()) and ROOT in Path(found.strip()).resolve().parents
+
+
+def is_current():
+    """True when nothing that a whole .venv was made from has changed since."""
+    return STAMP.read_text(encoding="utf-8") == fingerprint()
 
 
 def venv_python(windows=os.name == "nt"):
@@ -65,10 +123,11 @@ def fail(text):
     sys.exit("run.py: " + text)
 
 
-def call(command):
-    """Run a command in the repository and return its exit code; Ctrl-C is the command's to handle."""
-    environment = dict(os.environ, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
-    process = subprocess.Popen([str(part) for part in command], cwd=str(ROOT), env=environment)
+def call(command, folder=None):
+    """Run a command in the repository (or in folder); its exit code. Ctrl-C is the command's to handle."""
+    environment = dict(os.environ, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
+    environment.pop("PYTHONHOME", None)  # another Python's library
+    process = subprocess.Popen([str(part) for part in command], cwd=str(folder or ROOT), env=environment)
     while True:
         try:
             return process.wait()
@@ -78,27 +137,51 @@ def call(command):
 
 def install_torch():
     """CPU wheel from PyTorch's own index where there is no NVIDIA driver, else what pip's index has."""
-    install = [venv_python(), "-m", "pip", "install"]
+    pip = [venv_python(), "-m", "pip", "install", "--only-binary=:all:"]
     if wants_cpu_wheel():
         say("no NVIDIA driver: taking PyTorch for the CPU (200 MB)")
         # Only the wheel itself comes from there; an index out of reach then costs seconds, not minutes.
         once = ["--no-deps", "--retries=1", "--timeout=15"]
-        if call([*install, *once, "--index-url", CPU_INDEX, TORCH]) == 0:
+        if call([*pip, *once, "--index-url", CPU_INDEX, TORCH]) == 0:
             return
         say(f"PyTorch's CPU index did not serve it: taking {TORCH} from pip's own index (up to 3 GB)")
-    if call([*install, TORCH]) != 0:
+    if call([*pip, TORCH]) != 0:
         fail(
             f"pip could not install {TORCH}. Check the network (behind a proxy set HTTPS_PROXY) and the disk "
-            "(2 GB free for the CPU build, 8 GB for CUDA), then run the same command again."
+            "(2 GB free for the CPU build, 8 GB for CUDA), then run the same command again. If pip found no matching "
+            "distribution, PyTorch has no build for this system: it needs Windows, macOS on Apple silicon, or a "
+            "Linux with glibc (not Alpine)."
         )
 
 
+def install():
+    """PyTorch, then the package with what it needs; what is there already is left as it is."""
+    install_torch()
+    # ready-made wheels only: a package without one is an error that names it, never a call for a compiler
+    if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", "-e", ".[dev]"]) != 0:
+        fail(
+            "pip could not install the packages: its last lines above say why. Check the network (behind a "
+            "proxy set HTTPS_PROXY), then run the same command again. If a package has no matching distribution, "
+            "there is no ready-made one for this Python: another of 3.11 to 3.13 may have it."
+        )
+    STAMP.write_text(fingerprint(), encoding="utf-8")
+
+
 def set_up():
-    """Make .venv unless a finished one is there. Uses the network only when it has something to make."""
-    if is_ready():
+    """Make .venv, or bring it up to date. A whole and current one is left alone, and no network is touched."""
+    if is_whole():
+        if not is_current():
+            say("pyproject.toml has changed: bringing .venv up to date")
+            try:
+                install()
+            except SystemExit as told:
+                sys.stderr.write(str(told) + "\n")
+                say("going on with .venv as it is; what is new may be missing")
         return
+    check_machine()
+    check_place()
     if VENV.exists():
-        say(".venv is unfinished or out of date: making it again")
+        say(".venv is unfinished, or was moved or broken: making it again")
     else:
         say("making .venv (once; a minute or two)")
     try:
@@ -110,19 +193,13 @@ def set_up():
             f"could not make {VENV}. On Debian or Ubuntu install python3-venv first; on Windows close every "
             "program that uses this folder; then run the same command again."
         )
-    install_torch()
-    if call([venv_python(), "-m", "pip", "install", "-e", ".[dev]"]) != 0:
-        fail(
-            "pip could not install the packages: its last lines above say why. Check the network (behind a "
-            "proxy set HTTPS_PROXY), then run the same command again: it starts afresh."
-        )
-    STAMP.write_text(fingerprint(), encoding="utf-8")
+    install()
 
 
 def main(arguments):
     check_python(sys.version_info)
     command, options = (arguments[0], arguments[1:]) if arguments else ("lab", [])
-    if command not in ("lab", "test", "lint") or (options and command != "test"):
+    if command not in COMMANDS or (options and command in ("lab", "lint")):
         print(__doc__)
         return 0 if command in ("-h", "--help") else 2
     set_up()
@@ -131,6 +208,8 @@ def main(arguments):
         return call([python, "-m", "pytest", "--nbmake", *options])
     if command == "lint":
         return call([python, "-m", "ruff", "check"]) or call([python, "-m", "ruff", "format", "--check"])
+    if command in ("doctor", "sample"):
+        return call([python, "-m", "flux_edu", command, *options], folder=os.getcwd())
     return call([python, "-m", "jupyterlab", Path("notebooks", "00_map.ipynb")])
 
 

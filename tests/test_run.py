@@ -1,8 +1,11 @@
 """run.py makes .venv once, and anew when it is stale or half-made; no test here uses the network."""
 
 import ast
+import os
 import sys
+import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +25,7 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     made = []
 
-    def call(command):
+    def call(command, folder=None):
         made.append([str(part) for part in command])
         if "venv" in command:
             run.venv_python().parent.mkdir(parents=True)
@@ -30,6 +33,7 @@ def calls(monkeypatch, tmp_path):
         return 0
 
     monkeypatch.setattr(run, "call", call)
+    monkeypatch.setattr(run, "is_whole", lambda: run.STAMP.is_file() and run.venv_python().is_file())
     return made
 
 
@@ -69,7 +73,7 @@ def test_from_nothing(calls):
     commands = [" ".join(command) for command in calls]
     assert "venv --clear" in commands[0] and run.TORCH in commands[1] and ".[dev]" in commands[2]
     assert commands[3].endswith("-m pytest --nbmake -q") and str(run.venv_python()) in commands[3]
-    assert run.is_ready()
+    assert run.is_whole() and run.is_current()
 
 
 def test_a_finished_environment_is_used_as_it_is(calls):
@@ -81,20 +85,34 @@ def test_a_finished_environment_is_used_as_it_is(calls):
     assert calls[-1][1:] == ["-m", "jupyterlab", str(Path("notebooks", "00_map.ipynb"))]
 
 
-@pytest.mark.parametrize("spoil", ["pyproject", "stamp", "python", "moved"])
-def test_a_stale_or_half_made_one_is_made_again(calls, spoil, tmp_path, monkeypatch):
+def test_one_that_is_not_whole_is_made_again_from_nothing(calls, monkeypatch):
     run.set_up()
-    if spoil == "pyproject":
-        (run.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n")
-    elif spoil == "stamp":
-        run.STAMP.unlink()
-    elif spoil == "python":
-        run.venv_python().unlink()
-    else:
-        monkeypatch.setattr(run, "ROOT", tmp_path / "elsewhere")
-        run.ROOT.mkdir()
-        (run.ROOT / "pyproject.toml").write_text("[project]\n")
-    assert not run.is_ready()
+    before = len(calls)
+    monkeypatch.setattr(run, "is_whole", lambda: False)
+    run.venv_python().unlink()
+    run.venv_python().parent.rmdir()
+    run.set_up()
+    assert "venv --clear" in " ".join(calls[before]) and len(calls) == before + 3
+
+
+def test_after_a_change_of_pyproject_it_is_brought_up_to_date_not_made_again(calls, capsys):
+    run.set_up()
+    before = len(calls)
+    (run.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n")
+    assert run.is_whole() and not run.is_current()
+    run.set_up()
+    assert run.is_current() and not [command for command in calls[before:] if "venv" in command]
+    assert [command[-1] for command in calls[before:]] == [run.TORCH, ".[dev]"]
+
+
+def test_a_change_without_a_network_leaves_what_was_there(calls, monkeypatch, capsys):
+    run.set_up()
+    (run.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n")
+    monkeypatch.setattr(run, "call", lambda command, folder=None: int("pip" in command))
+    assert run.main(["lint"]) == 0
+    told = capsys.readouterr()
+    assert "HTTPS_PROXY" in told.err and "going on with .venv as it is" in told.out
+    assert run.is_whole() and not run.is_current(), "the next run tries again"
 
 
 def test_a_failed_installation_leaves_no_stamp_and_says_what_to_do(calls, monkeypatch):
@@ -102,7 +120,136 @@ def test_a_failed_installation_leaves_no_stamp_and_says_what_to_do(calls, monkey
     monkeypatch.setattr(run, "call", lambda command: 1 if ".[dev]" in command else succeed(command))
     with pytest.raises(SystemExit, match="HTTPS_PROXY"):
         run.set_up()
-    assert not run.is_ready()
+    assert not run.is_whole()
+
+
+def test_no_package_is_compiled(calls):
+    run.set_up()
+    assert "--only-binary=:all:" in calls[-1], "without a compiler pip must say which package has no wheel"
+
+
+@pytest.fixture
+def real(monkeypatch, tmp_path):
+    """A finished .venv that is this very Python, asked in earnest, in a folder that calls itself the package's."""
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "STAMP", tmp_path / ".venv" / "flux-edu.stamp")
+    monkeypatch.setattr(run, "venv_python", lambda: Path(sys.executable))
+    run.VENV.mkdir()
+    run.STAMP.write_text(run.fingerprint())
+
+
+def test_a_whole_one_is_recognised(real):
+    assert run.is_whole() and run.is_current()
+
+
+def test_one_whose_making_was_broken_off_is_not_whole(real):
+    run.STAMP.unlink()
+    assert not run.is_whole()
+
+
+def test_one_whose_python_is_gone_is_not_whole(real, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "venv_python", lambda: tmp_path / "gone" / "python")
+    assert not run.is_whole()
+
+
+def test_one_that_belongs_to_another_folder_is_not_whole(real, monkeypatch, tmp_path):
+    """The folder was moved or copied: its package would still be the one at the old place."""
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    assert not run.is_whole()
+
+
+def test_one_that_has_lost_its_package_is_not_whole(real, monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(run, "venv_python", lambda: broken)  # on Windows it does not start at all
+    assert not run.is_whole()
+
+
+def test_a_file_in_its_place_is_no_environment(monkeypatch, tmp_path):
+    (tmp_path / ".venv").write_text("")
+    monkeypatch.setattr(run, "STAMP", tmp_path / ".venv" / "flux-edu.stamp")
+    assert not run.is_whole()
+
+
+def test_venv_that_cannot_be_made_says_what_to_do(calls, monkeypatch):
+    monkeypatch.setattr(run, "call", lambda command: 1)
+    with pytest.raises(SystemExit, match="install python3-venv first; on Windows close every program"):
+        run.set_up()
+
+
+def test_a_second_run_touches_no_network(calls):
+    run.set_up()
+    before = len(calls)
+    for command in ("lab", "test", "lint", "doctor", "sample"):
+        run.main([command])
+    assert not [command for command in calls[before:] if "pip" in command or "venv" in command[1:]]
+
+
+def test_a_folder_with_spaces_and_accents(calls, monkeypatch, tmp_path):
+    """Every path is one argument, never a part of a line that a shell would split."""
+    place = tmp_path / "mes étés" / "flux walk"
+    place.mkdir(parents=True)
+    (place / "pyproject.toml").write_text("[project]\n")
+    monkeypatch.setattr(run, "ROOT", place)
+    monkeypatch.setattr(run, "VENV", place / ".venv")
+    monkeypatch.setattr(run, "STAMP", place / ".venv" / "flux-edu.stamp")
+    assert run.main(["test"]) == 0 and run.is_whole()
+    assert calls[0][-1] == str(place / ".venv") and calls[-1][0] == str(run.venv_python())
+
+
+# ---------------------------------------------------------------- where it cannot work
+
+
+def test_a_32_bit_python_is_told_before_anything_is_fetched(capsys):
+    with pytest.raises(SystemExit, match="needs a 64-bit one: install that from python.org"):
+        run.check_machine(bits=32)
+
+
+def test_a_python_for_intel_macs_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(run.platform, "machine", lambda: "arm64")
+    run.check_machine()
+    monkeypatch.setattr(run.platform, "machine", lambda: "x86_64")
+    with pytest.raises(SystemExit, match="no longer built for Intel Macs.*Rosetta: install"):
+        run.check_machine()
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(calls, monkeypatch):
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: SimpleNamespace(free=0.7e9))
+    with pytest.raises(SystemExit, match="0.7 GB of disk are free here and .venv needs 2: make room"):
+        run.set_up()
+    assert calls == []
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_folder_too_deep_for_windows_is_told(calls, monkeypatch, allowed):
+    run.check_place(windows=False)
+    monkeypatch.setattr(run, "windows_allows_long_paths", lambda: allowed)
+    monkeypatch.setattr(run, "WINDOWS_PATH", len(str(run.ROOT)) - 1)
+    if allowed:
+        run.check_place(windows=True)
+    else:
+        with pytest.raises(SystemExit, match="move the folder to a path of at most"):
+            run.check_place(windows=True)
+    monkeypatch.setattr(run, "WINDOWS_PATH", len(str(run.ROOT)))
+    run.check_place(windows=True)
+
+
+def test_the_longest_file_name_of_an_environment_is_as_long_as_said():
+    """What check_place counts with: on Windows the packages lie in .venv\\Lib\\site-packages."""
+    packages = Path(sysconfig.get_path("purelib"))
+    longest = max(len(str(path.relative_to(packages))) for path in packages.rglob("*") if path.is_file())
+    assert len(".venv/Lib/site-packages/") + longest + 1 + run.WINDOWS_PATH < 260
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the registry answers")
+def test_elsewhere_windows_has_no_say():
+    assert run.windows_allows_long_paths() is False
+
+
+def test_what_is_printed_fits_every_console():
+    assert SOURCE.isascii()
 
 
 # ---------------------------------------------------------------- which PyTorch
@@ -147,8 +294,19 @@ def test_anything_else_prints_the_help_and_makes_nothing(calls, capsys, argument
 
 def test_the_exit_code_is_that_of_the_command(calls, monkeypatch):
     run.set_up()
-    monkeypatch.setattr(run, "call", lambda command: 5)
-    assert run.main(["test"]) == 5 and run.main(["lint"]) == 5
+    monkeypatch.setattr(run, "call", lambda command, folder=None: 5)
+    assert {run.main([command]) for command in ("test", "lint", "doctor", "sample")} == {5}
+
+
+def test_doctor_and_sample_are_those_of_the_package_in_the_readers_own_folder(calls, monkeypatch, tmp_path):
+    run.set_up()
+    folders = []
+    monkeypatch.setattr(run, "call", lambda command, folder: folders.append(folder) or calls.append(command))
+    monkeypatch.chdir(tmp_path)
+    run.main(["sample", "a fox", "--seed", "3"])
+    assert calls[-1][1:] == ["-m", "flux_edu", "sample", "a fox", "--seed", "3"]
+    run.main(["doctor"])
+    assert calls[-1][1:] == ["-m", "flux_edu", "doctor"] and folders == [os.getcwd()] * 2
 
 
 def test_call_runs_in_the_repository_and_returns_the_exit_code():
