@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +17,13 @@ from PIL import Image
 
 import flux_edu
 from flux_edu import pipeline
-from flux_edu.__main__ import file_name, main
+from flux_edu.__main__ import main
 from flux_edu.advice import Advice, collect, unknown_words, words
 from flux_edu.checkpoint import save
 from flux_edu.configs import configs
 from flux_edu.device import pick_device
 from flux_edu.learn import PANELS, explore
+from flux_edu.painting import file_name
 from flux_edu.patchify import get_noise, prepare
 from flux_edu.pictures import picture_hash, read_metadata, save_image
 from flux_edu.pipeline import FluxGenerator, to_picture, to_tensor
@@ -399,7 +403,7 @@ def test_sample_paints_saves_and_says_where(tiny, tmp_path, capsys, monkeypatch)
     assert main(["sample", PROMPT, "--seed", "5", "--steps", "2", "--width", "80", "--height", "48"]) == 0
     file = Path("output", "a-3d-fox-on-a-blue-background-5.png")
     out, err = capsys.readouterr()
-    assert out == f"80 × 48 pixels, seed 5: {file.resolve()}\n"
+    assert out == f"80 × 48 pixels, tiny, seed 5: {file.resolve()}\n"
     assert "painting: 100%" in err and "2/2" in err
     assert same(Image.open(file), paint(tiny))  # guidance is the model's own, 3
     options = ["--init", str(file), "--strength", "0.5", "--out", "again.png", "--guidance", "1", "--device", "cpu"]
@@ -419,6 +423,9 @@ def test_sample_paints_saves_and_says_where(tiny, tmp_path, capsys, monkeypatch)
         (["--out", "x.jpg"], "pictures are saved as PNG"),
         (["--init", "nowhere.png"], "nowhere.png"),
         (["--device", "tpu"], "'tpu' is no device"),
+        (["--strength", "0.5"], "name one with --init"),
+        (["--seed", "-1"], "seed = -1: choose one from 0"),
+        (["--guidance", "nan"], "guidance = nan: it must be a finite number"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(options, told, tmp_path, capsys, monkeypatch):
@@ -427,6 +434,51 @@ def test_mistakes_on_the_command_line_are_one_line(options, told, tmp_path, caps
     err = capsys.readouterr().err
     assert told in err and "Traceback" not in err and err.rstrip().splitlines()[-1].startswith("flux_edu: ")
     assert list(tmp_path.iterdir()) == []
+
+
+QUICK = ["--model", "tiny-schnell", "--steps", "1", "--width", "32", "--height", "32"]
+
+
+def test_no_picture_is_replaced_unasked(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        assert main(["sample", "a fox", "--seed", "5", *QUICK]) == 0
+    assert sorted(path.name for path in Path("output").iterdir()) == ["a-fox-5-2.png", "a-fox-5-3.png", "a-fox-5.png"]
+    Path("mine.png").write_bytes(b"mine")
+    assert main(["sample", "a fox", "--out", "mine.png", *QUICK]) == 2
+    assert "mine.png exists: choose another name, or add --overwrite" in capsys.readouterr().err
+    assert Path("mine.png").read_bytes() == b"mine"
+    assert main(["sample", "a fox", "--out", "mine.png", "--overwrite", *QUICK]) == 0
+    assert read_metadata("mine.png")["model"] == "tiny-schnell"
+
+
+def test_guidance_that_does_nothing_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "a fox", "--guidance", "5", *QUICK]) == 0
+    assert "note: tiny-schnell takes no guidance" in capsys.readouterr().err
+    assert main(["sample", "a fox", "--guidance", "5", "--model", "tiny-dev", *QUICK[2:]]) == 0
+    assert "takes no guidance" not in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flux_edu.painting.FluxGenerator", stop)
+    assert main(["sample", "a fox"]) == 130
+    assert capsys.readouterr().err == "flux_edu: stopped; nothing was saved\n"
+
+
+def test_a_console_of_few_letters_is_no_error(tmp_path):
+    """What Windows does when the output goes to a file: neither × nor Chinese has a place there."""
+    command = [sys.executable, "-m", "flux_edu", "sample", "狐狸", *QUICK]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"32 ? 32 pixels" in done.stdout and len(list(tmp_path.rglob("*.png"))) == 1
 
 
 def test_file_names_are_plain():
