@@ -1,5 +1,6 @@
 """What the notebooks add to the package: read a function, move a slider, check an exercise."""
 
+import gc
 import html
 import inspect
 import io
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flux_edu.advice import collect
+from flux_edu.plots import canvas
 
 # ---------------------------------------------------------------- show
 
@@ -40,23 +42,20 @@ def show(*functions: Callable) -> None:
 
 def picture_html(drawn: Figure | Image.Image) -> str:
     """A figure or picture as an <img> with its alternative text: a figure's label, a picture's `info["alt"]`."""
-    png = io.BytesIO()
     if isinstance(drawn, Figure):
-        drawn.savefig(png, format="png", dpi=100)
-        alt, look = drawn.get_label(), ""
+        data, alt, look = canvas.png(drawn), drawn.get_label(), ""
     elif isinstance(drawn, Image.Image):
-        drawn.save(png, format="png")
-        alt, look = drawn.info.get("alt", ""), "image-rendering: pixelated;"
+        file = io.BytesIO()
+        drawn.save(file, format="png", compress_level=1)
+        data, alt, look = file.getvalue(), drawn.info.get("alt", ""), "image-rendering: pixelated;"
     else:
         raise TypeError(
             f"a drawing function must return a matplotlib Figure or a PIL image, this one gave {type(drawn)}"
         )
     if not alt:
         raise ValueError("the drawing has no alternative text: set fig.set_label(...) or picture.info['alt']")
-    data = b64encode(png.getvalue()).decode()
-    return (
-        f'<img alt="{html.escape(alt, quote=True)}" style="max-width: 100%; {look}" src="data:image/png;base64,{data}">'
-    )
+    source = f"data:image/png;base64,{b64encode(data).decode()}"
+    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width: 100%; {look}" src="{source}">'
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Move:
     error: str | None
 
 
+LIVE = 0.5  # seconds: what takes longer is drawn when the slider is let go
 PANELS: list["Panel"] = []  # every panel of this kernel, so that a test can move all their sliders
 
 
@@ -83,11 +83,14 @@ class Panel(W.VBox):
     def __init__(self, draw: Callable[..., Figure | Image.Image], controls: dict[str, W.Widget]):
         self.draw, self.controls, self.error = draw, controls, None
         self.first = {name: control.value for name, control in controls.items()}
-        self.picture = W.HTML()
+        self.picture, self.places = W.HTML(), []
+        self.live = [control for control in controls.values() if getattr(control, "continuous_update", False)]
         start = time.perf_counter()
         drawn = draw(**self.first)  # in the open: a broken drawing fails its cell
         self.picture.value = picture_html(drawn)
-        slow = time.perf_counter() - start > 0.15
+        self._pace(time.perf_counter() - start)
+        if isinstance(drawn, Figure):
+            self.places = [ax.get_position(original=True) for ax in drawn.axes]
         height = round(drawn.bbox.height) if isinstance(drawn, Figure) else drawn.height
         self.picture.layout.min_height = f"{height}px"
         reset = W.Button(
@@ -95,8 +98,6 @@ class Panel(W.VBox):
         )
         reset.on_click(lambda _: self.set(**self.first))
         for control in controls.values():
-            if slow and hasattr(control, "continuous_update"):
-                control.continuous_update = False  # draw when the slider is let go
             control.observe(self._redraw, names="value")
         row = W.HBox([*controls.values(), reset], layout=W.Layout(flex_flow="row wrap"))
         super().__init__([row, self.picture])
@@ -127,16 +128,34 @@ class Panel(W.VBox):
         return moves
 
     def _redraw(self, _=None) -> None:
+        start = time.perf_counter()
+        gc.disable()  # a collection walks over all of torch; it can wait until the picture is there
         try:
             with collect() as advice:
                 drawn = self.draw(**self.values())
             told = "".join(f'<p class="flux-advice">{html.escape(text)}</p>' for text in advice)
-            self.picture.value = picture_html(drawn) + told
+            self.picture.value = picture_html(self._settled(drawn)) + told
             self.error = None
         except Exception as error:  # a callback has nobody to raise to: show it where the reader looks
             self.error = "".join(traceback.format_exception(error))
             told = html.escape(f"{type(error).__name__}: {error}")
             self.picture.value = f'<pre role="alert" class="flux-error" style="color: #b00020">{told}</pre>'
+        finally:
+            gc.enable()
+        self._pace(time.perf_counter() - start)
+
+    def _settled(self, drawn: Figure | Image.Image) -> Figure | Image.Image:
+        """The axes where the first figure had them: the picture stands still, and nothing is laid out again."""
+        if isinstance(drawn, Figure) and drawn.get_layout_engine() and len(drawn.axes) == len(self.places):
+            drawn.set_layout_engine("none")
+            for ax, place in zip(drawn.axes, self.places, strict=True):
+                ax.set_position(place)
+        return drawn
+
+    def _pace(self, seconds: float) -> None:
+        """Draw while a slider moves where that is quick, else when it is let go."""
+        for control in self.live:
+            control.continuous_update = seconds < LIVE
 
 
 def ends(control: W.Widget) -> list:

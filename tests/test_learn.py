@@ -202,7 +202,7 @@ def test_a_widget_of_ones_own_keeps_its_description():
     assert panel.controls["height"] is slider and slider.description == "gate"
 
 
-@pytest.mark.parametrize(("seconds", "live"), [(0.01, True), (0.5, False)])
+@pytest.mark.parametrize(("seconds", "live"), [(0.01, True), (0.6, False)])
 def test_a_slow_drawing_waits_until_the_slider_is_let_go(monkeypatch, seconds, live):
     ticks = iter([0.0, seconds])
     monkeypatch.setattr(learn, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))

@@ -39,7 +39,8 @@ def rope_spectrum(log10_theta: float = 4.0, dim: int = 56, side: int = 64) -> Fi
     right.set(xticks=[0, dim // 4, dim // 2 - 1], yticks=[10, 1e3, 1e5], ylim=(4, 1e7))
     for ax in (left, right):
         ax.minorticks_off()  # ticks take longer to draw than all the rest: few of them keep a slider quick
-    fig.suptitle(f"θ = {10**log10_theta:,.0f}, axis of {dim} channels: {slow} of {dim // 2} pairs never turn once")
+    never = f"{slow} of {dim // 2} pairs never turn once"
+    fig.suptitle(f"θ = {10**log10_theta:,.0f}, axis of {dim} channels: {never}", y=0.98)
     fig.set_label(
         f"Two log plots against the pair number j. Left, the frequency falls on a straight line from 1 to "
         f"{omega[-1]:.2g} radians a token. Right, the wavelength rises from 6.3 to {wavelength[-1]:,.0f} tokens; "
@@ -197,7 +198,8 @@ def angles_beyond(factor: int = 2, trained: int = 8, dim: int = 28, log10_theta:
     ax.bar(pair, seen, color=BLUE, width=0.75, label=f"{trained} tokens a side, as trained")
     ax.axhline(full, color=ORANGE, lw=1.2, label="once round, 2π")
     ax.set_yscale("log")
-    ax.set(xlabel="pair of channels j", ylabel="largest angle, radians", ylim=(1e-3, 200), xticks=pair)
+    ax.set(xlabel="pair of channels j", ylabel="largest angle, radians", ylim=(1e-3, 200), xticks=pair[::3])
+    ax.minorticks_off()
     ax.set_title(f"{repeats} of {dim // 2} pairs come round; {stretches} meet angles never seen", fontsize=10)
     ax.legend(fontsize=8, frameon=False)
     place(fig, 0.1, 0.98, 0.15)

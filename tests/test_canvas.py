@@ -1,0 +1,100 @@
+"""The canvas that remembers words: its pictures are those of matplotlib's own, the first time and from memory."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from flux_edu import learn, plots
+from flux_edu.plots import canvas, style
+
+
+def own(fig):
+    """What matplotlib's canvas draws."""
+    plain = FigureCanvasAgg(fig)
+    plain.draw()
+    return np.asarray(plain.buffer_rgba())[..., :3]
+
+
+def figure(text="a word", size=10.0, colour="black", alpha=1.0, angle=0, width=3.0):
+    fig, ax = style.new_figure(width=width, height=2)
+    ax.plot([0, 1], [0, 1])
+    ax.set_title(r"$\mu(L)$ and a word")
+    ax.text(0.5, 0.5, text, size=size, color=colour, alpha=alpha, rotation=angle, clip_on=True)
+    return fig
+
+
+@pytest.fixture(autouse=True)
+def empty_memory():
+    canvas.WORDS.clear()
+    canvas.SIZES.clear()
+
+
+def assert_alike(a, b):
+    assert a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["time_shift_curve", "rope_spectrum", "token_places", "block_costs", "euler_paths"])
+def test_first_and_remembered_pictures_are_matplotlibs(name):
+    draw = getattr(plots, name)
+    expected = own(draw())
+    assert_alike(canvas.pixels(draw()), expected)
+    count = len(canvas.WORDS)
+    assert_alike(canvas.pixels(draw()), expected)
+    assert 0 < count == len(canvas.WORDS)  # the second time nothing was new
+
+
+VARIED = [
+    {"text": "another word"},
+    {"text": ""},
+    {"size": 14.5},
+    {"colour": "red"},
+    {"alpha": 0.5},
+    {"angle": 90},
+    {"angle": 33},
+    {"width": 3.7},
+]
+
+
+@pytest.mark.parametrize("change", VARIED, ids=str)
+def test_a_word_is_taken_for_another_never(change):
+    canvas.pixels(figure())
+    assert_alike(canvas.pixels(figure(**change)), own(figure(**change)))
+
+
+def test_the_font_is_remembered_as_it_was():
+    fig = figure()
+    canvas.pixels(fig)
+    fig.axes[0].texts[0].set_size(20)  # changes the very object that came with the word
+    assert_alike(canvas.pixels(fig), own(fig))
+    assert_alike(canvas.pixels(figure()), own(figure()))
+
+
+def test_the_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(canvas, "MOST", 20)
+    for i in range(30):
+        assert_alike(canvas.pixels(figure(f"word {i}")), own(figure(f"word {i}")))
+    assert len(canvas.WORDS) <= 20 and len(canvas.SIZES) <= 20
+
+
+def test_a_png_of_the_same_pixels():
+    with Image.open(io.BytesIO(canvas.png(figure()))) as picture:
+        assert (np.asarray(picture) == canvas.pixels(figure())).all()
+
+
+@pytest.mark.parametrize("name", ["rope_spectrum", "block_costs", "euler_paths"])
+def test_axes_stand_still_while_a_slider_moves_and_reset_brings_the_same_picture(name):
+    draw = getattr(plots, name)
+    first = {"rope_spectrum": "log10_theta", "block_costs": "side", "euler_paths": "num_steps"}[name]
+    ends = {"log10_theta": (2.0, 6.0, 0.5), "side": (256, 2048, 64), "num_steps": (1, 40, 1)}[first]
+    panel = learn.explore(draw, **{first: ends})
+    picture = panel.picture.value
+    seen = []
+    panel.draw = lambda **values: seen.append(draw(**values)) or seen[-1]
+    panel.controls[first].value = ends[1]
+    assert panel.picture.value != picture and panel.error is None
+    assert [tuple(ax.get_position(original=True).bounds) for ax in seen[0].axes] == [p.bounds for p in panel.places]
+    panel.set(**panel.first)
+    assert panel.picture.value == picture
