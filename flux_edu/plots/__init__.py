@@ -105,6 +105,17 @@ from flux_edu.plots.chapter_11 import toy_walk as toy_walk
 from flux_edu.plots.chapter_14 import added_or_turned as added_or_turned
 from flux_edu.plots.chapter_14 import mu_directions as mu_directions
 from flux_edu.plots.chapter_14 import step_sign as step_sign
+from flux_edu.plots.chapter_15 import ablation_table as ablation_table
+from flux_edu.plots.chapter_15 import heads_sharp_and_wide as heads_sharp_and_wide
+from flux_edu.plots.chapter_15 import offset_atlas as offset_atlas
+from flux_edu.plots.chapter_15 import offset_head as offset_head
+from flux_edu.plots.chapter_15 import offset_name as offset_name
+from flux_edu.plots.chapter_15 import place_of as place_of
+from flux_edu.plots.chapter_15 import quadrant_atlas as quadrant_atlas
+from flux_edu.plots.chapter_15 import read_and_needed as read_and_needed
+from flux_edu.plots.chapter_15 import word_atlas as word_atlas
+from flux_edu.plots.chapter_15 import word_over_picture as word_over_picture
+from flux_edu.plots.chapter_15 import words_by_block as words_by_block
 from flux_edu.plots.chapter_16 import cost_plane as cost_plane
 from flux_edu.plots.chapter_16 import gated_unit as gated_unit
 from flux_edu.plots.chapter_16 import mixed as mixed

@@ -1,0 +1,359 @@
+"""Chapter 15: shares sum to one, maps and offsets are those of a computation by hand, and what ablation leaves out."""
+
+import io
+import itertools
+import math
+
+import pytest
+import torch
+from answers import told
+from PIL import Image
+
+from flux_edu import atlas, plots
+from flux_edu.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
+from flux_edu.exercises.chapter_15 import where_a_word_is_read as where
+from flux_edu.learn import explore
+from flux_edu.model import Flux, FluxParams
+from flux_edu.patchify import make_img_ids, make_txt_ids
+from flux_edu.pipeline import FluxGenerator
+from flux_edu.trace import without
+
+H, GRID, TXT = 3, (2, 5), 7  # heads, rows and columns, text tokens
+L = TXT + GRID[0] * GRID[1]
+
+
+@pytest.fixture(scope="module")
+def A():
+    return (2 * torch.randn(2, H, L, L, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).softmax(-1)
+
+
+# ---------------------------------------------------------------- read off the weights
+
+
+def test_shares_of_the_quadrants_by_hand(A):
+    found = atlas.quadrant_shares(A, TXT)
+    assert found.shape == (2, H, 2, 2)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, H, 2, dtype=torch.float64))
+    for b, h in itertools.product(range(2), range(H)):
+        image_from_text = sum(float(A[b, h, i, j]) for i in range(TXT, L) for j in range(TXT)) / (L - TXT)
+        text_from_text = sum(float(A[b, h, i, j]) for i in range(TXT) for j in range(TXT)) / TXT
+        assert found[b, h, 1, 0].item() == pytest.approx(image_from_text)
+        assert found[b, h, 0, 0].item() == pytest.approx(text_from_text)
+    torch.testing.assert_close(found.mean(1)[0], plots.quadrants(A[0], TXT))
+
+
+def test_an_even_look_has_even_shares_and_no_direction():
+    even = torch.full((1, L, L), 1 / L)
+    torch.testing.assert_close(atlas.quadrant_shares(even, TXT)[0, 0], torch.tensor([TXT / L, 1 - TXT / L]))
+    offset, spread = atlas.gaze(even, TXT, GRID)
+    torch.testing.assert_close(offset, torch.zeros(1, 2))
+    torch.testing.assert_close(spread, torch.tensor([float(L - TXT)]))
+    torch.testing.assert_close(atlas.offset_profile(even, TXT, GRID), torch.ones(1, 3, 9))
+
+
+def test_a_words_map_by_hand(A):
+    found = atlas.word_map(A, [2, 5], TXT, GRID)
+    assert found.shape == (2, H, *GRID)
+    for row, column in itertools.product(*map(range, GRID)):
+        query = TXT + row * GRID[1] + column
+        torch.testing.assert_close(found[..., row, column], A[:, :, query, 2] + A[:, :, query, 5])
+    every_word = sum(atlas.word_map(A, [i], TXT, GRID) for i in range(TXT)).mean((-1, -2))
+    torch.testing.assert_close(every_word, atlas.quadrant_shares(A, TXT)[..., 1, 0])
+
+
+def test_the_offset_profile_by_hand(A):
+    found, (h, w) = atlas.offset_profile(A, TXT, GRID), GRID
+    assert found.shape == (2, H, 2 * h - 1, 2 * w - 1)
+    places = list(itertools.product(range(h), range(w)))
+    for dy, dx in [(0, 0), (1, 0), (0, -3), (-1, 4)]:
+        met = []
+        for i, (y, x) in enumerate(places):
+            if (y + dy, x + dx) in places:
+                j = places.index((y + dy, x + dx))
+                row = A[1, 2, TXT + i, TXT:]
+                met.append(float(row[j] / row.sum()) * h * w)
+        assert found[1, 2, dy + h - 1, dx + w - 1].item() == pytest.approx(sum(met) / len(met))
+
+
+@pytest.mark.parametrize("dy, dx", [(0, 1), (1, 0), (0, -2)])
+def test_a_head_that_looks_aside(dy, dx):
+    """Every token takes all from the one at this offset, at the edge from itself."""
+    h, w = 4, 6
+    looks, inside = torch.zeros(h * w, h * w), 0
+    for i, (y, x) in enumerate(itertools.product(range(h), range(w))):
+        met = 0 <= y + dy < h and 0 <= x + dx < w
+        inside += met
+        looks[i, (y + dy) * w + x + dx if met else i] = 1
+    A = torch.block_diag(torch.eye(TXT), looks)
+    profile = atlas.offset_profile(A, TXT, (h, w))
+    assert divmod(int(profile.argmax()), 2 * w - 1) == (dy + h - 1, dx + w - 1)
+    assert profile.max().item() == pytest.approx(h * w)
+    offset, spread = atlas.gaze(A, TXT, (h, w))
+    torch.testing.assert_close(offset, torch.tensor([dy, dx]) * inside / (h * w))
+    assert spread.item() == pytest.approx(1)
+
+
+def test_gaze_by_hand(A):
+    offset, spread = atlas.gaze(A, TXT, GRID)
+    places = list(itertools.product(range(GRID[0]), range(GRID[1])))
+    dy, dx, seen = 0.0, 0.0, 0.0
+    for i, (y, x) in enumerate(places):
+        row = (A[0, 1, TXT + i, TXT:] / A[0, 1, TXT + i, TXT:].sum()).tolist()
+        dy += sum(a * (v - y) for a, (v, _) in zip(row, places, strict=True)) / len(places)
+        dx += sum(a * (u - x) for a, (_, u) in zip(row, places, strict=True)) / len(places)
+        seen += math.exp(-sum(a * math.log(a) for a in row)) / len(places)
+    assert offset[0, 1].tolist() == pytest.approx([dy, dx])
+    assert spread[0, 1].item() == pytest.approx(seen)
+
+
+def test_what_does_not_fit_is_refused(A):
+    with pytest.raises(ValueError, match="7 text tokens and a grid of 5 × 3 make 22 tokens, the weights are for 17"):
+        atlas.offset_profile(A, TXT, (5, 3))
+    with pytest.raises(ValueError, match="pass the L_txt and the grid"):
+        atlas.gaze(A, TXT + 1, GRID)
+    for tokens in ([], [TXT], [-1]):
+        with pytest.raises(ValueError, match="from 0 to 6"):
+            atlas.word_map(A, tokens, TXT, GRID)
+    for L_txt in (0, L):
+        with pytest.raises(ValueError, match="a quadrant would be empty"):
+            atlas.quadrant_shares(A, L_txt)
+
+
+# ---------------------------------------------------------------- without a head, without a block
+
+D, HEADS = 36, 3
+PARAMS = FluxParams(
+    in_channels=8,
+    out_channels=8,
+    vec_in_dim=5,
+    context_in_dim=11,
+    hidden_size=D,
+    mlp_ratio=2.0,
+    num_heads=HEADS,
+    depth=2,
+    depth_single_blocks=2,
+    axes_dim=(4, 4, 4),
+    theta=100,
+    qkv_bias=True,
+    guidance_embed=False,
+)
+BLOCKS = ["double_blocks.0", "double_blocks.1", "single_blocks.0", "single_blocks.1"]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(2)
+    model = Flux(PARAMS).requires_grad_(False)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(3)
+    return {
+        "img": torch.randn(2, 10, 8),
+        "img_ids": make_img_ids(2, *GRID),
+        "txt": torch.randn(2, TXT, 11),
+        "txt_ids": make_txt_ids(2, TXT),
+        "timesteps": torch.tensor([0.3, 0.8]),
+        "y": torch.randn(2, 5),
+    }
+
+
+def close_the_gates(model, block):
+    """The rows of the modulations that make gates, set to zero: such a block adds nothing."""
+    part = model.get_submodule(block)
+    for mod in [part.img_mod, part.txt_mod] if block.startswith("double") else [part.modulation]:
+        for tensor in (mod.lin.weight, mod.lin.bias):
+            tensor[2 * D : 3 * D], tensor[5 * D :] = 0, 0
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_blocks_are_named_in_the_order_of_the_forward_pass(model):
+    assert atlas.block_names(model) == BLOCKS
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model, inputs, block):
+    whole = model(**inputs)
+    with atlas.ablate(model, block):
+        without_it = model(**inputs)
+    assert hooks(model) == 0 and torch.equal(model(**inputs), whole)
+    close_the_gates(model, block)
+    torch.testing.assert_close(without_it, model(**inputs))
+    assert (without_it - whole).norm() > 0.01 * whole.norm()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
+    """The same as zero columns for this head in the matrix behind the attention."""
+    with atlas.ablate(model, block, 1):
+        found = model(**inputs)
+    part, K = model.get_submodule(block), D // HEADS
+    ends = [part.img_attn.proj, part.txt_attn.proj] if block.startswith("double") else [part.linear2]
+    for end in ends:
+        end.weight[:, K : 2 * K] = 0
+    torch.testing.assert_close(found, model(**inputs))
+
+
+@pytest.mark.parametrize("block", BLOCKS[2:])
+def test_all_heads_silent_is_a_block_without_attention(model, inputs, block):
+    with atlas.ablate(model, block, range(HEADS)):
+        found = model(**inputs)
+    with without(model.get_submodule(block), "attention"):
+        torch.testing.assert_close(found, model(**inputs))
+
+
+def test_hooks_go_after_an_error_and_wrong_names_are_answered(model):
+    with pytest.raises(RuntimeError), atlas.ablate(model, "single_blocks.0", [0, 2]):
+        raise RuntimeError
+    assert hooks(model) == 0
+    with pytest.raises(KeyError, match="there are double_blocks.0, .*single_blocks.1"):
+        with atlas.ablate(model, "single_blocks.2"):
+            pass
+    with pytest.raises(ValueError, match="heads 0 to 2"), atlas.ablate(model, "single_blocks.1", 3):
+        pass
+    assert hooks(model) == 0
+
+
+# ---------------------------------------------------------------- a painting from inside
+
+
+@pytest.fixture(scope="module")
+def painted():
+    generator = FluxGenerator("tiny-schnell", "cpu")
+    return generator, atlas.survey(generator, "a 3d cat face left of a dog face on a pink background", num_steps=2)
+
+
+def test_a_survey_holds_every_step_block_and_head(painted):
+    generator, found = painted
+    assert found.attention.shape == (2, 9, 5, 96, 96) and found.levels == [1.0, 0.5]
+    torch.testing.assert_close(found.attention.sum(-1), torch.ones(2, 9, 5, 96))
+    assert found.L_txt == 32 and found.grid == (8, 8)
+    again = generator.generate_image(128, 128, 2, 0.0, 0, found.prompt)
+    assert again.tobytes() == found.picture.tobytes()
+
+
+def test_words_and_their_tokens(painted):
+    generator, found = painted
+    words = [word for word, _ in found.words]
+    assert words == [*found.prompt.split(), "(end)", "(padding)"]
+    assert sorted(i for _, tokens in found.words for i in tokens) == list(range(32))
+    assert len(found.tokens("3d")) == 2 and found.tokens("a") == [0]
+    with pytest.raises(KeyError, match="'fox' is not a word of .*there are a, 3d, cat"):
+        found.tokens("fox")
+    long = atlas.words_of(generator.t5, "fox " * 31)
+    assert [word for word, _ in long] == ["fox"] * 31 + ["(end)"]
+
+
+def test_a_survey_of_the_other_models():
+    two_passes = atlas.survey(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
+    assert two_passes.attention.shape == (1, 9, 5, 96, 96)
+    if (atlas_dev := FluxGenerator("tiny-dev", "cpu")).model.guidance_in is not None:
+        assert atlas.survey(atlas_dev, "a 3d fox", num_steps=1).attention.shape == (1, 9, 5, 96, 96)
+
+
+# ---------------------------------------------------------------- exercises
+
+WRONG = [
+    ("15.1", lambda A, n: shares(A, n).mT, "rows and columns are exchanged"),
+    ("15.1", lambda A, n: shares(A.mT, n), "queries and keys are exchanged"),
+    ("15.1", lambda A, n: shares(A, n) * torch.tensor([[n], [A.shape[-1] - n]]), "sums over all queries"),
+    ("15.1", lambda A, n: shares(A, n) / torch.tensor([n, A.shape[-1] - n]), "the mean weight of a quadrant"),
+    ("15.1", lambda A, n: shares(A, A.shape[-1] - n), "image first"),
+    ("15.1", lambda A, n: shares(A, n).mean(0), "for each head a row"),
+    ("15.2", lambda A, t, n, g: A[:, n:, t].sum(-1).unflatten(-1, g), "mean over the heads"),
+    ("15.2", lambda A, t, n, g: A[:, n:, t].mean((0, 2)).unflatten(0, g), "add them"),
+    ("15.2", lambda A, t, n, g: where(A, t[:1], n, g), "only the word's first token"),
+    ("15.2", lambda A, t, n, g: A[:, t, n:].sum(1).mean(0).unflatten(0, g), "the word is a key"),
+    ("15.2", lambda A, t, n, g: where(A, t, n, g).flatten().unflatten(0, g[::-1]), "lying on its side"),
+    ("15.2", lambda A, t, n, g: where(A, t, n, g[::-1]).mT, "column by column"),
+    ("15.2", lambda A, t, n, g: H_TIMES * where(A, t, n, g), "the heads are added up"),
+    ("15.3", lambda look, g: -mean_offset(look, g), "the sign is the other way"),
+    ("15.3", lambda look, g: mean_offset(look, g).flip(0), r"(dy, dx)"),
+    ("15.3", lambda look, g: mean_offset(look.mT, g), "queries and keys are exchanged"),
+    ("15.3", lambda look, g: mean_offset(look, g) + torch.tensor([(g[0] - 1) / 2, (g[1] - 1) / 2]), "where it looks"),
+    ("15.3", lambda look, g: None, "forget `return`"),
+    ("15.4", lambda x, h, n: x, "nothing is silent"),
+    ("15.4", lambda x, h, n: silence(x, h - 1, n), "counted from 0"),
+    ("15.4", lambda x, h, n: x * (torch.arange(12) % n != h), "every fourth channel"),
+    ("15.4", lambda x, h, n: x - silence(x, h, n), "left this one"),
+    ("15.4", lambda x, h, n: torch.cat([x[..., :3], x[..., 6:]], -1), "zero, not gone"),
+    ("15.4", lambda x, h, n: x.mul_(silence(torch.ones(1, 1, 12), h, n)), "work on a clone"),
+]
+H_TIMES = 2  # heads of the exercises' weights
+
+
+@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
+def test_a_usual_mistake_is_named(number, answer, diagnosis):
+    printed = told(number, answer)
+    assert printed.startswith("✗") and diagnosis in printed, printed
+
+
+def test_the_exercises_are_the_packages_functions():
+    A = (2 * torch.randn(2, L_TXT + ROWS * COLUMNS, L_TXT + ROWS * COLUMNS)).softmax(-1)
+    torch.testing.assert_close(SOLUTIONS["15.1"](A, L_TXT), atlas.quadrant_shares(A, L_TXT))
+    torch.testing.assert_close(
+        where(A, [0, 3], L_TXT, (ROWS, COLUMNS)), atlas.word_map(A.mean(0), [0, 3], L_TXT, (ROWS, COLUMNS))
+    )
+    torch.testing.assert_close(
+        mean_offset(A[1, L_TXT:, L_TXT:], (ROWS, COLUMNS)), atlas.gaze(A[1], L_TXT, (ROWS, COLUMNS))[0]
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+NAMES = ["double 0", "double 1", "single 0"]
+PICTURE = Image.new("RGB", (128, 128), "pink")
+MAP = torch.linspace(0, 1, 64).unflatten(0, (8, 8))
+PROFILES = torch.rand(3, 5, 15, 15, generator=torch.Generator().manual_seed(4))
+DRAWN = [
+    (plots.quadrant_atlas, (torch.full((3, 5, 2, 2), 0.5), NAMES)),
+    (plots.word_atlas, ({"cat": MAP, "pink": 1 - MAP, "(end)": torch.ones(8, 8)}, PICTURE)),
+    (plots.word_over_picture, (MAP, PICTURE, "cat", 1 / 96)),
+    (plots.word_over_picture, (0 * MAP + 1e-9, PICTURE, "cat", 1 / 96)),
+    (plots.words_by_block, ({"cat": [-2.0, -1.5, 0.0], "dog": [2.0, 1.0, 0.5]}, NAMES)),
+    (plots.offset_atlas, (PROFILES, NAMES)),
+    (plots.offset_head, (PROFILES[0, 0], (0.5, -1.0), 4.0, {-1: 0.5, 0: 2.0, 1: 1.0}, 64, "double 0, head 0")),
+    (
+        plots.heads_sharp_and_wide,
+        ({"turned": 1 + 60 * PROFILES[..., 0, 0], "not": 1 + 60 * PROFILES[..., 1, 0]}, NAMES),
+    ),
+    (plots.ablation_table, (PROFILES[:, :4, 0, 0], NAMES, ["block", "head 0", "head 1", "head 2"])),
+    (plots.read_and_needed, ({"cat": (0.02, 0.4), "pink": (0.09, 0.02)},)),
+]
+
+
+@pytest.mark.parametrize(("draw", "values"), DRAWN)
+def test_figures_are_drawn_and_described(draw, values):
+    figure = draw(*values)
+    figure.savefig(io.BytesIO(), format="png", dpi=20)
+    assert len(figure.get_label()) > 60
+
+
+def test_places_and_offsets_have_names():
+    assert plots.place_of(torch.tensor([[0.0, 0, 1], [0, 0, 1]])) == (0, 1)
+    assert plots.place_of(torch.eye(3)[:1]) == (0, -1)
+    assert [plots.offset_name(*at) for at in ((0, 0), (-1, 2), (3, 0))] == [
+        "the token itself",
+        "1 up, 2 right",
+        "3 down",
+    ]
+    assert (
+        "1 right"
+        in plots.offset_atlas(
+            torch.eye(5)[2].roll(1).expand(1, 1, 5, 5) * torch.eye(5)[2][:, None], ["one"], 2
+        ).get_label()
+    )
+
+
+def test_the_slider_moves_without_an_error():
+    def head(block=0, h=0):
+        return plots.offset_head(PROFILES[block, h], (0.1, 0.2), 5.0, {0: 1.0}, 64)
+
+    assert all(move.error is None for move in explore(head, block=(0, 2), h=(0, 4)).sweep())
