@@ -3,7 +3,8 @@
 Of the equations' table a person writes number, equation and functions; the links to notebook sections and tests follow
 from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; the minutes are
 those that the notebook names, seconds and memory those of the last `python run.py test`, which leaves them in
-build/executed.
+build/executed. README.zh.md has the same tables: of each row it keeps the translated column and takes all else from
+README.md, with the English words where a translation is missing (tests/test_readme_zh.py then names the row).
 """
 
 import json
@@ -18,6 +19,8 @@ NUMBER = r"(\d+\.\d+)"
 EQUATION = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \| (.*) \|$", re.MULTILINE)
 NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \| (.*) \| (.*) \|$", re.MULTILINE)
 LINK = re.compile(r"\[`?([^`\]]+)`?\]\(([^)]+)\)")
+MAP = re.compile(r"^( *[\w./]+) {2,}(.+?)(?: {2,}(Eq\. .+))?$", re.MULTILINE)
+MAP_BLOCK = re.compile(r"```\nREADME\.md.*?```", re.DOTALL)
 
 
 @cache
@@ -88,6 +91,27 @@ def measured(readme: str) -> str:
     return NOTEBOOK.sub(notebook, readme)
 
 
+def mirrored(chinese: str, english: str) -> str:
+    """README.zh.md with the rows of README.md's tables and map, the translated column its own."""
+    notebooks = {row[0]: row[1] for row in NOTEBOOK.findall(chinese)}
+    formulas = {row[0]: row[1] for row in EQUATION.findall(chinese)}
+    files = {row[0]: row[1] for row in MAP.findall(MAP_BLOCK.search(chinese)[0])}
+    for pattern, words in ((NOTEBOOK, notebooks), (EQUATION, formulas)):
+        rows = [
+            row[0].replace(f" | {row[2]} | ", f" | {words.get(row[1], row[2])} | ", 1)
+            for row in pattern.finditer(english)
+        ]
+        first, *_, last = pattern.finditer(chinese)
+        chinese = chinese[: first.start()] + "\n".join(rows) + chinese[last.end() :]
+    lines = [
+        f"{row[1]:27}{files.get(row[1], row[2])}{f'  {row[3]}' if row[3] else ''}"
+        for row in MAP.finditer(MAP_BLOCK.search(english)[0])
+    ]
+    block = "\n".join(["```", *lines, "```"])
+    return MAP_BLOCK.sub(lambda _: block, chinese)
+
+
 if __name__ == "__main__":
-    path = ROOT / "README.md"
+    path, path_zh = ROOT / "README.md", ROOT / "README.zh.md"
     path.write_text(measured(filled(path.read_text("utf-8"))), encoding="utf-8")
+    path_zh.write_text(mirrored(path_zh.read_text("utf-8"), path.read_text("utf-8")), encoding="utf-8")
