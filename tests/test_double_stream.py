@@ -340,31 +340,31 @@ def test_another_right_answer_passes():
     chapter_04.CHECKS["4.4"](count)
 
 
-@pytest.mark.parametrize(
-    ("number", "answer", "diagnosis"),
-    [
-        ("4.1", turned_round, "sines come first"),
-        ("4.1", without_thousand, "factor 1000 is missing"),
-        ("4.1", over_one_less, "divided by half - 1"),
-        ("4.1", taking_turns, "take turns"),
-        ("4.1", lambda t, dim: timestep_embedding(t, dim)[:, :-1], "has shape"),
-        ("4.2", partial(adaptive, order=(1, 0, 2)), "you took scale for shift"),
-        ("4.2", partial(adaptive, silu=lambda v: v), "SiLU before the linear layer is missing"),
-        ("4.2", partial(adaptive, squash=torch.sigmoid), "sigmoid on the gate"),
-        ("4.2", lambda *args: adaptive(*args) - args[0], "residual is missing"),
-        ("4.2", partial(adaptive, squash=torch.ones_like), "gate is missing"),
-        ("4.3", partial(joint, text_first=False), "image stands before text"),
-        ("4.3", partial(joint, scale=42**0.5), "divided by √D"),
-        ("4.3", partial(joint, scale=1.0), "division by √d_h is missing"),
-        ("4.3", partial(joint, turn_v=True), "turned v as well"),
-        ("4.3", partial(joint, cut="b l (h qkv k) -> qkv b h l k"), r"cut the channels as \(h qkv k\)"),
-        ("4.3", lambda *args: joint(*args)[::-1], "image, then text"),
-        ("4.4", partial(count, bias=False), "biases are missing"),
-        ("4.4", partial(count, streams=1), "twelve parts, not six"),
-        ("4.4", partial(count, branches=1), "twelve parts, not six"),
-        ("4.4", partial(count, parts=2), "three parts a branch"),
-    ],
-)
+WRONG = [
+    ("4.1", turned_round, "sines come first"),
+    ("4.1", without_thousand, "factor 1000 is missing"),
+    ("4.1", over_one_less, "divided by half - 1"),
+    ("4.1", taking_turns, "take turns"),
+    ("4.1", lambda t, dim: timestep_embedding(t, dim)[:, :-1], "has shape"),
+    ("4.2", partial(adaptive, order=(1, 0, 2)), "you took scale for shift"),
+    ("4.2", partial(adaptive, silu=lambda v: v), "SiLU before the linear layer is missing"),
+    ("4.2", partial(adaptive, squash=torch.sigmoid), "sigmoid on the gate"),
+    ("4.2", lambda *args: adaptive(*args) - args[0], "residual is missing"),
+    ("4.2", partial(adaptive, squash=torch.ones_like), "gate is missing"),
+    ("4.3", partial(joint, text_first=False), "image stands before text"),
+    ("4.3", partial(joint, scale=42**0.5), "divided by √D"),
+    ("4.3", partial(joint, scale=1.0), "division by √d_h is missing"),
+    ("4.3", partial(joint, turn_v=True), "turned v as well"),
+    ("4.3", partial(joint, cut="b l (h qkv k) -> qkv b h l k"), r"cut the channels as \(h qkv k\)"),
+    ("4.3", lambda *args: joint(*args)[::-1], "image, then text"),
+    ("4.4", partial(count, bias=False), "biases are missing"),
+    ("4.4", partial(count, streams=1), "twelve parts, not six"),
+    ("4.4", partial(count, branches=1), "twelve parts, not six"),
+    ("4.4", partial(count, parts=2), "three parts a branch"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
 def test_wrong_answers_are_told_what_is_wrong(number, answer, diagnosis):
     with pytest.raises(AssertionError, match=diagnosis):
         chapter_04.CHECKS[number](answer)

@@ -177,18 +177,18 @@ def test_what_the_figures_say_is_so():
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.mark.parametrize(
-    ("number", "answer", "told"),
-    [
-        ("14.1", lambda x_0, noise: x_0, "where the right sign ends"),
-        ("14.1", lambda x_0, noise: noise - x_0, "that is v itself"),
-        ("14.1", lambda x_0, noise: 2 * x_0 - noise, "you walked from the picture"),
-        ("14.2", lambda N: [], "found none"),
-        ("14.2", lambda N: [p for p in range(101) if int((1 - p / 100) * N) != round((100 - p) * N / 100)], "no whole"),
-        ("14.2", lambda N: [p / 100 for p in chapter_14.float_traps(N)], "in per cent"),
-        ("14.2", lambda N: chapter_14.float_traps(N)[1:], "missing"),
-    ],
-)
+WRONG = [
+    ("14.1", lambda x_0, noise: x_0, "where the right sign ends"),
+    ("14.1", lambda x_0, noise: noise - x_0, "that is v itself"),
+    ("14.1", lambda x_0, noise: 2 * x_0 - noise, "you walked from the picture"),
+    ("14.2", lambda N: [], "found none"),
+    ("14.2", lambda N: [p for p in range(101) if int((1 - p / 100) * N) != round((100 - p) * N / 100)], "no whole"),
+    ("14.2", lambda N: [p / 100 for p in chapter_14.float_traps(N)], "in per cent"),
+    ("14.2", lambda N: chapter_14.float_traps(N)[1:], "missing"),
+]
+
+
+@pytest.mark.parametrize(("number", "answer", "told"), WRONG)
 def test_wrong_answers_are_told_what_is_wrong(number, answer, told):
     with pytest.raises(AssertionError, match=told):
         chapter_14.CHECKS[number](answer)

@@ -1,27 +1,17 @@
 """Every exercise of every notebook has a check that its solution passes and a wrong answer does not."""
 
-import contextlib
-import io
 import re
 from importlib import import_module
 
 import mutation
 import pytest
+from answers import told, wrong_answers
 from readme_tables import ROOT, cells
-
-from flux_edu.learn import check
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "flux_edu" / "exercises").glob("chapter_*.py"))
 MODULES = {name[-2:]: import_module(f"flux_edu.exercises.{name}") for name in CHAPTERS}
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 NUMBERS = [number for module in MODULES.values() for number in module.CHECKS]
-
-
-def told(number, answer):
-    """What the reader sees, and whether the answer passed."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        passed = check(number, answer)
-    return printed.getvalue(), passed
 
 
 def solution(number):
@@ -58,20 +48,56 @@ def test_stubs_are_typed_and_wait_for_the_reader(chapter):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_solution_is_right(number):
-    printed, passed = told(number, solution(number))
-    assert passed and printed == f"✓ {number}  right\n", printed
+    assert told(number, solution(number)) == f"✓ {number}  right\n"
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_an_unwritten_answer_is_told_what_to_do(number):
-    printed, passed = told(number, as_yet_unwritten)
-    assert not passed and "not written yet" in printed
+    assert told(number, as_yet_unwritten).startswith(f"○ {number}  not written yet")
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_nearly_right_answer_is_wrong(number):
     """1 % too large; an answer that is not made of floats comes back as nothing at all."""
-    printed, passed = told(number, mutation.perturbed(solution(number)))
-    if passed:  # whole numbers, names, yes or no: perturbing changed nothing
-        printed, passed = told(number, lambda *args, **kwargs: None)
-    assert not passed and printed.startswith("✗"), printed
+    printed = told(number, mutation.perturbed(solution(number)))
+    if printed.startswith("✓"):  # whole numbers, names, yes or no: perturbing changed nothing
+        printed = told(number, lambda *args, **kwargs: None)
+    assert printed.startswith("✗"), printed
+
+
+# ---------------------------------------------------------------- the audit
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    return wrong_answers()
+
+
+def test_every_wrong_answer_is_one_to_an_exercise(wrong):
+    assert set(wrong) <= set(NUMBERS), "the tests hold wrong answers to exercises that do not exist"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_three_usual_mistakes_are_diagnosed_apart(number, wrong):
+    """At least three wrong answers stand in the tests; each fails in the check, not by an error, with its own words."""
+    assert len(wrong.get(number, [])) >= 3, "WRONG of this chapter's tests holds fewer than three"
+    diagnoses = [told(number, answer).removeprefix(f"✗ {number}").strip() for answer, _ in wrong[number]]
+    assert not any(each.startswith(("✓", "○")) for each in diagnoses), diagnoses
+    by_name = {each for each in diagnoses if not each.startswith("your function stopped with")}
+    assert len(by_name) >= 3, f"three different diagnoses, not {by_name}"
+    assert all(len(each) >= 25 for each in by_name), f"a diagnosis says what to look for: {by_name}"
+
+
+@pytest.mark.parametrize("chapter", [chapter for chapter in NOTEBOOKS if chapter in MODULES])
+def test_an_exercise_is_whole(chapter):
+    """Heading with difficulty and minutes, then the stub with its check, then a folded hint and a folded solution."""
+    found = cells(NOTEBOOKS[chapter])
+    stubs = [i for i, cell in enumerate(found) if re.search(r'^check\("', cell["source"], re.MULTILINE)]
+    ends = [*stubs[1:], len(found)]
+    for i, end in zip(stubs, ends, strict=True):
+        number = re.search(r'^check\("(\d+\.\d+)"', found[i]["source"], re.MULTILINE)[1]
+        assert re.search(rf"^### Exercise {re.escape(number)} · ", found[i - 1]["source"], re.MULTILINE), number
+        behind = "".join(cell["source"] for cell in found[i + 1 : end])
+        for what in ("Hint", "Solution"):
+            folded = re.findall(rf"<details><summary>{what}</summary>\n\n(.+?)</details>", behind, re.DOTALL)
+            assert len(folded) == 1 and len(folded[0].strip()) > 20, f"{number} has {len(folded)} folded {what}"

@@ -26,7 +26,7 @@ def first(ids, end):
     return (ids == end).int().argmax(dim=1)
 
 
-MISTAKES = [
+WRONG = [
     # 7.1
     ("7.1", lambda ids, n: [*ids, 1], "all texts get the same length"),
     ("7.1", lambda ids, n: ([*ids, 1] + [0] * n)[:n], "the end token was cut off"),
@@ -90,7 +90,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "answer", "said"), MISTAKES, ids=[f"{n} {said[:30]}" for n, _, said in MISTAKES])
+@pytest.mark.parametrize(("number", "answer", "said"), WRONG, ids=[f"{n} {said[:30]}" for n, _, said in WRONG])
 def test_a_usual_mistake_is_called_by_its_name(number, answer, said):
     with pytest.raises(AssertionError, match=said):
         CHECKS[number](answer)

@@ -1,25 +1,18 @@
 """Chapter 10: its exercises name the usual mistakes and are the package's functions, its figures draw everywhere."""
 
-import contextlib
 import io
 
 import pytest
 import torch
+from answers import told
 
 from flux_edu import plots
 from flux_edu.configs import configs
 from flux_edu.exercises.chapter_10 import SOLUTIONS, relative_loss, student_target
-from flux_edu.learn import check, explore
+from flux_edu.learn import explore
 from flux_edu.model import Flux
 from flux_edu.sampling import guide
 from flux_edu.train.guidance import guidance_loss, make_student
-
-
-def told(number, answer):
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        check(number, answer)
-    return printed.getvalue()
-
 
 WRONG = [
     ("10.1", lambda a, b, w: a + w * (b - a), "every channel got its own w"),

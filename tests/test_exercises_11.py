@@ -1,21 +1,15 @@
 """Chapter 11: its exercises name the usual mistakes, its figures draw at their sliders' ends."""
 
-import contextlib
 import io
 
 import pytest
 import torch
+from answers import told
 
 from flux_edu import plots
 from flux_edu.exercises.chapter_11 import SOLUTIONS, segment_target, students_places
-from flux_edu.learn import check, explore
+from flux_edu.learn import explore
 from flux_edu.train.few_steps import mean_velocity, walk
-
-
-def told(number, answer):
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        check(number, answer)
-    return printed.getvalue()
 
 
 def with_the_end(v, noise, times):

@@ -84,7 +84,7 @@ def check_halve(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         ("you padded below and to the left: F.pad counts the last axis first, (left, right, above, below)",
          conv((1, 0, 0, 1))),
         ("you repeated the border pixels; the padding is zeros", conv((0, 1, 0, 1), mode="replicate")),
-        ("the bias is missing", halve(x, weight, 0 * bias)),
+        ("the bias is missing: every output channel adds a number of its own", halve(x, weight, 0 * bias)),
     ], 1e-4)  # fmt: skip
     raise AssertionError("right shape, wrong numbers: pad one row of zeros below and one column right, then stride 2")
 
