@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flux_edu.advice import collect
+from flux_edu.browser import Labels
 from flux_edu.plots import canvas
 
 # ---------------------------------------------------------------- show
@@ -100,7 +101,10 @@ class Panel(W.VBox):
         for control in controls.values():
             control.observe(self._redraw, names="value")
         row = W.HBox([*controls.values(), reset], layout=W.Layout(flex_flow="row wrap"))
-        super().__init__([row, self.picture])
+        row.add_class("flux-controls")
+        self.picture.add_class("flux-picture")
+        super().__init__([row, self.picture, Labels()])
+        self.add_class("flux-panel")
         PANELS.append(self)
 
     def values(self) -> dict[str, object]:

@@ -1,0 +1,179 @@
+"""JupyterLab on this machine, opened by a real browser; the test file beside this one says what must be seen there."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+
+from conftest import SWEEP, SWEEP_RESULT
+
+NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},  # all cells on the page
+}
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+READY = """() => {
+  const widget = window.jupyterapp?.shell.currentWidget, kernel = widget?.sessionContext?.session?.kernel;
+  return widget?.sessionContext?.isReady && kernel?.connectionStatus === "connected" && kernel.status === "idle";
+}"""
+RUN_ALL = """() => {
+  window.fluxDone = false;
+  void window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => (window.fluxDone = true));
+}"""
+# Run in the kernel after all: the sliders at both ends, the widgets' states, the most memory held.
+ASK = """async ([code, expressions]) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const request = { code, store_history: false, allow_stdin: false, user_expressions: expressions };
+  return (await kernel.requestExecute(request).done).content;
+}"""
+ASKED = {
+    "sweep": SWEEP_RESULT,
+    "state": "__import__('json').dumps(__import__('ipywidgets').Widget.get_manager_state(), default=str)",
+    "peak": "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF).ru_maxrss // 1024",
+}
+# From a key to the picture that it brings, by the page's own clock: another picture, decoded and ready to be painted.
+WATCH = """(panel) => {
+  const box = panel.querySelector(".flux-picture");
+  window.fluxKey ??= (document.addEventListener("keydown", () => (window.fluxKey = performance.now()), true), 0);
+  window.fluxWatcher?.disconnect();
+  window.fluxShown = 0;
+  window.fluxWatcher = new MutationObserver(async () => {
+    await box.querySelector("img")?.decode().catch(() => {});
+    window.fluxShown = performance.now();
+  });
+  window.fluxWatcher.observe(box, { childList: true, subtree: true, characterData: true });
+}"""
+FOLLOWED = "() => window.fluxShown > window.fluxKey"
+
+
+def find_browser() -> str | None:
+    """Debian's Chromium or a Chrome, whichever is on the path."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclass
+class Visit:
+    """A notebook on the page, run from top to bottom, and what went wrong meanwhile."""
+
+    name: str
+    page: object
+    seconds: float = 0.0
+    page_errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def panels(self):
+        return self.page.locator(f"{PANEL} .flux-panel").all()
+
+    def notebook(self) -> nbformat.NotebookNode:
+        """As the browser holds it: sources, outputs."""
+        found = self.page.evaluate("() => JSON.stringify(window.jupyterapp.shell.currentWidget.context.model.toJSON())")
+        return nbformat.from_dict(json.loads(found))
+
+    def ask(self) -> dict:
+        answer = self.page.evaluate(ASK, [SWEEP, ASKED])
+        assert answer["status"] == "ok", answer
+        told = {key: each["data"]["text/plain"] for key, each in answer["user_expressions"].items()}
+        return {key: json.loads(eval(text)) if text[0] in "'\"" else int(text) for key, text in told.items()}
+
+
+class Lab:
+    """A JupyterLab of its own folders, which sees copies of the notebooks; `with` ends it and its kernels."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.token = folder, secrets.token_hex(16)
+        self.root = folder / "notebooks"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+    def __enter__(self):
+        for name, values in SETTINGS.items():
+            path = self.folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        own = {f"JUPYTER_{name}_DIR": str(self.folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+        own |= {f"JUPYTERLAB_{name}_DIR": str(self.folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
+        command += [f"--port={self.address.rpartition(':')[2]}", "--ServerApp.port_retries=0"]
+        command += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"]
+        command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+        command += ["--LabApp.expose_app_in_browser=True"]
+        with (self.folder / "lab.log").open("w") as log:
+            self.server = subprocess.Popen(
+                command,
+                env=os.environ | own | {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(self.folder / "ipython")},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        until = time.monotonic() + 120
+        while not self._answers():
+            if self.server.poll() is not None or time.monotonic() > until:
+                self.__exit__()
+                raise RuntimeError("JupyterLab did not start:\n" + (self.folder / "lab.log").read_text())
+            time.sleep(0.2)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return urllib.request.urlopen(f"{self.address}/api?token={self.token}", timeout=1).status == 200
+        except OSError:
+            return False
+
+    def __exit__(self, *_):
+        if self.server.poll() is None:
+            os.killpg(self.server.pid, signal.SIGTERM)
+            try:
+                self.server.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.server.pid, signal.SIGKILL)
+
+    def copy(self, notebook: Path) -> None:
+        """A notebook and its drawings to where the server looks; nbmake's `mock` shortens a cell here too."""
+        shutil.copytree(notebook.parent / "img", self.root / "img", dirs_exist_ok=True)
+        copied = nbformat.read(notebook, as_version=4)
+        for cell in copied.cells:
+            for name, value in cell.metadata.get("nbmake", {}).get("mock", {}).items():
+                cell.source += f"\n{name} = {value!r}"
+        nbformat.write(copied, self.root / notebook.name)
+
+    def visit(self, browser, notebook: Path, seconds: int = 400) -> Visit:
+        """Open a notebook and run all its cells."""
+        self.copy(notebook)
+        visit = Visit(notebook.name, browser.new_page(viewport={"width": 1300, "height": 1400}))
+        page, local = visit.page, (self.address, "data:", "blob:", self.address.replace("http", "ws"))
+        page.on("pageerror", lambda error: visit.page_errors.append(str(error)))
+        page.on("request", lambda each: each.url.startswith(local) or visit.outside.append(each.url))
+        page.goto(
+            f"{self.address}/lab/tree/{notebook.name}?token={self.token}&reset",
+            wait_until="domcontentloaded",
+            timeout=60_000,
+        )
+        page.locator(PANEL).wait_for(timeout=90_000)
+        start = time.perf_counter()
+        page.wait_for_function(READY, timeout=90_000)
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        page.evaluate(RUN_ALL)
+        page.wait_for_function("() => window.fluxDone", timeout=1000 * seconds)
+        visit.seconds = round(time.perf_counter() - start, 1)
+        return visit
+
+    def leave(self, visit: Visit) -> None:
+        """End the kernel, then close the page."""
+        visit.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        visit.page.close()
