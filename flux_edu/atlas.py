@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, prepare, token_grid
-from flux_edu.pipeline import FluxGenerator
+from flux_edu.pipeline import FluxGenerator, to_tensor
 from flux_edu.text import TextEmbedder
 from flux_edu.trace import Trace, trace
 
@@ -154,6 +154,38 @@ def gaze(
     offset = (looks[..., None] * there).sum(dim=-2).mean(dim=-2)
     entropy = torch.special.entr(looks).sum(dim=-1)
     return offset, entropy.exp().mean(dim=-1)
+
+
+def mirror_look(
+    A: Float[Tensor, "*more L L"], L_txt: int, grid: tuple[int, int], parts: int = 1
+) -> Float[Tensor, "*more"]:
+    """How much image tokens take from their mirror image, in times an even share.
+
+    parts is how many things stand side by side: each has an equal share of the columns and an upright axis in its
+    middle. Only tokens whose mirror image is at least three columns away count: a nearer one is met by heads that look
+    at a neighbour.
+    """
+    h, w = grid
+    _check_grid(A, L_txt, grid)
+    if w % parts:
+        raise ValueError(f"{w} columns cannot be shared out to {parts} things side by side")
+    y, x = (place.flatten() for place in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    wide = w // parts
+    mirror = x // wide * wide + wide - 1 - x % wide
+    far = (mirror - x).abs() >= 3
+    looks = _over_image(A, L_txt)[..., torch.arange(h * w), y * w + mirror]
+    return h * w * looks[..., far].mean(dim=-1)
+
+
+def asymmetry(picture: Image.Image, reach: int = 16) -> float:
+    """How unlike its mirror image a picture is, about the best of the upright axes near its middle.
+
+    The distance of the two, in parts of what stands out from the colour of the upper left corner; 0 is symmetric.
+    `reach` is how many pixels the mirror image may be moved aside to fit better.
+    """
+    x = to_tensor(picture)
+    shown = (x - x[..., :1, :1]).norm()
+    return min(float((x - x.flip(-1).roll(s, -1)).norm() / shown) for s in range(-reach, reach + 1))
 
 
 def _offsets(h: int, w: int) -> tuple[Tensor, Tensor]:

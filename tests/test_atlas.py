@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from answers import told
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from flux_edu import atlas, plots
 from flux_edu.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
@@ -106,7 +106,39 @@ def test_gaze_by_hand(A):
     assert spread[0, 1].item() == pytest.approx(seen)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_head_that_looks_into_a_mirror(parts):
+    """Two rows of twelve columns; every token takes half from its mirror image and half from itself."""
+    h, w, looks = 2, 12, torch.eye(24) / 2
+    for y, x in itertools.product(range(h), range(w)):
+        mirror = w - 1 - x if parts == 1 else (5 - x if x < 6 else 17 - x)
+        looks[y * w + x, y * w + mirror] += 0.5
+    A = torch.block_diag(torch.eye(TXT), looks)[None]
+    assert atlas.mirror_look(A, TXT, (h, w), parts).item() == pytest.approx(h * w / 2)
+    assert atlas.mirror_look(A, TXT, (h, w), 3 - parts).item() == pytest.approx(0)
+    even = torch.full((1, TXT + h * w, TXT + h * w), 1 / (TXT + h * w))
+    assert atlas.mirror_look(even, TXT, (h, w), parts).item() == pytest.approx(1)
+
+
+def test_neighbours_are_no_mirror_images():
+    """The middle columns mirror each other, and are next to each other: a head that looks right must not count."""
+    looks = torch.zeros(8, 8)
+    looks[torch.arange(8), (torch.arange(8) + 1) % 8] = 1
+    assert atlas.mirror_look(torch.block_diag(torch.eye(TXT), looks), TXT, (1, 8)).item() == pytest.approx(1 / 3 * 4)
+
+
+def test_asymmetry_of_pictures():
+    disc = Image.new("RGB", (64, 64), "white")
+    draw = ImageDraw.Draw(disc)
+    draw.ellipse((20, 20, 40, 40), fill="red")
+    assert atlas.asymmetry(disc) < 0.01 < atlas.asymmetry(disc, reach=0), "the axis need not be the picture's middle"
+    draw.rectangle((20, 28, 28, 34), fill="blue")
+    assert atlas.asymmetry(disc) > 0.1
+
+
 def test_what_does_not_fit_is_refused(A):
+    with pytest.raises(ValueError, match="5 columns cannot be shared out to 2"):
+        atlas.mirror_look(A, TXT, GRID, parts=2)
     with pytest.raises(ValueError, match="7 text tokens and a grid of 5 × 3 make 22 tokens, the weights are for 17"):
         atlas.offset_profile(A, TXT, (5, 3))
     with pytest.raises(ValueError, match="pass the L_txt and the grid"):

@@ -110,6 +110,7 @@ from flux_edu.plots.chapter_15 import heads_sharp_and_wide as heads_sharp_and_wi
 from flux_edu.plots.chapter_15 import offset_atlas as offset_atlas
 from flux_edu.plots.chapter_15 import offset_head as offset_head
 from flux_edu.plots.chapter_15 import offset_name as offset_name
+from flux_edu.plots.chapter_15 import one_look as one_look
 from flux_edu.plots.chapter_15 import place_of as place_of
 from flux_edu.plots.chapter_15 import quadrant_atlas as quadrant_atlas
 from flux_edu.plots.chapter_15 import read_and_needed as read_and_needed

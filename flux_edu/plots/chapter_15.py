@@ -194,6 +194,29 @@ def offset_head(
     return fig
 
 
+def one_look(look: Float[Tensor, "h w"], picture: Image.Image, row: int, column: int, said: str = "") -> Figure:
+    """Where one image token looks in the image: its place framed in the picture, the weights beside it."""
+    h, w = look.shape
+    fig, axes = new_figure(1, 2, width=6.2, height=3.1)
+    axes[0].imshow(picture, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
+    axes[1].imshow(look.numpy(), cmap="viridis", vmin=0)
+    for ax, colour in zip(axes, (BLACK, "white"), strict=True):
+        frame = [(column + a, row + b) for a, b in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))]
+        ax.plot(*zip(*frame, strict=True), color=colour, lw=2)
+        ax.set(xlabel="column", xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+    axes[0].set_ylabel("row")
+    y, x = divmod(int(look.argmax()), w)
+    axes[0].set_title("this token looks …", fontsize=10)
+    axes[1].set_title(f"… most at row {y}, column {x}: {look.max():.0%}", fontsize=10)
+    fig.text(0.01, 0.015, said, fontsize=9)
+    place(fig, 0.09, 0.99, 0.2, top=0.9, wspace=0.2)
+    fig.set_label(
+        f"{said}. The image token in row {row}, column {column} takes most from row {y}, column {x}: {look.max():.0%}"
+        " of what it takes from the image."
+    )
+    return fig
+
+
 def heads_sharp_and_wide(
     spread: Mapping[str, Float[Tensor, "blocks H"]], names: Sequence[str], tokens: int = 64
 ) -> Figure:
