@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import ipywidgets as W
-from IPython.display import Code, display
+from IPython.display import HTML, Code, display
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -57,6 +57,13 @@ def picture_html(drawn: Figure | Image.Image) -> str:
         raise ValueError("the drawing has no alternative text: set fig.set_label(...) or picture.info['alt']")
     source = f"data:image/png;base64,{b64encode(data).decode()}"
     return f'<img alt="{html.escape(alt, quote=True)}" style="max-width: 100%; {look}" src="{source}">'
+
+
+def show_picture(picture: Image.Image, alt: str) -> HTML:
+    """A picture with words for those who do not see it; IPython by itself would show it without."""
+    picture = picture.copy()
+    picture.info["alt"] = alt
+    return HTML(picture_html(picture))
 
 
 @dataclass

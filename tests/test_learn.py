@@ -187,6 +187,12 @@ def test_a_figure_that_ends_a_cell_is_shown_with_its_alternative_text():
     assert shown["text/html"].startswith('<img alt="the last line up to 0.5, plain, grid False"')
 
 
+def test_show_picture_shows_a_picture_with_words_and_leaves_it_as_it_was():
+    picture = Image.new("RGB", (4, 4), "red")
+    assert learn.show_picture(picture, 'a "red" square').data.startswith('<img alt="a &quot;red&quot; square"')
+    assert "alt" not in picture.info
+
+
 def test_something_else_is_refused():
     jaxtyping.config.update("jaxtyping_disable", True)  # else the types speak first
     try:

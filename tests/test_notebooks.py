@@ -166,6 +166,14 @@ def test_no_cell_failed_or_warned(executed_notebooks):
                 assert not (output.get("name") == "stderr" and "Warning" in output.text), f"{name}: {output.text}"
 
 
+def test_every_picture_has_words(executed_notebooks):
+    """A picture that ends a cell comes without alternative text: `show_picture(picture, "what it shows")` has one."""
+    for name, notebook in executed_notebooks.items():
+        for cell in notebook.cells:
+            bare = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+            assert not bare, f"{name}: {cell.source[-60:]}"
+
+
 def test_an_executed_notebook_is_a_valid_file(executed_notebooks):
     for notebook in executed_notebooks.values():
         nbformat.validate(notebook)

@@ -51,6 +51,19 @@ def test_no_slider_breaks_its_picture_at_either_end(notebooks):
     assert not broken, "\n\n".join(broken)
 
 
+def test_every_panel_is_shown(notebooks):
+    """`explore(…);` makes a panel that nobody sees: the semicolon tells IPython to show nothing."""
+    for name, notebook in notebooks.items():
+        shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        boxes = {
+            model for model, (_, state) in widgets(notebook).items() if "flux-panel" in state.get("_dom_classes", [])
+        }
+        views = {
+            o["data"].get("application/vnd.jupyter.widget-view+json", {}).get("model_id") for o in shown if "data" in o
+        }
+        assert boxes <= views, f"{name}: {len(boxes - views)} panels are not shown"
+
+
 def test_every_chapter_has_the_sliders_it_needs(notebooks):
     missing = []
     for name, notebook in notebooks.items():
