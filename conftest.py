@@ -8,6 +8,7 @@ in the file as well. `--equation 1.3` keeps only the tests marked with that equa
 
 import ast
 import json
+import os
 import time
 from pathlib import Path
 
@@ -39,21 +40,45 @@ SWEEP_RESULT = "_sweep_panels()"
 
 def pytest_addoption(parser):
     parser.addoption("--equation", metavar="NUMBER", help="run only the tests of this equation, e.g. 1.3")
+    parser.addoption("--executed", action="store_true", help="take the notebooks that tests/browser has run")
 
 
 def pytest_configure(config):
     config.stash[EXECUTED_NOW] = []
-    if config.option.nbmake:
+    if config.option.executed:
+        config.stash[EXECUTED_NOW] = already_executed()
+    elif config.option.nbmake:
         keep_executed_notebooks(config.stash[EXECUTED_NOW])
 
 
+def already_executed():
+    """What tests/browser has made of every notebook, none missing and none older than its notebook."""
+    pairs = [(path, EXECUTED / path.name) for path in sorted((Path(__file__).parent / "notebooks").glob("*.ipynb"))]
+    stale = [kept.name for path, kept in pairs if not kept.exists() or kept.stat().st_mtime < path.stat().st_mtime]
+    if stale:
+        raise pytest.UsageError(f"--executed: run tests/browser first, these are missing or old: {', '.join(stale)}")
+    return [kept for _, kept in pairs]
+
+
 def pytest_collection_modifyitems(config, items):
+    if config.option.executed:
+        items[:] = [item for item in items if item.path.suffix != ".ipynb"]
     number = config.option.equation
     if number is None:
         return
     marked = [i for i in items if any(number in mark.args for mark in i.iter_markers("equation"))]
     config.hook.pytest_deselected(items=[i for i in items if i not in marked])
     items[:] = marked
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Where a browser is required, a test in it that is skipped has failed."""
+    report = yield
+    required = os.environ.get("FLUX_EDU_BROWSER") == "required" and "browser" in item.path.parts
+    if required and report.skipped:
+        report.outcome, report.longrepr = "failed", f"skipped, though FLUX_EDU_BROWSER=required: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -35,13 +35,14 @@ RUN_ALL = """() => {
   window.fluxDone = false;
   void window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => (window.fluxDone = true));
 }"""
-# Run in the kernel after all: the sliders at both ends, the widgets' states, the most memory held.
+# Asked of the kernel: how many panels there are; after all, the sliders at both ends, the widgets' states, the memory.
 ASK = """async ([code, expressions]) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const request = { code, store_history: false, allow_stdin: false, user_expressions: expressions };
   return (await kernel.requestExecute(request).done).content;
 }"""
-ASKED = {
+PANELS = {"panels": "len(__import__('flux_edu.learn').learn.PANELS)"}
+LEFT = {
     "sweep": SWEEP_RESULT,
     "state": "__import__('json').dumps(__import__('ipywidgets').Widget.get_manager_state(), default=str)",
     "peak": "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF).ru_maxrss // 1024",
@@ -84,8 +85,9 @@ class Visit:
         found = self.page.evaluate("() => JSON.stringify(window.jupyterapp.shell.currentWidget.context.model.toJSON())")
         return nbformat.from_dict(json.loads(found))
 
-    def ask(self) -> dict:
-        answer = self.page.evaluate(ASK, [SWEEP, ASKED])
+    def ask(self, expressions: dict[str, str]) -> dict:
+        """Expressions evaluated in the notebook's kernel, behind its back: numbers, or strings of JSON."""
+        answer = self.page.evaluate(ASK, [SWEEP, expressions])
         assert answer["status"] == "ok", answer
         told = {key: each["data"]["text/plain"] for key, each in answer["user_expressions"].items()}
         return {key: json.loads(eval(text)) if text[0] in "'\"" else int(text) for key, text in told.items()}
