@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flux_edu import atlas, plots
 from flux_edu.attention import QKNorm, attention_weights
-from flux_edu.configs import TINY
+from flux_edu.configs import TINY, configs
 from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.flux2 import Flux2, Flux2Params, make_ids
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, prepare
 from flux_edu.pipeline import FluxGenerator, to_tensor
@@ -694,3 +695,46 @@ def without_a_block() -> float:
     whole = denoise(flux.model, **given, timesteps=times)
     with atlas.ablate(flux.model, atlas.block_names(flux.model)[4]):
         return apart(denoise(flux.model, **given, timesteps=times), whole)
+
+
+# ---------------------------------------------------------------- 16
+
+
+@ask(
+    "16",
+    "Shared modulation",
+    "FLUX.2 shares one modulation among all blocks of a kind. In FLUX.1 every block has its own. How much of FLUX.1's"
+    " 12 billion parameters stands in them?",
+    {
+        "about a hundredth": lambda m: m < 0.05,
+        "more than a quarter": lambda m: 0.25 < m < 0.5,
+        "more than half": lambda m: m >= 0.5,
+    },
+    "The modulations of the blocks hold {:.0%}.",
+    "Six vectors a stream and block, each from a matrix of D × D. That is why sharing them pays.",
+)
+def parameters_of_modulations() -> float:
+    with torch.device("meta"):
+        model = Flux(configs["flux-dev"].params)
+    counted = [(name, p.numel()) for name, p in model.named_parameters()]
+    return sum(n for name, n in counted if "_mod." in name or ".modulation." in name) / sum(n for _, n in counted)
+
+
+@ask(
+    "16",
+    "Four axes, and text with places",
+    "In FLUX.1 the vectors of the text may be shuffled and the velocity stays. And in FLUX.2, if ids stay where they"
+    " are?",
+    {"nothing but rounding": lambda m: m < 1e-4, "it changes": lambda m: m > 1e-3},
+    "In a small random FLUX.2 the velocity moves by {:.1%} of its length.",
+    "A text token of FLUX.2 has a place, (0, 0, 0, l). Another vector at this place is another text.",
+)
+def shuffled_text_of_flux2() -> float:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Flux2(Flux2Params(12, 48, 2, 1, 1, False, in_channels=8, axes_dim=(6, 6, 6, 6))).requires_grad_(False)
+        for p in model.parameters():
+            nn.init.normal_(p, std=0.3)
+    txt_ids, img_ids = make_ids(1, (2, 3), 5)
+    txt, img, t = seeded(1, 5, 12), seeded(1, 6, 8, seed=1), torch.tensor([0.5])
+    return apart(model(img, img_ids, txt.flip(1), txt_ids, t), model(img, img_ids, txt, txt_ids, t))
