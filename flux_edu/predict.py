@@ -67,7 +67,7 @@ class Ask(W.VBox):
     def __init__(self, question: Question):
         self.question = question
         self.guess = W.RadioButtons(
-            options=list(question.choices), value=None, description="Your guess", layout=W.Layout(width="auto")
+            options=list(question.choices), value=None, description="Your guess", layout=W.Layout(width="max-content")
         )
         self.guess.style.description_width = "initial"
         self.button = W.Button(description="Run the experiment", icon="play", layout=W.Layout(width="180px"))
@@ -88,8 +88,8 @@ class Ask(W.VBox):
             return
         verdict = "✓ As you said" if outcome.right == self.guess.value else f"✗ No: {outcome.right}"
         lines = [f"<b>{html.escape(verdict)}.</b> {html.escape(outcome.told)}", html.escape(self.question.why)]
-        lines.append(f"<i>Section “{html.escape(self.question.section)}”</i>")
-        self.result.value = "".join(f'<p role="status">{line}</p>' for line in lines)
+        lines.append(f"<i>See “{html.escape(self.question.section.replace('`', ''))}”.</i>")
+        self.result.value = f'<p role="status" style="line-height: 1.6">{"<br>".join(lines)}</p>'
 
 
 def predict(notebook: str) -> None:
