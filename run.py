@@ -3,6 +3,7 @@
 python run.py                 make .venv (once) and open JupyterLab on the map notebook
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
 python run.py lint            make .venv (once) and check style and formatting
+python run.py book            make .venv (once) and the site of the executed notebooks, in build/book/html
 python run.py doctor          make .venv (once) and say what is installed, and whether the tiny FLUX paints here
 python run.py sample "..."    make .venv (once) and paint a picture; `python run.py sample --help` lists the options
 """
@@ -21,7 +22,7 @@ STAMP = VENV / "flux-edu.stamp"  # written last: a .venv without it is made agai
 OLDEST, TOO_NEW = (3, 11), (3, 14)
 TORCH = "torch==2.13.0"  # the version tested; on Linux an unpinned one would bring CUDA along
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-COMMANDS = ("lab", "test", "lint", "doctor", "sample")
+COMMANDS = ("lab", "test", "lint", "book", "doctor", "sample")
 DISK_GB = 2  # .venv with the CPU build takes 1.9
 WINDOWS_PATH = 60  # characters; .venv has file names of up to 195 below this folder, and Windows allows 260 in all
 
@@ -167,6 +168,15 @@ def install():
     STAMP.write_text(fingerprint(), encoding="utf-8")
 
 
+def install_book_tools():
+    """What only the book is made with, fetched the first time."""
+    code = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('sphinx_book_theme', 'mathjax'))))"
+    if call([venv_python(), "-c", code]) != 0:
+        say("fetching what the book is made with (once; 20 MB)")
+        if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", "-e", ".[book]"]) != 0:
+            fail("pip could not install it: its last lines above say why. Check the network, then try again.")
+
+
 def set_up():
     """Make .venv, or bring it up to date. A whole and current one is left alone, and no network is touched."""
     if is_whole():
@@ -208,6 +218,9 @@ def main(arguments):
         return call([python, "-m", "pytest", "--nbmake", *options])
     if command == "lint":
         return call([python, "-m", "ruff", "check"]) or call([python, "-m", "ruff", "format", "--check"])
+    if command == "book":
+        install_book_tools()
+        return call([python, Path("docs", "build.py"), *options])
     if command in ("doctor", "sample"):
         return call([python, "-m", "flux_edu", command, *options], folder=os.getcwd())
     return call([python, "-m", "jupyterlab", Path("notebooks", "00_map.ipynb")])

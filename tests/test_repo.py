@@ -84,6 +84,10 @@ def test_the_first_picture_was_painted_by_the_shipped_weights():
         assert picture.text["weights"] == sheet.weights_hash(), "run `python -m flux_edu.plots.sheet`"
 
 
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines()) <= 60
+
+
 def test_readme_lists_every_notebook():
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         assert f"| [{path.stem}](notebooks/{path.name}) |" in README

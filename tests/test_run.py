@@ -285,6 +285,19 @@ def test_no_torch_at_all_is_an_error_with_advice(calls, monkeypatch):
 # ---------------------------------------------------------------- the command line
 
 
+def test_the_books_tools_are_fetched_once(calls, monkeypatch):
+    run.set_up()
+    before, succeed = len(calls), run.call
+    run.main(["book", "01_schedule"])
+    assert calls[-1][1:] == [str(Path("docs", "build.py")), "01_schedule"] and len(calls) == before + 2
+    monkeypatch.setattr(run, "call", lambda command, folder=None: succeed(command) or int("-c" in command))
+    run.main(["book"])
+    assert calls[-2][-1] == ".[book]" and calls[-1][1:] == [str(Path("docs", "build.py"))]
+    monkeypatch.setattr(run, "call", lambda command, folder=None: 1)
+    with pytest.raises(SystemExit, match="Check the network"):
+        run.main(["book"])
+
+
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["notebook"], 2), (["lint", "-q"], 2)])
 def test_anything_else_prints_the_help_and_makes_nothing(calls, capsys, arguments, code):
     assert run.main(arguments) == code

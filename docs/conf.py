@@ -1,0 +1,82 @@
+"""Sphinx's settings for the book; docs/build.py puts together what it reads."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+project = "flux_edu"
+author = "the authors of flux_edu"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+html_theme = "sphinx_book_theme"
+html_title = "FLUX.1, equation by equation"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_js_files = ["book.js"]
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_show_copyright = False
+html_show_sourcelink = False
+html_copy_source = False
+suppress_warnings = ["config.cache", "myst.header"]  # the second: a notebook may go from # to ###
+
+nb_execution_mode = "off"  # what is shown was executed by the tests
+nb_merge_streams = True
+nb_render_markdown_format = "myst"  # the glossary's formulas
+myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
+myst_heading_anchors = 0  # docs/build.py labels the headings
+mathjax_path = "mathjax/tex-mml-chtml.js"  # from _static, not from the web
+mathjax3_config = {"options": {"enableMenu": False}}
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # else every forward() would carry torch's
+python_use_unqualified_type_names = True
+nitpick_ignore_regex = [("py:class", ".*"), ("py:.*", r"(?!flux_edu\.).*")]  # types in signatures, other libraries
+
+
+def to_rst(lines: list[str]) -> list[str]:
+    """A docstring of the package, which is plain text, as reStructuredText: code, formulas and equations' numbers."""
+    if not any(lines):
+        return []
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    out: list[str] = []
+    for paragraph in paragraphs:
+        rows = paragraph.splitlines()
+        head = [row for row in rows if not row.startswith("    ")]
+        if not head or (len(rows) > 1 and any(row.startswith("    ") for row in rows)):
+            out += ["::", "", *(f"    {row}" for row in rows), ""]  # set in columns, as it stands
+        else:
+            out += [marked(row) for row in rows] + [""]
+    return out
+
+
+def marked(row: str) -> str:
+    """One line: `name` becomes code, Eq. (1.3) a link to its section, all else stays what it is."""
+    row = re.sub(r"^(\s*)\* ", r"\1- ", row)
+    pieces = re.split(r"(`[^`]+`|Eq\. \(\d+\.\d+\)|Eq\. \d+\.\d+)", row)
+    done = ""
+    for piece in pieces:
+        if piece.startswith("`"):
+            new = f"``{piece[1:-1]}``"
+        elif match := re.fullmatch(r"Eq\. \(?(\d+\.\d+)\)?", piece):
+            new = f":ref:`{piece} <eq-{match[1].replace('.', '-')}>`" if match[1] in known_equations() else piece
+        else:
+            done += re.sub(r"([\\*_|`])", r"\\\1", piece)
+            continue
+        # an inline mark needs something that is no letter on both sides
+        done += ("\\ " if done and not done[-1].isspace() and done[-1] not in "([{-/" else "") + new + "\\ "
+    return done
+
+
+@cache
+def known_equations() -> set[str]:
+    """The numbers of the notebooks in this book."""
+    found = set()
+    for path in (Path(__file__).parent / "notebooks").glob("*.ipynb"):
+        found |= set(re.findall(r"\(eq-(\d+-\d+)\)=", path.read_text("utf-8")))
+    return {number.replace("-", ".") for number in found}
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", lambda *event: event[-1].__setitem__(slice(None), to_rst(event[-1])))
