@@ -18,8 +18,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rms = (wide.pow(2).mean(dim=-1, keepdim=True) + 1e-6).sqrt()
-        return (wide / rms).to(x.dtype) * self.scale
+        return F.rms_norm(wide, wide.shape[-1:], eps=1e-6).to(x.dtype) * self.scale
 
 
 class QKNorm(nn.Module):

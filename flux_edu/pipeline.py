@@ -2,36 +2,35 @@
 
 import json
 import math
-import os
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
-from transformers import CLIPTextModel, T5EncoderModel
+from torch import Tensor, nn
 
 import flux_edu
 from flux_edu import lora
 from flux_edu.advice import advise, unknown_words
 from flux_edu.autoencoder import AutoEncoder
+from flux_edu.budget import WAYS, Way
 from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
 from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, patchify, prepare, unpatchify
 from flux_edu.pictures import picture_hash
+from flux_edu.real import load_published, settle, visiting
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
 
-CLIP_TOKENS = 77  # what CLIP was trained to read
 TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
 
 
@@ -52,16 +51,20 @@ class FluxGenerator:
 
     name is a key of `configs`: "tiny", "tiny-dev" and "tiny-schnell" ship with this package. The published models are
     read from files that you have obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE
-    (safetensors files), FLUX_T5 and FLUX_CLIP (folders as transformers saves them) say where they are. device None
-    picks cuda, mps or cpu.
+    (safetensors files), FLUX_T5 and FLUX_CLIP (folders as transformers saves them), or FLUX_HOME for all of them, say
+    where they are (see `real`). A GPU too small for all parts at once gets them in turns. device None picks cuda, mps
+    or cpu.
     """
 
     def __init__(self, name: str = "tiny", device: str | torch.device | None = None):
         self.name, self.spec, self.device = name, get_spec(name), pick_device(device)
         ships = self.spec.repo_id is None
-        self.t5, self.clip, self.model, self.ae = load_tiny(self.spec) if ships else load_published(name, self.spec)
-        for part in (self.t5, self.clip, self.model, self.ae):
-            part.to(self.device).eval().requires_grad_(False)
+        parts, self.way = load_tiny(self.spec) if ships else load_published(name, self.spec, self.device)
+        self.t5, self.clip, self.model, self.ae = parts
+        for part in parts:
+            part.eval().requires_grad_(False)
+        settle(parts, self.device, self.way)
+        self.ae.to(memory_format=torch.channels_last)  # its convolutions are then a sixth faster, on CPUs too
         self.vocabulary = json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")) if ships else None
 
     @torch.inference_mode()
@@ -93,20 +96,25 @@ class FluxGenerator:
         # noise, schedule and text
         noise = get_noise(1, opts.height, opts.width, self.device, torch.float32, opts.seed)
         timesteps = get_schedule(opts.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
-        inputs = prepare(self.t5, self.clip, noise, opts.prompt)
+        with self._here(self.t5, self.clip):
+            inputs = prepare(self.t5, self.clip, noise, opts.prompt)
+            uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
 
         # a start picture, encoded, moves the start into the schedule
         if init_image is not None:
             start = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
-            z = self.ae.encode(to_tensor(start).to(self.device, next(self.ae.parameters()).dtype)).float()
+            with self._here(self.ae):
+                z = self.ae.encode(to_tensor(start).to(self.device, next(self.ae.parameters()).dtype)).float()
             latent, timesteps = image_to_image_start(z, noise, timesteps, image2image_strength)
             inputs["img"] = patchify(latent)
 
         # follow the velocity from noise to latent, then decode
-        uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
-        x = denoise(self.model, **inputs, timesteps=timesteps, guidance=opts.guidance, uncond=uncond, callback=callback)
+        how = dict(timesteps=timesteps, guidance=opts.guidance, uncond=uncond, callback=callback)
+        with self._here(self.model):
+            x = denoise(self.model, **inputs, **how)
         z = unpatchify(x, opts.height, opts.width)
-        picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
+        with self._here(self.ae):
+            picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
 
         if add_sampling_metadata:
             picture.info |= asdict(opts) | {
@@ -142,6 +150,11 @@ class FluxGenerator:
             **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
         )
 
+    def _here(self, *parts: nn.Module) -> AbstractContextManager:
+        """The parts on the device: where all have room they are there, else they come now and make room afterwards."""
+        away = [part for part in parts if next(part.parameters()).device.type != self.device.type]
+        return visiting(self.device, *away) if away else nullcontext()
+
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
             raise ValueError(
@@ -176,7 +189,7 @@ def round_size(width: int, height: int) -> tuple[int, int]:
     return rounded
 
 
-def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
+def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
     """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
 
     The distilled ones are the same files and a low-rank difference of the transformer.
@@ -197,26 +210,4 @@ def load_tiny(spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEn
         if file == "flux" and spec.difference:
             state = lora.merge(state, read(TINY_FOLDER / spec.difference), source=spec.difference)
         load_strict(part, state, source=path.name)
-    return t5, clip, model, ae
-
-
-def load_published(name: str, spec: ModelSpec) -> tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]:
-    """The 12B model and its parts from local files, bfloat16 as published."""
-    where = {key: os.environ.get(key) for key in ("FLUX_MODEL", "FLUX_AE", "FLUX_T5", "FLUX_CLIP")}
-    missing = [key for key, value in where.items() if not value]
-    absent = [f"{key} = {value}" for key, value in where.items() if value and not Path(value).exists()]
-    if missing or absent:
-        told = [f"set {', '.join(missing)} to where they are"] if missing else []
-        told += [f"{' and '.join(absent)} does not exist"] if absent else []
-        raise FileNotFoundError(
-            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download its"
-            " files, and tell where they are: FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP"
-            f" folders as transformers saves them. Now: {'; '.join(told)}. FluxGenerator('tiny') needs nothing."
-        )
-    with torch.device("meta"):
-        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
-    load_strict(model, read(where["FLUX_MODEL"]), source=where["FLUX_MODEL"])
-    load_strict(ae, read(where["FLUX_AE"]), source=where["FLUX_AE"])
-    t5 = TextEmbedder.from_pretrained(where["FLUX_T5"], T5EncoderModel, spec.txt_tokens)
-    clip = TextEmbedder.from_pretrained(where["FLUX_CLIP"], CLIPTextModel, CLIP_TOKENS)
-    return t5, clip, model, ae
+    return (t5, clip, model, ae), WAYS[0]

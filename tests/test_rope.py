@@ -565,3 +565,21 @@ def test_the_score_map_is_brightest_where_the_query_looks():
 def test_the_precision_figure_names_every_line():
     fig = plots.rope_precision({"float32 angles": torch.rand(9), "bfloat16 ids": torch.rand(9)})
     assert "float32 angles" in fig.get_label() and fig.axes[0].get_ylabel()
+
+
+def test_queries_of_any_memory_layout_are_rotated():
+    """Cut, turned or repeated without a copy: complex numbers need neighbours in memory, rotations must not."""
+    R = rope.EmbedND(8, 100.0, (2, 2, 4))(torch.arange(15.0).reshape(1, 5, 3))
+    wide = torch.randn(1, 3, 5, 17, dtype=torch.float64)
+    for x in (wide[..., 1::2], wide[..., :8].transpose(1, 2)[:, :5].transpose(1, 2), wide[..., :1].expand(1, 3, 5, 8)):
+        plain = rope.apply_rope(x.contiguous().clone(), x.contiguous().clone(), R)
+        for found, wanted in zip(rope.apply_rope(x, x, R), plain, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_the_form_for_compilers_is_the_same_rotation(monkeypatch):
+    R = rope.EmbedND(8, 100.0, (2, 2, 4))(torch.rand(2, 5, 3) * 50)
+    q, k = torch.randn(2, 2, 3, 5, 8)
+    eager = rope.apply_rope(q, k, R)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rope.apply_rope(q, k, R), eager)
