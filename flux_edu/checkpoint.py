@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-ROW_SCALE = "::row_scale"
+ROW_SCALE = "::row_scale"  # see save_rows8
 
 
 def read_header(path: str | Path) -> dict[str, dict]:
@@ -37,8 +36,16 @@ def read_header(path: str | Path) -> dict[str, dict]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 0 < length <= min(size - 8, LONGEST_HEADER) else b""
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:  # JSON itself would keep the last and say nothing
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
+        return dict(pairs)
+
     try:
-        header = dict(json.loads(text))
+        header = dict(json.loads(text, object_pairs_hook=unique))
         end = max(
             (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
         )
@@ -47,6 +54,8 @@ def read_header(path: str | Path) -> dict[str, dict]:
             f"{path} ({size:,} bytes) is not a safetensors file, or its beginning is damaged. Only safetensors are"
             " read; pickled files (.pt, .bin, .ckpt) can run code when opened: convert them where you trust them"
         ) from None
+    if twice:
+        raise CheckpointError(f"{path} names {listed(twice)} twice: nobody can say which one counts; get another file")
     if (held := size - 8 - length) < end:
         raise CheckpointError(
             f"{path} holds {held:,} bytes of tensors, its header promises {end:,}: it was cut short; download or copy"
@@ -55,20 +64,12 @@ def read_header(path: str | Path) -> dict[str, dict]:
     return header
 
 
-def read(path: str | Path, device: torch.device | str = "cpu") -> State:
-    """All tensors of a safetensors file; rows stored in 8 bits (see `save_rows8`) come back as float32."""
-    read_header(path)
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, safe_open is no dict
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); if it is damaged, download or copy it again") from None
-    for scaled in [name for name in state if name.endswith(ROW_SCALE)]:
-        name, scale = scaled.removesuffix(ROW_SCALE), state.pop(scaled)
-        if name not in state:
-            raise CheckpointError(f"{path} holds {scaled} but no {name}: it was not written whole by save_rows8")
-        state[name] = state[name].float() * scale.float()
-    return state
+def read(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> State:
+    """All tensors of a file or of its shards, straight onto a device; see `shards.Weights` for what may be given."""
+    from flux_edu.shards import Weights  # which reads headers by the function above
+
+    with Weights(path, device, dtype) as weights:
+        return dict(weights)
 
 
 def save_rows8(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
@@ -105,6 +106,7 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
 
 # ---------------------------------------------------------------- audit
 
+PREFIX = "model.diffusion_model."  # what other programs put before a name
 SHOWN = 6  # names a message lists
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -149,6 +151,8 @@ def audit(model: nn.Module, state: State) -> Audit:
 
 def looks_like(state: State) -> str:
     """What a stray state dict seems to be, from its keys and the width of img_in."""
+    if any(name.startswith(PREFIX) for name in state):
+        return f"a FLUX.1 packed with other parts: its keys begin with {PREFIX} (take the published file)"
     if any(name.startswith("transformer_blocks.") for name in state):
         return "a transformer in diffusers' layout (use layouts.diffusers_to_flux)"
     if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in state):
@@ -182,12 +186,17 @@ def check_finite(state: State, source: str) -> None:
         )
 
 
-def load_strict(model: nn.Module, state: State, source: str = "the state dict") -> None:
-    """Load every key or none. A model on the meta device takes the tensors over instead of copying them."""
+def check_fits(model: nn.Module, state: State, source: str) -> None:
+    """An error that says what a state dict lacks or has too much of; its tensors may be on the meta device."""
     if report := audit(model, state):
         raise CheckpointError(
             f"{source} does not fit {type(model).__name__}; it looks like {looks_like(state)}. {report}"
         )
+
+
+def load_strict(model: nn.Module, state: State, source: str = "the state dict") -> None:
+    """Load every key or none. A model on the meta device takes the tensors over instead of copying them."""
+    check_fits(model, state, source)
     check_finite(state, source)
     on_meta = any(p.is_meta for p in model.parameters())
     model.load_state_dict(state, strict=True, assign=on_meta)

@@ -6,7 +6,8 @@ other. A key that the layout does not know is an error; whether all keys are the
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from flux_edu.checkpoint import CheckpointError, State, listed, looks_like
 
 Table = dict[str, list[str]]  # our key → their keys: several where a matrix of ours is theirs on top of each other
 Change = Callable[[str, Tensor], Tensor]  # what happens to the numbers of our key on the way
+Get = Callable[[str], Tensor]  # a tensor by its name, from a state dict or from a file
+Pieces = Iterable[tuple[str, Tensor]]  # a state dict that comes one tensor at a time
 
 _TOP = {
     "img_in": ["x_embedder"],
@@ -79,34 +82,36 @@ def _swap_halves(key: str, x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2)[::-1]) if key.startswith("final_layer.adaLN_modulation") else x
 
 
-def _cut(key: str, x: Tensor, parts: int, state: State) -> list[Tensor]:
+def _cut(key: str, x: Tensor, parts: int, shapes: State) -> list[Tensor]:
     """The rows of one of our matrices or biases, cut to theirs: q, k, v alike, and what remains for the MLP."""
-    D = state[key.rsplit(".", 1)[0] + ".weight"].shape[1] if parts > 1 else 0
+    D = shapes[key.rsplit(".", 1)[0] + ".weight"].shape[1] if parts > 1 else 0
     return list(x.split([D, D, D, len(x) - 3 * D][:parts])) if parts > 1 else [x]
 
 
-def _to_theirs(state: State, table: Table, change: Change) -> State:
-    if foreign := [key for key in state if key not in table]:
-        raise _foreign(foreign, "the published layout", state)
-    out = {}
-    for ours, theirs in table.items():
-        if ours in state:
-            out |= zip(theirs, _cut(ours, change(ours, state[ours]), len(theirs), state), strict=True)
-    return out
+def _to_theirs(shapes: State, get: Get, table: Table, change: Change) -> Pieces:
+    """Name after name in diffusers' layout; `get` brings a tensor of ours, and is asked once for each."""
+    if foreign := [key for key in shapes if key not in table]:
+        raise _foreign(foreign, "the published layout", shapes)
+    return (
+        piece
+        for ours, theirs in table.items()
+        if ours in shapes
+        for piece in zip(theirs, _cut(ours, change(ours, get(ours)), len(theirs), shapes), strict=True)
+    )
 
 
-def _to_ours(state: State, table: Table, change: Change) -> State:
+def _to_ours(shapes: State, get: Get, table: Table, change: Change) -> Pieces:
     known = {key for theirs in table.values() for key in theirs}
-    if foreign := [key for key in state if key not in known]:
-        raise _foreign(foreign, "diffusers' layout", state)
-    out = {}
+    if foreign := [key for key in shapes if key not in known]:
+        raise _foreign(foreign, "diffusers' layout", shapes)
     for ours, theirs in table.items():
-        if missing := [key for key in theirs if key not in state]:
-            if len(missing) < len(theirs):
-                raise CheckpointError(f"{ours} is made of {', '.join(theirs)}; there is no {', '.join(missing)}")
-            continue
-        out[ours] = change(ours, torch.cat([state[key] for key in theirs]) if len(theirs) > 1 else state[theirs[0]])
-    return out
+        if any(key in shapes for key in theirs) and (missing := [key for key in theirs if key not in shapes]):
+            raise CheckpointError(f"{ours} is made of {', '.join(theirs)}; there is no {', '.join(missing)}")
+    return (
+        (ours, change(ours, torch.cat([get(key) for key in theirs]) if len(theirs) > 1 else get(theirs[0])))
+        for ours, theirs in table.items()
+        if theirs[0] in shapes
+    )
 
 
 def _foreign(keys: list[str], layout: str, state: State) -> CheckpointError:
@@ -115,16 +120,24 @@ def _foreign(keys: list[str], layout: str, state: State) -> CheckpointError:
     )
 
 
+def _theirs_of_flux(shapes: State, get: Get) -> Pieces:
+    table = _flux_table(_count(shapes, "double_blocks"), _count(shapes, "single_blocks"))
+    return _to_theirs(shapes, get, table, _swap_halves)
+
+
+def _ours_of_flux(shapes: State, get: Get) -> Pieces:
+    table = _flux_table(_count(shapes, "transformer_blocks"), _count(shapes, "single_transformer_blocks"))
+    return _to_ours(shapes, get, table, _swap_halves)
+
+
 def flux_to_diffusers(state: State) -> State:
     """From the published layout to diffusers' FluxTransformer2DModel: new names, fused matrices cut, halves swapped."""
-    table = _flux_table(_count(state, "double_blocks"), _count(state, "single_blocks"))
-    return _to_theirs(state, table, _swap_halves)
+    return dict(_theirs_of_flux(state, state.__getitem__))
 
 
 def diffusers_to_flux(state: State) -> State:
     """The inverse of `flux_to_diffusers`."""
-    table = _flux_table(_count(state, "transformer_blocks"), _count(state, "single_transformer_blocks"))
-    return _to_ours(state, table, _swap_halves)
+    return dict(_ours_of_flux(state, state.__getitem__))
 
 
 # ---------------------------------------------------------------- autoencoder
@@ -152,16 +165,63 @@ def _ae_table(levels: int, blocks: int) -> Table:
     return {f"{a}.{leaf}": [f"{b}.{leaf}"] for a, b in modules.items() for leaf in ("weight", "bias")}
 
 
+def _theirs_of_ae(shapes: State, get: Get) -> Pieces:
+    table = _ae_table(max(_count(shapes, "down"), _count(shapes, "up")), _count(shapes, "block"))
+    return _to_theirs(shapes, get, table, lambda key, x: x[:, :, 0, 0] if ".attn_1." in key and x.ndim == 4 else x)
+
+
+def _ours_of_ae(shapes: State, get: Get) -> Pieces:
+    table = _ae_table(max(_count(shapes, "down_blocks"), _count(shapes, "up_blocks")), _count(shapes, "resnets"))
+    return _to_ours(shapes, get, table, lambda key, x: x[:, :, None, None] if ".attn_1." in key and x.ndim == 2 else x)
+
+
 def ae_to_diffusers(state: State) -> State:
     """The published autoencoder to diffusers' AutoencoderKL without quantisation convolutions.
 
     The attention's 1 × 1 convolutions are linear layers there.
     """
-    table = _ae_table(max(_count(state, "down"), _count(state, "up")), _count(state, "block"))
-    return _to_theirs(state, table, lambda key, x: x[:, :, 0, 0] if ".attn_1." in key and x.ndim == 4 else x)
+    return dict(_theirs_of_ae(state, state.__getitem__))
 
 
 def diffusers_to_ae(state: State) -> State:
     """The inverse of `ae_to_diffusers`."""
-    table = _ae_table(max(_count(state, "down_blocks"), _count(state, "up_blocks")), _count(state, "resnets"))
-    return _to_ours(state, table, lambda key, x: x[:, :, None, None] if ".attn_1." in key and x.ndim == 2 else x)
+    return dict(_ours_of_ae(state, state.__getitem__))
+
+
+# ---------------------------------------------------------------- whole files, a tensor at a time
+
+
+def _in_diffusers(shapes: State) -> tuple[bool, bool]:
+    """Whether a transformer, and whether an autoencoder, stands here in diffusers' layout."""
+    return (
+        any(key.startswith(("transformer_blocks.", "single_transformer_blocks.")) for key in shapes),
+        any(key.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for key in shapes),
+    )
+
+
+def published(shapes: State, get: Get) -> tuple[State, Pieces]:
+    """Shapes and tensors of weights in either layout, in the published one; a tensor is read when it is asked for."""
+    flux, ae = _in_diffusers(shapes)
+    if not (flux or ae):
+        return shapes, ((key, get(key)) for key in shapes)
+    convert = _ours_of_flux if flux else _ours_of_ae
+    return dict(convert(shapes, shapes.__getitem__)), convert(shapes, get)
+
+
+def convert_file(source: str | Path, target: str | Path) -> str:
+    """Rewrite a transformer or an autoencoder in the other of the two layouts; returns the name of the new layout.
+
+    Only one module stands in memory at a time, so that a file of 24 GB needs less than one gigabyte.
+    """
+    from flux_edu.shards import Weights, save_streamed  # which knows this module
+
+    with Weights(source) as weights:
+        shapes = weights.shapes
+        if any(_in_diffusers(shapes)):
+            layout, (new, pieces) = "the published layout", published(shapes, weights.__getitem__)
+        else:
+            layout = "diffusers' layout"
+            convert = _theirs_of_ae if "autoencoder" in looks_like(shapes) else _theirs_of_flux
+            new, pieces = dict(convert(shapes, shapes.__getitem__)), convert(shapes, weights.__getitem__)
+        save_streamed(new, pieces, target)
+    return layout

@@ -40,9 +40,16 @@ class TextEmbedder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, kind: type[T5EncoderModel] | type[CLIPTextModel], max_length: int
+        cls,
+        path: str | Path,
+        kind: type[T5EncoderModel] | type[CLIPTextModel],
+        max_length: int,
+        tokenizer_path: str | Path | None = None,
     ) -> "TextEmbedder":
-        """From a local folder in transformers' layout (model.safetensors, config.json, tokenizer files)."""
+        """From a local folder in transformers' layout (model.safetensors, config.json, tokenizer files).
+
+        tokenizer_path: where the tokenizer stands in a folder of its own, as in FLUX.1's repositories.
+        """
         path = Path(path)
         if not path.is_dir():
             raise FileNotFoundError(
@@ -62,7 +69,9 @@ class TextEmbedder(nn.Module):
                 f"{path} is not the folder of a {kind.__name__}: {len(missing)} of its tensors are missing:"
                 f" {listed(missing)}"
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, model_max_length=max_length)
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_path or path, local_files_only=True, model_max_length=max_length
+        )
         return cls(encoder.eval(), tokenizer, max_length)
 
     def _check_end_of_text(self) -> None:

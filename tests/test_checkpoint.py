@@ -80,10 +80,13 @@ def test_a_model_with_numbers_keeps_its_dtype_and_gets_the_files():
 # ---------------------------------------------------------------- files that are none
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path in (tmp_path / "gone.safetensors", tmp_path):
-        with pytest.raises(CheckpointError, match=f"{path.name} is not a file; give the path of a .safetensors file"):
-            checkpoint.read(path)
+def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="gone.safetensors is not a file; give the path of a .safetensors file"):
+        checkpoint.read(tmp_path / "gone.safetensors")
+    with pytest.raises(
+        CheckpointError, match=f"{tmp_path.name} should hold one .safetensors file or .*; it holds none"
+    ):
+        checkpoint.read(tmp_path)
 
 
 class Harmful:

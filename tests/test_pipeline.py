@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import flux_edu
-from flux_edu import pipeline
+from flux_edu import pipeline, real
 from flux_edu.__main__ import main
 from flux_edu.advice import Advice, collect, unknown_words, words
 from flux_edu.checkpoint import save
@@ -354,7 +354,7 @@ def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / name))
     spec = replace(tiny.spec, repo_id="someone/FLUX.1-small")
     monkeypatch.setitem(configs, "flux-small", spec)
-    monkeypatch.setattr(pipeline, "CLIP_TOKENS", spec.txt_tokens)
+    monkeypatch.setattr(real, "CLIP_TOKENS", spec.txt_tokens)
     small = FluxGenerator("flux-small", "cpu")
     assert {p.dtype for p in small.model.parameters()} == {torch.bfloat16}
     picture = paint(small, "any foxx at all")  # no vocabulary, so no word is unknown

@@ -1,0 +1,150 @@
+"""How much memory a picture takes: weights counted, activations traced without computing, and what fits where.
+
+Both are exact for the tensors of this package's code. What a GPU's own libraries take on top is not known here: a round
+gigabyte is set aside for it.
+"""
+
+import weakref
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.configs import ModelSpec
+from flux_edu.model import Flux
+from flux_edu.patchify import PIXELS_PER_TOKEN
+
+GIB = 2**30  # graphics cards are sold by it
+ASIDE = 1.0e9  # bytes for CUDA's context and the workspaces of its libraries; assumed, not measured
+CARDS = (8, 12, 16, 24, 32, 40, 48, 80)  # GiB
+T5_XXL, T5_XXL_BLOCK, T5_XXL_BLOCKS, CLIP_L = 4_762_310_656, 192_946_176, 24, 123_060_480  # parameters
+
+
+@dataclass(frozen=True)
+class Way:
+    """Who stands on the GPU when. resident: all parts, always; streamed: even blocks come one at a time."""
+
+    name: str
+    resident: bool = False
+    streamed: bool = False
+
+
+WAYS = (Way("all on the GPU", resident=True), Way("in turns"), Way("block by block", streamed=True))
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made and still held, on any device, also on meta, where none is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.held: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and (key := (storage := x.untyped_storage())._cdata) not in self.held:
+                self.held[key] = storage.nbytes()
+                self.now += self.held[key]
+                weakref.finalize(storage, self._drop, key)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.held.pop(key, 0)
+
+
+def transformer_inputs(model: Flux, L_img: int, L_txt: int, batch: int = 1) -> dict[str, Tensor]:
+    """Inputs of the right shapes and kinds, on the model's device, with nothing in them."""
+    p, weight = model.params, model.img_in.weight
+    shapes = {"img": (L_img, p.in_channels), "txt": (L_txt, p.context_in_dim), "y": (p.vec_in_dim,)}
+    given = {name: weight.new_empty(batch, *shape) for name, shape in shapes.items()}
+    whole = {"img_ids": (L_img, 3), "txt_ids": (L_txt, 3), "timesteps": (), "guidance": ()}
+    return given | {
+        name: torch.empty(batch, *shape, dtype=torch.float32, device=weight.device) for name, shape in whole.items()
+    }
+
+
+@cache
+def activations(spec: ModelSpec, width: int, height: int, dtype: torch.dtype = torch.bfloat16) -> tuple[int, int]:
+    """The most bytes held at once beside the weights, by an evaluation of the transformer and by decoding.
+
+    Blocks are alike and leave nothing behind but the tokens, so that one of each kind shows the most.
+    """
+    with torch.device("meta"):
+        model = Flux(replace(spec.params, depth=1, depth_single_blocks=1)).to(dtype)
+        ae = AutoEncoder(spec.ae_params).to(dtype)
+    tokens = -(-width // PIXELS_PER_TOKEN) * -(-height // PIXELS_PER_TOKEN)
+    with torch.inference_mode(), PeakMemory() as evaluation:
+        model(**transformer_inputs(model, tokens, spec.txt_tokens))
+    z = torch.empty(1, spec.ae_params.z_channels, height // 8, width // 8, dtype=dtype, device="meta")
+    with torch.inference_mode(), PeakMemory() as decoding:
+        ae.decode(z)
+    return evaluation.peak, decoding.peak
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@cache
+def weights(spec: ModelSpec) -> dict[str, int]:
+    """Parameters of every part of a published model, and of the largest block of those that have blocks."""
+    with torch.device("meta"):
+        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
+    blocks = [count(block) for block in (*model.double_blocks, *model.single_blocks)]
+    return {
+        "transformer": count(model),
+        "its blocks": sum(blocks),
+        "its largest block": max(blocks),
+        "autoencoder": count(ae),
+        "T5-XXL": T5_XXL,
+        "CLIP-L": CLIP_L,
+    }
+
+
+def peak(spec: ModelSpec, way: Way, width: int = 1024, height: int = 1024, bytes_each: int = 2) -> float:
+    """The most bytes on the GPU while one picture is painted in this way; two bytes a weight, as in bfloat16."""
+    n = {name: bytes_each * number for name, number in weights(spec).items()}
+    painting, decoding = activations(spec, width, height)
+    if way.resident:
+        whole = sum(n[part] for part in ("transformer", "autoencoder", "T5-XXL", "CLIP-L"))
+        return whole + max(painting, decoding) + ASIDE
+    model, t5 = n["transformer"], n["T5-XXL"]
+    if way.streamed:
+        model += n["its largest block"] - n["its blocks"]
+        t5 -= bytes_each * (T5_XXL_BLOCKS - 1) * T5_XXL_BLOCK
+    return max(t5 + n["CLIP-L"], model + painting, n["autoencoder"] + decoding) + ASIDE
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Free bytes of a GPU with a memory of its own; None where parts need not share (cpu, mps, meta)."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def choose(spec: ModelSpec, free: int | None) -> Way:
+    """The first way, from the quickest to the most frugal, whose peak fits; the last one if none does."""
+    return next((way for way in WAYS if free is None or peak(spec, way) <= free), WAYS[-1])
+
+
+def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
+    """Cards from 8 to 80 GiB as a Markdown table: the way that fits, and its peak. Computed, not measured."""
+    painting, decoding = activations(spec, width, height)
+    n = weights(spec)
+    lines = [
+        f"Weights in bfloat16, GB: transformer {2 * n['transformer'] / 1e9:.2f}, T5-XXL {2 * T5_XXL / 1e9:.2f},"
+        f" CLIP-L {2 * CLIP_L / 1e9:.2f}, autoencoder {2 * n['autoencoder'] / 1e9:.2f}. Activations at"
+        f" {width} × {height}, GB: an evaluation {painting / 1e9:.2f}, decoding {decoding / 1e9:.2f}.",
+        "",
+        "| GPU memory | way | peak |",
+        "|---|---|---|",
+    ]
+    for card in CARDS:
+        way = next((way for way in WAYS if peak(spec, way, width, height) <= card * GIB), None)
+        told = f"{way.name} | {peak(spec, way, width, height) / 1e9:.1f} GB" if way else "none | –"
+        lines.append(f"| {card} GiB ({card * GIB / 1e9:.1f} GB) | {told} |")
+    return "\n".join(lines)
