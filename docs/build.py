@@ -155,8 +155,8 @@ class Widgets:
     """What is kept of a notebook's widgets: pictures, texts, choices, and figures that the browser computes."""
 
     def __init__(self, notebook: nbformat.NotebookNode, static: Path):
-        state = notebook.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-        self.models, self.static = state.get("state", {}), static
+        self.models, self.static = widget_states(notebook.metadata), static
+        notebook.metadata.pop("widgets", None)
 
     def below(self, key: str) -> list[tuple[str, dict]]:
         """A widget and all in it, in order."""
@@ -285,13 +285,25 @@ def executed(names: list[str]) -> dict[str, nbformat.NotebookNode]:
 
 
 def is_fresh(name: str) -> bool:
-    """True when what was executed is what the notebook says now."""
+    """True when what was executed is what the notebook says now, and to its end: every widget has a state."""
     path = EXECUTED / f"{name}.ipynb"
     if not path.exists():
         return False
     both = [nbformat.read(each, as_version=4) for each in (ROOT / "notebooks" / f"{name}.ipynb", path)]
     now, then = ([(cell.cell_type, cell.source) for cell in notebook.cells] for notebook in both)
-    return now == then
+    return now == then and views(both[1]) <= set(widget_states(both[1].metadata))
+
+
+def widget_states(metadata: dict) -> dict[str, dict]:
+    """What a notebook's metadata know of its widgets."""
+    return metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+
+
+def views(notebook: nbformat.NotebookNode) -> set[str]:
+    """The widgets that the cells show."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    found = [output.get("data", {}).get("application/vnd.jupyter.widget-view+json") for output in outputs]
+    return {view["model_id"] for view in found if view}
 
 
 def stage_notebook(name: str, notebook: nbformat.NotebookNode, links: Links, source: Path) -> None:

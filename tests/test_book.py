@@ -183,6 +183,14 @@ def test_what_was_executed_must_be_what_is_committed(tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     assert book.is_fresh(name)
+    shown = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}}
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.outputs = [new_output("display_data", shown)]
+    nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    assert not book.is_fresh(name), "it stopped before the states of its widgets were kept"
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {}}}}
+    nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    assert book.is_fresh(name)
     notebook.cells[0].source += " "
     nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     assert not book.is_fresh(name)
