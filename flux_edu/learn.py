@@ -20,6 +20,7 @@ from PIL import Image
 from flux_edu.advice import collect
 from flux_edu.browser import Labels
 from flux_edu.plots import canvas
+from flux_edu.plots.style import redrawing
 
 # ---------------------------------------------------------------- show
 
@@ -91,10 +92,11 @@ class Panel(W.VBox):
     def __init__(self, draw: Callable[..., Figure | Image.Image], controls: dict[str, W.Widget]):
         self.draw, self.controls, self.error = draw, controls, None
         self.first = {name: control.value for name, control in controls.items()}
-        self.picture, self.places = W.HTML(), []
+        self.picture, self.places, self.figures = W.HTML(), [], {}
         self.live = [control for control in controls.values() if getattr(control, "continuous_update", False)]
         start = time.perf_counter()
-        drawn = draw(**self.first)  # in the open: a broken drawing fails its cell
+        with redrawing(self.figures):
+            drawn = draw(**self.first)  # in the open: a broken drawing fails its cell
         self.picture.value = picture_html(drawn)
         self._pace(time.perf_counter() - start)
         if isinstance(drawn, Figure):
@@ -142,7 +144,7 @@ class Panel(W.VBox):
         start = time.perf_counter()
         gc.disable()  # a collection walks over all of torch; it can wait until the picture is there
         try:
-            with collect() as advice:
+            with collect() as advice, redrawing(self.figures):
                 drawn = self.draw(**self.values())
             told = "".join(f'<p class="flux-advice">{html.escape(text)}</p>' for text in advice)
             self.picture.value = picture_html(self._settled(drawn)) + told

@@ -1,6 +1,10 @@
 """The canvas that remembers words: its pictures are those of matplotlib's own, the first time and from memory."""
 
+import ast
 import io
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +102,66 @@ def test_axes_stand_still_while_a_slider_moves_and_reset_brings_the_same_picture
     assert [tuple(ax.get_position(original=True).bounds) for ax in seen[0].axes] == [p.bounds for p in panel.places]
     panel.set(**panel.first)
     assert panel.picture.value == picture
+
+
+# ---------------------------------------------------------------- a figure used again
+
+
+def explored():
+    """Every `explore(plots.NAME, slider=(low, high, step), …)` of the notebooks."""
+    for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and "explore(plots." in re.sub(r"\s", "", source):
+                for call in ast.walk(ast.parse(source)):
+                    if isinstance(call, ast.Call) and ast.unparse(call).startswith("explore(plots."):
+                        name = ast.unparse(call.args[0]).removeprefix("plots.")
+                        literal = [key for key in call.keywords if isinstance(key.value, ast.Tuple | ast.List)]
+                        ends = {key.arg: ast.literal_eval(key.value) for key in literal}
+                        yield pytest.param(name, ends, id=f"{path.stem[:2]}-{name}")
+
+
+@pytest.mark.parametrize(("name", "ends"), list(explored()))
+def test_a_figure_used_again_is_like_a_new_one(name, ends):
+    """At every end of every slider, whatever was drawn before."""
+    draw, kept = getattr(plots, name), {}
+    with style.redrawing(kept):
+        canvas.pixels(draw())
+    for key, value in [(key, value) for key, values in ends.items() for value in ends_of(values)]:
+        with style.redrawing(kept):
+            again = draw(**{key: value})
+        assert_alike(canvas.pixels(again), canvas.pixels(draw(**{key: value})))
+
+
+def ends_of(values):
+    """Of a slider both ends, with a point where its steps have one; of a menu all."""
+    kind = float if any(isinstance(value, float) for value in values) else lambda value: value
+    return [kind(value) for value in values[:2]] if isinstance(values, tuple) else values
+
+
+def test_two_figures_at_once_are_two():
+    kept = {}
+    for _ in range(2):
+        with style.redrawing(kept):
+            one, other = style.new_figure()[0], style.new_figure()[0]
+        assert one is not other
+
+
+def test_outside_of_a_panel_every_figure_is_new():
+    kept = {}
+    with style.redrawing(kept):
+        inside = style.new_figure()[0]
+    assert style.new_figure()[0] is not inside and not style.LAST
+
+
+def test_what_cannot_be_taken_away_is_made_anew():
+    def with_colours(n):
+        fig, ax = style.new_figure()
+        fig.colorbar(ax.imshow(np.eye(n)), ax=ax)
+        return fig
+
+    kept = {}
+    for n in (3, 5):
+        with style.redrawing(kept):
+            fig = with_colours(n)
+        assert_alike(canvas.pixels(fig), canvas.pixels(with_colours(n)))

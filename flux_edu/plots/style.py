@@ -1,5 +1,8 @@
 """One look for every figure: a palette that colour-blind readers can tell apart, a solid ground, alternative text."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,11 +27,62 @@ def new_figure(
     rows: int = 1, cols: int = 1, width: float = 7.0, height: float = 3.4, **subplots
 ) -> tuple[Figure, Axes | np.ndarray]:
     """A figure that pyplot does not know of (nothing to close), white in light and dark themes, and its axes."""
-    fig = NotebookFigure(figsize=(width, height), facecolor="white", layout="constrained")
-    axes = fig.subplots(rows, cols, **subplots)
-    for ax in fig.axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.set_title("", y=1.0)  # a height of its own: else every draw lays the labels out twice to find one
+    size = (rows, cols, width, height, repr(subplots))
+    if size in LAST and (emptied := _emptied(*LAST.pop(size))):
+        fig, axes = emptied
+    else:
+        fig = NotebookFigure(figsize=(width, height), facecolor="white", layout="constrained")
+        axes = fig.subplots(rows, cols, **subplots)
+        for ax in fig.axes:
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.set_title("", y=1.0)  # a height of its own: else every draw lays the labels out twice to find one
+    MADE[size] = fig, axes, list(fig.axes)
+    return fig, axes
+
+
+LAST: dict[tuple, tuple] = {}  # figures that may be used again, by their sizes; empty but for `redrawing`
+MADE: dict[tuple, tuple] = {}  # figures made since then
+
+
+@contextmanager
+def redrawing(figures: dict) -> Iterator[None]:
+    """Figures made inside are those of the last time, emptied: axes and ticks cost more than what is drawn on them.
+
+    `figures` keeps them from one time to the next. What a drawing function always sets (scales, limits, ticks, labels)
+    it sets again; so it must set the same properties every time, whatever its arguments.
+    """
+    LAST.update(figures)
+    MADE.clear()
+    try:
+        yield
+    finally:
+        LAST.clear()
+        figures.clear()
+        figures.update(MADE)
+        MADE.clear()
+
+
+def _emptied(fig: Figure, axes: Axes | np.ndarray, made: list[Axes]) -> tuple[Figure, Axes | np.ndarray] | None:
+    """The figure without what was drawn on it; None where more was added than can be taken away safely."""
+    own = [ax.child_axes or ax.get_aspect() != "auto" or ax.xaxis.have_units() or ax.yaxis.have_units() for ax in made]
+    if fig.axes != made or any(own):
+        return None
+    drawn = [*fig.lines, *fig.patches, *fig.images, *fig.texts, *fig.legends, *fig.artists]
+    for ax in made:
+        drawn += [*ax.lines, *ax.patches, *ax.collections, *ax.images, *ax.texts, *ax.artists, *ax.tables]
+        drawn += [ax.get_legend()] if ax.get_legend() else []
+    for artist in drawn:
+        artist.remove()
+    fig._suptitle = fig._supxlabel = fig._supylabel = None  # else the removed ones would get the next text
+    for ax in made:
+        for where in ("left", "center", "right"):
+            ax.set_title("", loc=where, y=1.0)
+        ax.containers.clear()
+        ax.set_prop_cycle(None)
+        ax.relim()
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_view_interval(0, 1, ignore=True)
+        ax.set_autoscale_on(True)
     return fig, axes
 
 
