@@ -48,13 +48,13 @@ def check_wavelengths(answer: Callable[[int, float], Tensor]) -> None:
 # ---------------------------------------------------------------- 3.2
 
 
-def rotate_complex(x: Tensor, pos: Tensor, theta: float) -> Tensor:
-    pairs = torch.view_as_complex(rearrange(x, "l (j pair) -> l j pair", pair=2).contiguous())
+def rotate_pairs(x: Tensor, pos: Tensor, theta: float) -> Tensor:
+    a, b = x[:, 0::2], x[:, 1::2]
     angle = pos[:, None] * rope_frequencies(x.shape[1], theta).to(x.dtype)
-    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+    return torch.stack([angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b], dim=-1).flatten(-2)
 
 
-def check_rotate_complex(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+def check_rotate_pairs(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     generator = torch.Generator().manual_seed(3)
     L, K, theta = 5, 14, 700.0
     x = torch.randn(L, K, generator=generator, dtype=torch.float64)
@@ -72,7 +72,7 @@ def check_rotate_complex(answer: Callable[[Tensor, Tensor, float], Tensor]) -> N
         return torch.stack([a, b], dim=-1).flatten(-2)
 
     a, b = x[:, 0::2], x[:, 1::2]
-    assert not _close(got, x), "nothing has turned: multiply every pair by e^{i p ω_j}"
+    assert not _close(got, x), "nothing has turned: every pair turns by the angle p ω_j"
     assert not _close(got, torch.cat(turned(x[:, : K // 2], x[:, K // 2 :], c, s), dim=-1)), (
         "you paired channel j with j + K/2, half-split, as transformers' Llama does; FLUX pairs the neighbours 2j and"
         " 2j+1"
@@ -80,8 +80,10 @@ def check_rotate_complex(answer: Callable[[Tensor, Tensor, float], Tensor]) -> N
     assert not _close(got, torch.cat(turned(a, b, c, s), dim=-1)), (
         "the rotation is right, but all first halves now stand before all second halves: interleave the pairs again"
     )
-    assert not _close(got, adjacent(*turned(a, b, c, -s))), "you turned the wrong way round: it is e^{+i p ω_j}"
-    assert not _close(got, adjacent(*turned(a, b, s, c))), "sine and cosine are swapped: e^{iα} = cos α + i sin α"
+    assert not _close(got, adjacent(*turned(a, b, c, -s))), (
+        "you turned the wrong way round: (a, b) becomes (cos a - sin b, sin a + cos b)"
+    )
+    assert not _close(got, adjacent(*turned(a, b, s, c))), "sine and cosine are swapped: at angle 0 nothing may turn"
     assert not _close(got, adjacent(*turned(a, b, c[1:2], s[1:2]))), (
         "every token turned by ω_j alone: the angle is position times frequency"
     )
@@ -148,8 +150,8 @@ def check_halves_to_neighbours(answer: Callable[[Tensor], Tensor]) -> None:
 
 CHECKS = {
     "3.1": check_wavelengths,
-    "3.2": check_rotate_complex,
+    "3.2": check_rotate_pairs,
     "3.3": check_kontext_ids,
     "3.4": check_halves_to_neighbours,
 }
-SOLUTIONS = {"3.1": wavelengths, "3.2": rotate_complex, "3.3": kontext_ids, "3.4": halves_to_neighbours}
+SOLUTIONS = {"3.1": wavelengths, "3.2": rotate_pairs, "3.3": kontext_ids, "3.4": halves_to_neighbours}
