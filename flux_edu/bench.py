@@ -1,0 +1,238 @@
+"""Measured speed, on this machine, in one run: our model beside diffusers', and the floor that its rates allow.
+
+    python -m flux_edu.bench                   the 12B model with random weights on a GPU; the tiny one on a CPU
+    python -m flux_edu.bench --diffusers       the same with diffusers' class beside it (extra: dev)
+    python -m flux_edu.bench --compile --fp8   more arms, GPU only; fp8 needs torchao
+
+A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the
+first step. Every number is the median of several loops after warm-up loops. Random weights take the time of trained
+ones. Nothing is downloaded.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.beside import Theirs, their_loop
+from flux_edu.configs import ModelSpec, get_spec
+from flux_edu.device import pick_device
+from flux_edu.model import Flux
+from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, token_grid
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+
+KERNELS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a variant, a size, how many steps, where and in which numbers."""
+
+    spec: ModelSpec
+    width: int
+    height: int
+    txt_tokens: int
+    steps: int
+    device: torch.device
+    dtype: torch.dtype
+    loops: int = 5
+    warm_up: int = 2
+
+    @property
+    def tokens(self) -> int:
+        rows, columns = token_grid(self.height, self.width)
+        return rows * columns
+
+
+def seconds(call: Callable[[], object], device: torch.device, loops: int, warm_up: int) -> float:
+    """The median of `loops` runs; a GPU's queue is waited for before and after each."""
+    taken = []
+    for i in range(warm_up + loops):
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        if i >= warm_up:
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def wait(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+# ---------------------------------------------------------------- the floor
+
+
+def work(case: Case) -> tuple[float, float]:
+    """FLOP of one evaluation, in matrices and in attention:  57 · 24 D² L  and  57 · 4 D L²  for FLUX.1."""
+    p, L = case.spec.params, case.tokens + case.txt_tokens
+    D, blocks = p.hidden_size, p.depth + p.depth_single_blocks
+    return blocks * (8 + 4 * p.mlp_ratio) * D**2 * L, blocks * 4 * D * L**2
+
+
+def rates(case: Case) -> tuple[float, dict[str, float]]:
+    """FLOP a second: of the single block's first matrix product, and of attention by each kernel that runs here."""
+    p, L = case.spec.params, case.tokens + case.txt_tokens
+    D, K = p.hidden_size, p.hidden_size // p.num_heads
+    made = dict(device=case.device, dtype=case.dtype)
+    x, w = torch.randn(L, D, **made), torch.randn(int(D * (3 + p.mlp_ratio)), D, **made)
+    product = 2 * L * w.numel() / seconds(lambda: F.linear(x, w), case.device, 9, 5)
+    q, k, v = torch.randn(3, 1, p.num_heads, L, K, **made)
+    found = {}
+    for name in KERNELS:
+        with sdpa_kernel(getattr(SDPBackend, name)):
+            try:
+                taken = seconds(lambda: F.scaled_dot_product_attention(q, k, v), case.device, 9, 5)
+            except RuntimeError:  # not on this machine
+                continue
+        found[name] = 4 * L**2 * D / taken
+    return product, found
+
+
+# ---------------------------------------------------------------- the arms
+
+
+def inputs(case: Case) -> dict[str, Tensor]:
+    """Random tokens of the right shapes, as `patchify.prepare` would make them."""
+    p, generator = case.spec.params, torch.Generator().manual_seed(0)
+    rows, columns = token_grid(case.height, case.width)
+    img = patchify(get_noise(1, case.height, case.width, case.device, torch.float32, 0))
+    given = {
+        "img": img,
+        "img_ids": make_img_ids(1, rows, columns),
+        "txt": torch.randn(1, case.txt_tokens, p.context_in_dim, generator=generator).to(case.dtype),
+        "txt_ids": make_txt_ids(1, case.txt_tokens),
+        "vec": torch.randn(1, p.vec_in_dim, generator=generator).to(case.dtype),
+    }
+    return {name: x.to(case.device) for name, x in given.items()}
+
+
+def random_model(case: Case) -> Flux:
+    """Our model with random weights that leave activations of ordinary size, made on the device."""
+    with torch.device("meta"):
+        model = Flux(case.spec.params).to(case.dtype)
+    return randomise(model.to_empty(device=case.device))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Matrices that keep the size of what they multiply, norms at 1, biases at 0."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            p.data.normal_(0, p[0].numel() ** -0.5, generator=generator)
+        else:
+            p.data.fill_(1.0 if "norm" in name and not name.endswith("bias") else 0.0)
+    return model.eval().requires_grad_(False)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of either class: each kind is compiled once, in seconds, where the whole takes minutes."""
+    inner = model.inner if isinstance(model, Theirs) else model
+    names = ("double_blocks", "single_blocks", "transformer_blocks", "single_transformer_blocks")
+    return [block for name in names for block in getattr(inner, name, ())]
+
+
+def in_fp8(model: nn.Module) -> nn.Module:
+    """Linear layers of the blocks in 8-bit floating point, a scale a row: half the bytes, twice the rate."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+
+    for block in blocks(model):
+        quantize_(block, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    return model
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict[str, float]:
+    """Measure the arms ("ours", "diffusers", each maybe "compiled" or "fp8") and print; returns seconds a step."""
+    device = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else str(case.device)
+    say(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(case.dtype)[6:]}, batch 1")
+    say(f"{case.width} × {case.height} pixels = {case.tokens} tokens, {case.txt_tokens} of text, {case.steps} steps")
+    matrices, attention = work(case)
+    product, kernels = rates(case)
+    kernel, rate = max(kernels.items(), key=lambda each: each[1])
+    floor = matrices / product + attention / rate
+    told = ", ".join(f"{name.lower()} {each / 1e12:.3g}" for name, each in kernels.items())
+    say(f"rates in TFLOP/s: matrix product {product / 1e12:.3g}; attention: {told}")
+    say(f"work a step in TFLOP: matrices {matrices / 1e12:.3g}, attention {attention / 1e12:.3g}")
+    say(f"floor: {1000 * floor:.2f} ms a step; every arm below attends by {kernel.lower()}")
+    given = inputs(case)
+    timesteps = get_schedule(case.steps, case.tokens, shift=case.spec.shift)
+    ours, taken, first = random_model(case), {}, None
+    with sdpa_kernel(getattr(SDPBackend, kernel)):
+        for arm in arms:
+            model: nn.Module = Theirs(ours) if arm.startswith("diffusers") else ours
+            if "fp8" in arm:
+                in_fp8(model)
+            if "compiled" in arm:
+                for block in blocks(model):
+                    block.compile(fullgraph=True)
+
+            def loop(model: nn.Module = model) -> Tensor:
+                if isinstance(model, Theirs):
+                    return their_loop(model, given, timesteps, case.spec.guidance)
+                return denoise(model, **given, timesteps=timesteps, guidance=case.spec.guidance)
+
+            start = time.perf_counter()
+            out = loop().float()
+            wait(case.device)
+            cold = time.perf_counter() - start
+            first = out if first is None else first
+            taken[arm] = seconds(loop, case.device, case.loops, case.warm_up) / case.steps
+            apart = ((out - first).norm() / first.norm()).item()
+            say(
+                f"{arm:<20} {1000 * taken[arm]:8.2f} ms a step, {taken[arm] / floor:.2f} of the floor; first loop"
+                f" {cold:.1f} s; its latent is {apart:.1e} from that of {arms[0]}"
+            )
+            for block in blocks(model):
+                block._compiled_call_impl = None
+    taken["decode"] = decode(case)
+    say(f"{'decode':<20} {1000 * taken['decode']:8.2f} ms a picture, channels last")
+    return taken
+
+
+def decode(case: Case) -> float:
+    """Seconds in which the autoencoder turns one latent into a picture."""
+    ae = randomise(AutoEncoder(case.spec.ae_params).to(case.device, case.dtype)).to(memory_format=torch.channels_last)
+    z = torch.randn(1, 16, case.height // 8, case.width // 8, device=case.device, dtype=case.dtype)
+    with torch.inference_mode():
+        return seconds(lambda: ae.decode(z), case.device, case.loops, case.warm_up)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    top = argparse.ArgumentParser(prog="python -m flux_edu.bench", description=__doc__.splitlines()[0])
+    top.add_argument("--model", help="a name of flux_edu.configs; default flux-dev on a GPU, tiny on a CPU")
+    top.add_argument("--device", help="default: the fastest there is")
+    top.add_argument("--size", type=int, help="pixels of both sides; default 1024, tiny 128")
+    top.add_argument("--text", type=int, help="tokens of text; default the model's own")
+    top.add_argument("--steps", type=int, default=28)
+    top.add_argument("--loops", type=int, default=5, help="of which the median is taken")
+    top.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
+    top.add_argument("--compile", action="store_true", help="each kind of block compiled as well")
+    top.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled, as a last arm")
+    options = top.parse_args(arguments)
+    device = pick_device(options.device)
+    spec = get_spec(options.model or ("flux-dev" if device.type == "cuda" else "tiny"))
+    size = options.size or (1024 if spec.repo_id else 128)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    text = options.text or spec.txt_tokens
+    arms = ["ours", *["diffusers"] * options.diffusers]
+    arms += [f"{arm} compiled" for arm in arms] * options.compile + ["ours fp8 compiled"] * options.fp8
+    run(Case(spec, size, size, text, options.steps, device, dtype, options.loops), arms)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,55 @@
+"""diffusers' transformer beside ours, for `bench`: the same numbers, inputs and loop."""
+
+import torch
+from torch import Tensor, nn
+
+from flux_edu import layouts
+from flux_edu.model import Flux
+
+
+class Theirs(nn.Module):
+    """FluxTransformer2DModel with the numbers of ours, behind the same signature."""
+
+    def __init__(self, ours: Flux):
+        super().__init__()
+        from diffusers import FluxTransformer2DModel  # extra: dev
+
+        p = self.params = ours.params
+        with torch.device("meta"):
+            self.inner = FluxTransformer2DModel(
+                in_channels=p.in_channels,
+                num_layers=p.depth,
+                num_single_layers=p.depth_single_blocks,
+                attention_head_dim=p.hidden_size // p.num_heads,
+                num_attention_heads=p.num_heads,
+                joint_attention_dim=p.context_in_dim,
+                pooled_projection_dim=p.vec_in_dim,
+                guidance_embeds=p.guidance_embed,
+                axes_dims_rope=p.axes_dim,
+            )
+        self.inner.load_state_dict(layouts.flux_to_diffusers(ours.state_dict()), strict=True, assign=True)
+        self.inner.eval().requires_grad_(False)
+
+    def forward(self, img, img_ids, txt, txt_ids, timesteps, y, guidance=None):
+        return self.inner(
+            hidden_states=img,
+            encoder_hidden_states=txt,
+            pooled_projections=y,
+            timestep=timesteps,
+            img_ids=img_ids[0],
+            txt_ids=txt_ids[0],
+            guidance=guidance if self.params.guidance_embed else None,
+            return_dict=False,
+        )[0]
+
+
+def their_loop(model: Theirs, given: dict[str, Tensor], timesteps: list[float], guidance: float) -> Tensor:
+    """The Euler loop of `sampling.denoise` around diffusers' class; `given` is what `denoise` takes."""
+    x, dtype = given["img"].float(), given["txt"].dtype
+    made = dict(device=x.device, dtype=torch.float32)
+    w = torch.full((1,), guidance, **made)
+    with torch.inference_mode():
+        for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+            args = [x.to(dtype), given["img_ids"], given["txt"], given["txt_ids"]]
+            x = x + (t_next - t) * model(*args, torch.full((1,), t, **made), given["vec"], w).float()
+    return x

@@ -1,0 +1,79 @@
+"""The bench, on a small model: what it counts, that its arms compute the same, and what it says."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from flux_edu import bench, beside, budget
+from flux_edu.configs import configs
+from flux_edu.model import Flux
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+
+SMALL = replace(
+    configs["tiny-dev"],
+    params=replace(configs["tiny-dev"].params, depth=1, depth_single_blocks=2),
+    ae_params=replace(configs["tiny"].ae_params, ch=16),
+)
+
+
+def case(spec=SMALL, **changes):
+    given = dict(width=48, height=32, txt_tokens=7, steps=3, device=torch.device("cpu"), dtype=torch.float32)
+    return bench.Case(spec, **given | dict(loops=1, warm_up=0) | changes)
+
+
+def test_the_work_is_that_of_the_counter():
+    matrices, attention = bench.work(case(configs["flux-dev"], width=1024, height=1024, txt_tokens=512))
+    assert matrices == pytest.approx(59.5e12, rel=1e-3) and attention == pytest.approx(14.87e12, rel=1e-3)
+    with torch.device("meta"):
+        model = Flux(SMALL.params)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(**budget.transformer_inputs(model, 64 * 6, 512))
+    small = sum(bench.work(case(width=1024, height=96, txt_tokens=512)))
+    assert small == pytest.approx(counter.get_total_flops(), rel=0.05)  # modulation and ends are left out
+
+
+def test_the_median_of_loops_after_warm_up():
+    waits = iter([0.2, 0.0, 0.0, 0.05, 0.0, 0.0])
+    taken = bench.seconds(lambda: time.sleep(next(waits)), torch.device("cpu"), loops=5, warm_up=1)
+    assert taken < 0.04
+
+
+def test_both_arms_compute_the_same():
+    one = case()
+    ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
+    out = denoise(ours, **given, timesteps=timesteps, guidance=2.5)
+    theirs = beside.Theirs(ours)
+    expected = beside.their_loop(theirs, given, timesteps, 2.5)
+    assert (expected - given["img"]).std() > 0.1, "the model does nothing"
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    assert (beside.their_loop(theirs, given, timesteps, 3.5) - expected).abs().max() > 1e-3
+    assert len(bench.blocks(ours)) == len(bench.blocks(theirs)) == 3
+
+
+def test_a_run_says_device_rates_floor_kernel_and_arms():
+    said = []
+    taken = bench.run(case(), ["ours", "diffusers"], said.append)
+    assert set(taken) == {"ours", "diffusers", "decode"} and all(each > 0 for each in taken.values())
+    text = "\n".join(said)
+    for told in (
+        "cpu, torch",
+        "48 × 32 pixels = 6 tokens, 7 of text, 3 steps",
+        "matrix product",
+        "floor: ",
+        "attends by",
+    ):
+        assert told in text
+    assert [line.split()[0] for line in said[-3:]] == ["ours", "diffusers", "decode"]
+
+
+def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench, "run", lambda case, arms: seen.append((case, arms)))
+    assert bench.main(["--device", "cpu", "--compile", "--diffusers", "--fp8"]) == 0
+    [(one, arms)] = seen
+    assert one.spec is configs["tiny"] and (one.width, one.dtype, one.txt_tokens) == (128, torch.float32, 32)
+    assert arms == ["ours", "diffusers", "ours compiled", "diffusers compiled", "ours fp8 compiled"]
