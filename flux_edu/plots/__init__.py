@@ -102,6 +102,11 @@ from flux_edu.plots.chapter_11 import distance_by_steps as distance_by_steps
 from flux_edu.plots.chapter_11 import few_step_walks as few_step_walks
 from flux_edu.plots.chapter_11 import off_the_chord as off_the_chord
 from flux_edu.plots.chapter_11 import toy_walk as toy_walk
+from flux_edu.plots.chapter_13 import bfloat16_times as bfloat16_times
+from flux_edu.plots.chapter_13 import cost_of_a_picture as cost_of_a_picture
+from flux_edu.plots.chapter_13 import lost_steps as lost_steps
+from flux_edu.plots.chapter_13 import parameters_and_work as parameters_and_work
+from flux_edu.plots.chapter_13 import scaling as scaling
 from flux_edu.plots.chapter_14 import added_or_turned as added_or_turned
 from flux_edu.plots.chapter_14 import mu_directions as mu_directions
 from flux_edu.plots.chapter_14 import step_sign as step_sign
