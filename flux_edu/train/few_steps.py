@@ -133,8 +133,8 @@ def main() -> None:
     base_spec, spec = configs["tiny"], configs["tiny-schnell"]
     stage = Stage(args, spec)
     device, empty, times = stage.device, stage.empty, schedule(spec, spec.num_steps)
-    plain = build(base_spec, stage.base)  # the teacher again, not compiled, for other sizes of batch
-    teacher = stage.compiled(build(base_spec, stage.base))
+    plain = build(base_spec, stage.base)  # the teacher again, not recorded, for other sizes of batch
+    teacher = stage.recorded(build(base_spec, stage.base), 2 * args.batch)
     student = make_trainable(build(spec, stage.base), args.rank)
     walkers = Walkers(stage.pool, stage.texts, times, args.batch)
     w = torch.full((args.batch,), args.guidance, device=device)

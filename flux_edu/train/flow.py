@@ -38,6 +38,8 @@ from flux_edu.train.common import Average, Clock, compile_blocks, decayed, learn
 from flux_edu.train.data import SIXTEEN, SIZE, Drawings, captions, draw_scenes, load_drawings, paint
 from flux_edu.train.muon import Muon
 
+LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.0)  # noise levels to tell the loss of
+
 # ---------------------------------------------------------------- the objective
 
 
@@ -205,6 +207,14 @@ def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, mean: floa
     return sum(float(flow_loss(model, *part)) * len(part[0]) for part in rows) / len(x)
 
 
+@torch.no_grad()
+def loss_by_level(model: TextToVelocity, x: Tensor, tokens: Tensor) -> list[float]:
+    """Eq. (9.1) at each of `LEVELS` apart, on the first 512 of these latents."""
+    x, tokens = x[:512], tokens[:512]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)
+    return [float(flow_loss(model, x, noise, x.new_full((len(x),), t), tokens)) for t in LEVELS]
+
+
 @torch.inference_mode()
 def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
     """The pictures of these latents, four in a row."""
@@ -267,6 +277,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="fit the rest of the schedule into this leg")
     parser.add_argument("--batch", type=int, default=512, help="latents a process and step")
     parser.add_argument("--pool", type=int, default=131072, help="latents a process keeps")
+    parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 of them are replaced")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
     parser.add_argument("--seed", type=int, default=0)
@@ -332,8 +343,8 @@ def main() -> None:
             last = (clock.step, time.monotonic())
             if args.last:
                 clock.seconds = clock.used + args.leg - clock.wall
-        if clock.step % 200 == 0:
-            pool.refill(clock.step // 200 * 2048, 2048, seed=10**10 + rank * 10**9 + clock.step * 100)
+        if clock.step % args.renew == 0:
+            pool.refill(clock.step // args.renew * 2048, 2048, seed=10**10 + rank * 10**9 + clock.step * 100)
         if clock.step % args.report == 0 and last and log:
             now = time.monotonic()
             ms = 1000 * (now - last[1]) / max(1, clock.step - last[0])
@@ -342,6 +353,11 @@ def main() -> None:
             held_loss = validation_loss(average.module, *held, mean, deviation) if look else None
             row = [clock.step, round(clock.used), round(value, 5), held_loss and round(held_loss, 5), round(ms, 2)]
             csv.writer(log).writerow(row)
+            if look:
+                levels = [round(value, 5) for value in loss_by_level(average.module, *held)]
+                with (args.out / "levels.csv").open("a", newline="") as file:
+                    csv.writer(file).writerow([clock.step, *levels])
+                paint_sheet(average.module, ae, tokenizer, SIXTEEN, spec, steps=8).save(args.out / f"{clock.step}.png")
             log.flush()
             print("step {} {} s loss {} held-out {} {} ms/step".format(*row), flush=True)
             if not math.isfinite(value):

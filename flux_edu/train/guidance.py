@@ -121,8 +121,8 @@ def main() -> None:
     spec = configs["tiny-dev"]
     stage = Stage(args, spec)
     device, held, empty = stage.device, stage.held, stage.empty
-    plain = build(configs["tiny"], stage.base)  # the teacher again, not compiled, for other sizes of batch
-    teacher = stage.compiled(build(configs["tiny"], stage.base))
+    plain = build(configs["tiny"], stage.base)  # the teacher again, not recorded, for other sizes of batch
+    teacher = stage.recorded(build(configs["tiny"], stage.base), 2 * args.batch)
     student = make_student(stage.base, args.rank)
 
     def loss(model: nn.Module) -> Tensor:
