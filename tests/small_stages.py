@@ -37,13 +37,16 @@ class Walk:
         self.x = state["x"]
 
 
-def toy(out: Path, *options: str, seen: list | None = None, pause: float = 0.0) -> loop.Run:
-    """The shared loop with two optimizers, something random in every step, and a walk. Each batch goes into `seen`."""
+def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, pause: float = 0.0) -> loop.Run:
+    """The shared loop with two optimizers, something random in every step, and a walk. Each batch goes into `seen`.
+
+    After `stop` steps the run is broken off.
+    """
     args = loop.arguments("A toy.", "", seconds=1e9, batch=3, rate=0.01).parse_args([f"--out={out}", *options])
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(args.seed)
     model, walk = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 2)), Walk(accelerator.process_index)
-    average = Average(model, decay=0.9)
+    average, seen = Average(model, decay=0.9), [] if seen is None else seen
     matrices, biases = ([p for p in model.parameters() if p.ndim == n] for n in (2, 1))
     optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, Muon(matrices, lr=0.0): 0.02}
     run = loop.Run(args, accelerator, model, average, optimizers, walk)
@@ -51,8 +54,9 @@ def toy(out: Path, *options: str, seen: list | None = None, pause: float = 0.0) 
     def loss(model: nn.Module, step: int) -> torch.Tensor:
         x = walk.x + torch.randn(args.batch, 5)
         walk.x = 0.9 * walk.x + torch.randn(5)
-        if seen is not None:
-            seen.append((step, x))
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+        seen.append((step, x))
         time.sleep(pause)
         return (model(x) - x[:, :2]).square().mean()
 
@@ -110,8 +114,9 @@ def killed(folder: Path) -> None:
 def shared(folder: Path) -> None:
     """One step of the real networks, small, on four captions that the processes share; rank by rank its gradients.
 
-    Every weight begins away from zero, so that every gradient says something. Plain descent for what is no matrix of a
-    block: Adam's first step is the sign of the gradient, and a sign knows no rounding.
+    Every weight begins away from zero, so that every gradient says something. The optimizer is plain descent: Adam's
+    first step is the sign of the gradient and Muon makes all its directions count alike, and signs of what is zero but
+    for rounding are anything.
     """
     from flux_edu.configs import configs
     from flux_edu.model import FluxParams
@@ -119,24 +124,23 @@ def shared(folder: Path) -> None:
     from flux_edu.train.flow import TextToVelocity, flow_loss
 
     params = FluxParams(64, 64, 256, 256, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
-    args = loop.arguments("Shared.", "", seconds=1e9, batch=4, rate=0.1).parse_args(["--steps=3", "--report=1"])
-    args.out, accelerator = folder, Accelerator(cpu=True)
+    args = loop.arguments("Shared.", "", seconds=1e9, batch=4, rate=1.0).parse_args(["--steps=3", "--report=1"])
+    accelerator = Accelerator(cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     args.out = folder / f"{processes}"
     torch.manual_seed(0)
     model = TextToVelocity(replace(configs["tiny"], params=params), TINY_FOLDER / "tokenizer.json")
     for p in model.parameters():
         p.data += 0.05 * torch.randn(p.shape)
-    hidden = {id(p) for p in model.matrices()}
-    others = torch.optim.SGD([p for p in model.parameters() if id(p) not in hidden], lr=0.0)
-    run = loop.Run(args, accelerator, model, Average(model, 0.9), {others: 0.1, Muon(model.matrices(), lr=0.0): 0.02})
+    descent = torch.optim.SGD(model.parameters(), lr=0.0)
+    run = loop.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate})
     gradients: dict[str, torch.Tensor] = {}
 
     def note(*_) -> None:
         if not gradients:
             gradients.update({name: p.grad.clone() for name, p in run.trained.items()})
 
-    others.register_step_pre_hook(note)
+    descent.register_step_pre_hook(note)
 
     def loss(model: nn.Module, step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)  # the same in all processes, each of which takes its rows

@@ -1,5 +1,6 @@
 """A training that is killed and started again ends as one that was left alone; two processes do what one does."""
 
+import contextlib
 import csv
 import json
 import os
@@ -18,9 +19,11 @@ from small_stages import TOY, shared, toy
 from test_distillation import SMALL, SmallStage
 
 import flux_edu
+from flux_edu import text
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import CheckpointError, read, read_header, save
 from flux_edu.configs import TINY_AE, configs
+from flux_edu.model import FluxParams
 from flux_edu.train import few_steps, flow
 from flux_edu.train.data import SIZE, STYLES, Drawings
 
@@ -83,17 +86,28 @@ def alone(tmp_path_factory):
     return folder, seen
 
 
-def test_a_run_in_legs_takes_the_same_batches_and_ends_the_same(alone, tmp_path):
+def test_a_run_broken_off_takes_the_same_batches_and_ends_the_same(alone, tmp_path):
     folder, batches = alone
+    at = 0
+    for steps in (1, 5, 6, 30, 3, 99):
+        seen = []
+        with contextlib.suppress(KeyboardInterrupt):
+            toy(tmp_path, *TOY, seen=seen, stop=steps)
+        assert [step for step, _ in seen] == list(range(at, min(60, at + steps)))
+        assert all(torch.equal(x, batches[step][1]) for step, x in seen)
+        at = (at + steps) // 4 * 4  # of the last state
+    assert_same_end(folder, tmp_path)
+
+
+def test_a_run_in_legs_ends_the_same(alone, tmp_path, capsys):
     seen, legs = [], 0
     while len(seen) < 60:
-        toy(tmp_path, *TOY, "--leg=0.02", seen=seen, pause=0.003)
+        toy(tmp_path, *TOY, "--leg=0.5", seen=seen, pause=0.01)
         legs += 1
         assert legs < 60
-    assert legs > 1
-    assert [step for step, _ in seen] == list(range(60))
-    assert all(torch.equal(x, y) for (_, x), (_, y) in zip(seen, batches, strict=True))
-    assert_same_end(folder, tmp_path)
+    assert legs > 1 and [step for step, _ in seen] == list(range(60))
+    assert_same_end(alone[0], tmp_path)
+    assert capsys.readouterr().out.count("the same command goes on from here") == legs - 1
 
 
 def test_the_state_holds_all_that_the_next_step_depends_on(alone):
@@ -137,7 +151,8 @@ def test_half_a_state_is_never_taken_for_a_whole_one(alone, tmp_path):
 
 
 def test_a_line_of_the_log_that_was_cut_off_is_written_again(alone, tmp_path):
-    toy(tmp_path, *TOY, "--leg=0.02", pause=0.003)
+    with contextlib.suppress(KeyboardInterrupt):
+        toy(tmp_path, *TOY, stop=31)
     with (tmp_path / "log.csv").open("a") as file:
         file.write("57,1,0.1,0.2,0.3,\n60,1,0.1,0.2,0.3,\n5")
     toy(tmp_path, *TOY)
@@ -192,7 +207,7 @@ def stop_at(function, call, seen):
 def interrupted(module, name, monkeypatch, argv, folder):
     """The arguments of every call of the loss: of a run left alone and of one that is broken off and started again."""
     function, calls = getattr(module, name), {}
-    for out, stops in {"alone": [99], "broken": [3, 3, 99]}.items():
+    for out, stops in {"alone": [99], "broken": [3, 99]}.items():
         calls[out] = []
         for stop in stops:
             seen = []
@@ -215,10 +230,9 @@ def few_drawings():
 
 
 def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
-    params = flow.configs["tiny"].params
-    params = replace(
-        params, hidden_size=32, num_heads=1, mlp_ratio=2.0, depth=1, depth_single_blocks=1, axes_dim=(8, 12, 12)
-    )
+    monkeypatch.setattr(text, "TINY_T5", text.TINY_T5 | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1})
+    monkeypatch.setattr(text, "TINY_CLIP", {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1})
+    params = FluxParams(64, 64, 16, 16, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
     monkeypatch.setitem(configs, "tiny", replace(configs["tiny"], params=params))
     torch.manual_seed(1)
     ae = AutoEncoder(replace(TINY_AE, ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, norm_groups=2)).requires_grad_(
@@ -232,18 +246,18 @@ def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "validation_loss", lambda model, *held: float(model.flux.img_in.weight.sum()))
     monkeypatch.setattr(flow, "loss_by_level", lambda *args: [0.5] * len(flow.LEVELS))
     monkeypatch.setattr(flow, "BLOCK", 2)
-    argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=7", "--save=2", "--report=1", "--look=3", "--muon=0.01"]
+    argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=5", "--save=2", "--report=1", "--look=3", "--muon=0.01"]
     left_alone, parts = interrupted(flow, "flow_loss", monkeypatch, argv, tmp_path)
-    assert [len(part) for part in parts] == [3, 3, 3]  # states after steps 2 and 4
-    again = parts[0][:2] + parts[1][:2] + parts[2]
+    assert [len(part) for part in parts] == [3, 3]  # the state is that after step 2
+    again = parts[0][:2] + parts[1]
     for (_, *one), (_, *other) in zip(left_alone, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))  # latents, noise, levels, tokens
-    assert len({float(x_0.sum()) for _, x_0, *_ in left_alone}) == 7
+    assert len({float(x_0.sum()) for _, x_0, *_ in left_alone}) == 5
     assert_same_end(tmp_path / "alone", tmp_path / "broken")
     for name in ("t5", "clip", "flux"):
         one, other = (read(tmp_path / folder / f"{name}.safetensors") for folder in ("alone", "broken"))
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert [row["held_out"] != "" for row in rows(tmp_path / "broken")] == [False, False, True] * 2 + [False]
+    assert [row["held_out"] != "" for row in rows(tmp_path / "broken")] == [False, False, True, False, False]
     assert "t=0.95" in rows(tmp_path / "broken")[0]
 
 
@@ -257,7 +271,7 @@ def test_a_pool_is_a_window_on_an_endless_list(monkeypatch):
         return torch.full((n, 4, 3), float(len(made))), torch.full((n, 5), len(made), dtype=torch.int16)
 
     pool.compose = compose
-    for n, blocks in {0: [1, 2, 3], 1: [4, 2, 3], 2: [4, 5, 3], 7: [7, 8, 6]}.items():
+    for n, blocks in {0: [1, 2, 3], 1: [4, 2, 3], 2: [4, 5, 3], 7: [8, 6, 7]}.items():
         pool.turn(n)
         pool.turn(n)  # they are there already
         assert pool.tokens[::2, 0].tolist() == blocks and torch.equal(pool.x[:, 0, 0], pool.tokens[:, 0].bfloat16())
@@ -270,13 +284,14 @@ def test_few_steps_goes_on_with_its_walkers_and_lessons(tmp_path, monkeypatch):
         monkeypatch.setitem(configs, key, replace(configs[key], params=shape, num_steps=4))
     monkeypatch.setattr(few_steps, "Stage", SmallStage)
     monkeypatch.setattr(few_steps, "sheet", lambda ae, x: Image.new("RGB", (8, 8)))
-    argv = ["--batch=3", "--rank=3", "--steps=7", "--save=2", "--report=1", "--uses=2", "--measure=9", "--muon=0.01"]
+    monkeypatch.setattr(few_steps, "sample", lambda flux, noise, text, *args: torch.ones(len(text[0]), 64, 64))
+    argv = ["--batch=3", "--rank=3", "--steps=5", "--save=2", "--report=1", "--uses=2", "--measure=9", "--muon=0.01"]
     left_alone, parts = interrupted(few_steps, "segment_loss", monkeypatch, argv, tmp_path)
-    again = parts[0][:2] + parts[1][:2] + parts[2]
+    again = parts[0][:2] + parts[1]
     assert all(torch.equal(u, v) for (_, u), (_, v) in zip(left_alone, again, strict=True))
     assert_same_end(tmp_path / "alone", tmp_path / "broken")
     state = read(tmp_path / "broken" / "state.safetensors")
-    assert {"own.walkers.0", "own.lesson3.4"} <= state.keys() and "own.lesson4.0" not in state
+    assert {"own.walkers.0", "own.lesson2.4"} <= state.keys() and "own.lesson3.0" not in state
 
 
 # ---------------------------------------------------------------- killed, and in two processes
@@ -295,14 +310,17 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(started, t
     shared(tmp_path)
     one = read(tmp_path / "1" / "gradients_0.safetensors")
     folder, _ = finished(started, "shared")
+    largest = max(float(gradient.abs().max()) for gradient in one.values())
     for rank in (0, 1):
         two = read(folder / "2" / f"gradients_{rank}.safetensors")
         assert two.keys() == one.keys()
         for name, gradient in one.items():
-            assert gradient.any(), name
-            torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+            bar = 1e-5 * float(gradient.abs().max()) + 1e-8 * largest  # some gradients are zero but for rounding
+            torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=bar)
     assert all(float(row["gradient"]) < 1 for row in rows(tmp_path / "1"))  # nothing was clipped: mean, not sum
     ours, theirs = (read(path / "state.safetensors") for path in (tmp_path / "1", folder / "2"))
+    assert ours.keys() == theirs.keys()
     for name in ours:
-        if name.startswith(("model.", "average.")):
-            torch.testing.assert_close(theirs[name], ours[name], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-5, atol=1e-6)
+    moved = [float((ours[f"model.{name}"] - ours[f"average.{name}"]).abs().max()) for name in one]
+    assert max(moved) > 1e-3

@@ -24,11 +24,11 @@ class Clock:
     apart. A run that only its steps limit has rates that depend on no clock.
     """
 
-    def __init__(self, accelerator: Accelerator, seconds: float, steps: int = 10**9, every: int = 25):
+    def __init__(self, accelerator: Accelerator, seconds: float, steps: int = 10**9, born: float = math.nan):
         self.accelerator, self.seconds, self.steps = accelerator, seconds, steps
-        self.every = every if accelerator.num_processes > 1 else 1
+        self.every = 25 if accelerator.num_processes > 1 else 1
         self.step, self.before, self.used, self.wall = 0, 0.0, 0.0, 0.0
-        self.born, self.start = time.monotonic(), math.inf
+        self.born, self.start = born, math.inf
 
     def progress(self) -> float:
         """From 0 to 1 and beyond; call once before each step."""

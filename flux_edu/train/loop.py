@@ -24,7 +24,8 @@ from torch.optim import Optimizer
 from flux_edu.checkpoint import CheckpointError, State, listed, read, read_header, save
 from flux_edu.train.common import Average, Clock, learning_rate, seed_of, set_rate
 
-FREE = {"out", "seconds", "steps", "leg", "report", "look", "save", "measure", "no_record"}  # settings that may change
+# settings that may change from one start of a run to the next
+FREE = {"out", "seconds", "steps", "leg", "began", "report", "look", "save", "measure", "no_record"}
 COLUMNS = ("step", "seconds", "loss", "gradient", "ms")  # of the log, before the stage's own
 
 
@@ -33,6 +34,7 @@ def arguments(
 ) -> argparse.ArgumentParser:
     """What every stage can be told; the stage adds its own."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.set_defaults(began=time.monotonic())  # where a leg begins
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path(out), help="folder to write; a run begun there goes on")
     parser.add_argument("--seconds", type=float, default=seconds, help="time to train, without compiling")
@@ -73,7 +75,7 @@ class Run:
         own: Own | None = None,
     ):
         self.args, self.accelerator, self.average, self.own = args, accelerator, average, own
-        self.clock = Clock(accelerator, args.seconds, args.steps)
+        self.clock = Clock(accelerator, args.seconds, args.steps, args.began)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.model, *prepared = accelerator.prepare(model, *optimizers)
         self.rates = dict(zip(prepared, optimizers.values(), strict=True))
@@ -212,7 +214,7 @@ class Run:
             optimizer.load_state_dict({"state": numbers, "param_groups": optimizer.state_dict()["param_groups"]})
         if self.own:
             rank, device = self.accelerator.process_index, self.accelerator.device
-            mine = {name.removeprefix("own."): x[rank] for name, x in state.items() if name.startswith("own.")}
+            mine = {name.removeprefix("own."): x[rank].clone() for name, x in state.items() if name.startswith("own.")}
             self.own.load_state_dict({name: x.to(device) for name, x in mine.items()})
         self.average.steps, self.saved = int(noted["average"]), int(noted["step"])
         self.clock.go_on(self.saved, float(noted["used"]))
