@@ -124,7 +124,7 @@ def shared(folder: Path) -> None:
     from flux_edu.train.flow import TextToVelocity, flow_loss
 
     params = FluxParams(64, 64, 256, 256, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
-    args = loop.arguments("Shared.", "", seconds=1e9, batch=4, rate=1.0).parse_args(["--steps=3", "--report=1"])
+    args = loop.arguments("Shared.", "", seconds=1e9, batch=4, rate=10.0).parse_args(["--steps=3", "--report=1"])
     accelerator = Accelerator(cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     args.out = folder / f"{processes}"
@@ -133,7 +133,7 @@ def shared(folder: Path) -> None:
     for p in model.parameters():
         p.data += 0.05 * torch.randn(p.shape)
     descent = torch.optim.SGD(model.parameters(), lr=0.0)
-    run = loop.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate})
+    run = loop.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate}, Walk(rank))
     gradients: dict[str, torch.Tensor] = {}
 
     def note(*_) -> None:

@@ -320,6 +320,8 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(started, t
     assert all(float(row["gradient"]) < 1 for row in rows(tmp_path / "1"))  # nothing was clipped: mean, not sum
     ours, theirs = (read(path / "state.safetensors") for path in (tmp_path / "1", folder / "2"))
     assert ours.keys() == theirs.keys()
+    walks = ours.pop("own.x"), theirs["own.x"]
+    assert walks[0].tolist() == [[0, 1, 2, 3, 4]] and walks[1].tolist() == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-5, atol=1e-6)
     moved = [float((ours[f"model.{name}"] - ours[f"average.{name}"]).abs().max()) for name in one]
