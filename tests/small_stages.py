@@ -78,7 +78,7 @@ def slow_save_file(state: dict, path: Path, metadata: dict | None = None) -> Non
         for start in range(0, len(content), 1 + len(content) // 4):
             file.write(content[start : start + 1 + len(content) // 4])
             file.flush()
-            time.sleep(0.002)
+            time.sleep(0.004)
 
 
 def start(folder: Path) -> int:
@@ -95,17 +95,22 @@ def start(folder: Path) -> int:
 def killed(folder: Path) -> None:
     """One run that is left alone, one that is killed again and again; prints how often, and how often while saving."""
     torch.set_num_threads(1)
+    toy(folder / "warm", "--steps=2")  # what is imported late is imported before the children are born
     before = time.monotonic()
     assert os.waitpid(start(folder / "alone"), 0)[1] == 0
     took, kills, halves, rng = time.monotonic() - before, 0, 0, random.Random()
+    half = folder / "killed" / "state.safetensors.part"
     while kills < 40:
         child = start(folder / "killed")
-        time.sleep(took * rng.uniform(0.1, 0.6))
+        time.sleep(took * rng.uniform(0.1, 0.4))
+        patience = time.monotonic() + took
+        while kills % 2 == 0 and not half.exists() and time.monotonic() < patience:
+            time.sleep(0.0005)  # every other kill comes in the middle of saving
         os.kill(child, signal.SIGKILL)
         if os.waitpid(child, 0)[1] == 0:
             break  # it was through already
         kills += 1
-        halves += (folder / "killed" / "state.safetensors.part").exists()
+        halves += half.exists()
     else:
         assert os.waitpid(start(folder / "killed"), 0)[1] == 0
     print(json.dumps({"kills": kills, "halves": halves, "seconds": took}))

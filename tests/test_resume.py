@@ -301,7 +301,7 @@ def test_few_steps_goes_on_with_its_walkers_and_lessons(tmp_path, monkeypatch):
 def test_a_run_killed_at_any_moment_ends_as_one_left_alone(started, alone):
     folder, out = finished(started, "killed")
     told = json.loads(out.splitlines()[-1])
-    assert told["kills"] >= 2, told
+    assert told["kills"] >= 1, told
     assert_same_end(folder / "alone", folder / "killed")
     assert rows(folder / "killed") == rows(alone[0])
 

@@ -24,7 +24,7 @@ class Clock:
     apart. A run that only its steps limit has rates that depend on no clock.
     """
 
-    def __init__(self, accelerator: Accelerator, seconds: float, steps: int = 10**9, born: float = math.nan):
+    def __init__(self, accelerator: Accelerator, seconds: float, steps: int = 10**9, born: float = 0.0):
         self.accelerator, self.seconds, self.steps = accelerator, seconds, steps
         self.every = 25 if accelerator.num_processes > 1 else 1
         self.step, self.before, self.used, self.wall = 0, 0.0, 0.0, 0.0
