@@ -48,7 +48,7 @@ def started(tmp_path_factory):
         found[name] = folder, subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
     yield found
     for _, process in found.values():
-        process.kill()
+        process.terminate()  # torchrun ends its processes then; killed, it would leave them behind
         process.communicate()
 
 
