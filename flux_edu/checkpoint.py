@@ -6,6 +6,7 @@ misshapen.
 
 import difflib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
     half = path.with_name(path.name + ".part")
     try:
         save_file({name: x.contiguous() for name, x in state.items()}, half, metadata=metadata or {})
+        with half.open("r+b") as file:
+            os.fsync(file.fileno())  # on the disk before it gets its name, so that a power cut leaves one of the two
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)

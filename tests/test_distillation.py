@@ -288,11 +288,13 @@ def test_a_stage_saves_what_it_measures(stage, tmp_path, monkeypatch):
     assert read_header(tmp_path / f"{name}.safetensors")["__metadata__"]["rank"] == "3"
     report = json.loads((tmp_path / f"{name}.json").read_text())
     with (tmp_path / "log.csv").open() as file:
-        rows = list(csv.reader(file))
-    assert [int(row[0]) for row in rows] == [4, 8, 12, 16, 20, 24] and rows[4][4] and not rows[0][4]
+        header, *rows = csv.reader(file)
+    assert header == ["step", "seconds", "loss", "gradient", "ms", "held_out"]
+    assert [int(row[0]) for row in rows] == [4, 8, 12, 16, 20, 24] and rows[4][5] and not rows[0][5]
     if name == "dev":
         assert {f"error_w{w}" for w in (1.5, 2.0, 3.0, 4.0, 5.0)} <= set(report)
-        assert sorted(painted) == sorted(f"{a}_w{w}.png" for a in ("sixteen", "teacher") for w in (1.5, 3.0, 5.0))
+        assert painted[0] == "20.png"
+        assert sorted(painted[1:]) == sorted(f"{a}_w{w}.png" for a in ("sixteen", "teacher") for w in (1.5, 3.0, 5.0))
     else:
         assert {"distance_4_steps", "distance_base_4_steps", "distance_1_steps"} <= set(report)
         assert {"sixteen_4_steps.png", "sixteen_2_steps.png", "sixteen_1_steps.png", "teacher.png"} <= set(painted)

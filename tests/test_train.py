@@ -18,7 +18,7 @@ from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.schedule import interpolate, time_shift
 from flux_edu.text import tiny_embedders
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
-from flux_edu.train.common import Average, Clock, learning_rate
+from flux_edu.train.common import Average, Clock, learning_rate, seed_of
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -224,9 +224,8 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
     spec = small_spec()
     model = TextToVelocity(spec, TINY_FOLDER / "tokenizer.json")
     ae = AutoEncoder(spec.ae_params).requires_grad_(False)
-    pool = Pool(drawings, ae, model.embedders(*tokens_of(spec))[0].tokenizer, spec.txt_tokens, size=6)
-    pool.refill(4, 5, seed=0)  # goes round the end
-    pool.refill(0, 6, seed=1)
+    pool = Pool(drawings, ae, model.embedders(*tokens_of(spec))[0].tokenizer, spec.txt_tokens, size=6, seed=(0,))
+    pool.turn(0)
     x_0, tokens = pool.batch(6)
     x_0, noise, t = (x_0 - x_0.mean()) / x_0.std(), torch.randn_like(x_0), logit_normal(0.0, 1.0, 6)
     assert model(x_0, t, tokens).abs().max() == 0
@@ -328,12 +327,25 @@ def test_the_average_follows_and_the_rate_ends_at_zero():
     assert rates == pytest.approx([0, 1, 2, 2, 1, 0, 0])
 
 
-def test_the_clock_goes_on_from_where_a_leg_ended():
-    clock = Clock(Accelerator(cpu=True), seconds=1e9, every=1)
-    assert 0 <= clock.progress() < 1e-6 and clock.step == 1
-    again = Clock(Accelerator(cpu=True), seconds=100.0, every=1)
-    again.load_state_dict({"step": 70, "used": 60.0})
-    assert 0.6 <= again.progress() < 0.7 and again.step == 71
+def test_the_clock_goes_on_from_where_an_earlier_start_ended():
+    clock = Clock(Accelerator(cpu=True), seconds=100.0)
+    assert clock.progress() == 0  # getting ready does not count
+    clock.begin()
+    assert 0 < clock.progress() < 0.1
+    again = Clock(Accelerator(cpu=True), seconds=100.0)
+    again.go_on(step=70, used=60.0)
+    assert again.progress() == 0.6 and again.step == 70
+    again.begin()
+    assert 0.6 < again.progress() < 0.7
+    again.steps = 80  # what is further on counts: time or steps
+    assert again.progress() == 70 / 80
+
+
+def test_seeds_of_neighbours_differ_and_are_the_same_again():
+    seeds = {seed_of(a, b, c) for a in range(5) for b in range(5) for c in range(40)}
+    assert len(seeds) == 1000 and all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(3, 1, 4) == seed_of(3, 1, 4) != seed_of(3, 4, 1)
+    torch.manual_seed(max(seeds)), np.random.default_rng(max(seeds))
 
 
 def test_heads_of_t5_start_at_their_neighbours_on_either_side():

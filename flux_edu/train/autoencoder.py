@@ -5,9 +5,7 @@ The published architecture at a quarter of the width. Loss: absolute and squared
 no adversarial and no perceptual part, as the published one had: flat drawings do without.
 """
 
-import argparse
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +13,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
 from flux_edu.checkpoint import load_strict, read, read_header, save_rows8
 from flux_edu.configs import TINY_AE
-from flux_edu.train.common import Average, Clock, compile_blocks, decayed, learning_rate, record, set_rate
+from flux_edu.pipeline import to_picture
+from flux_edu.train.common import Average, compile_blocks, decayed, record, seed_of
 from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, paint
+from flux_edu.train.loop import Run, arguments
 
 PARTS = (ResnetBlock, AttnBlock, Downsample, Upsample)  # what is compiled
 
@@ -134,20 +135,13 @@ def load_ae(path: str | Path) -> AutoEncoder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"))
+    parser = arguments(__doc__, out="runs/autoencoder", seconds=300, batch=128, rate=1e-3)
     parser.add_argument("--start", type=Path, help="weights to begin from instead of from nothing")
-    parser.add_argument("--seconds", type=float, default=300, help="time to train, without compiling")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a process and step")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
     parser.add_argument("--measure", type=int, default=512, help="pictures to measure on")
     args = parser.parse_args()
 
     accelerator = Accelerator()
-    device = accelerator.device
+    device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(args.seed)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
@@ -155,39 +149,33 @@ def main() -> None:
     ae = AutoEncoder(TINY_AE).to(device, memory_format=torch.channels_last)
     if args.start:
         load_strict(ae, read(args.start), source=str(args.start))
-    average, model = Average(ae, decay=0.999), Reconstruct(ae)
+    model = Reconstruct(ae)
+    average = Average(model, decay=0.999)
     if device.type == "cuda":
         compile_blocks(ae, *PARTS)
         record(model, torch.rand(args.batch, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last))
     optimizer = torch.optim.AdamW(decayed(ae, 0.01), lr=0.0, betas=(0.9, 0.99), fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    torch.manual_seed(args.seed + accelerator.process_index)  # every process draws its own noise
+    run = Run(args, accelerator, model, average, {optimizer: args.rate})
+    held = paint(drawings, draw_scenes(drawings, 64, seed=987, unseen=True))
 
-    clock, total = Clock(accelerator, args.seconds), torch.zeros((), device=device)
-    while (progress := clock.progress()) < 1 and clock.step <= args.steps:
-        set_rate(optimizer, learning_rate(progress, args.rate))
-        x = practice_pictures(drawings, args.batch, args.seed + clock.step * 64 + accelerator.process_index)
+    def loss(model: nn.Module, step: int) -> Tensor:
+        x = practice_pictures(drawings, args.batch, seed_of(args.seed, rank, step))
         x = x.contiguous(memory_format=torch.channels_last)
-        loss = reconstruction_loss(x, *model(x))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update()
-        total += loss.detach()
-        if clock.step == 5:  # compiled by now
-            clock.restart()
-        if clock.step % 200 == 0:
-            accelerator.print(f"step {clock.step}  {clock.used:.0f} s  loss {total.item() / 200:.4f}", flush=True)
-            if not math.isfinite(total.item()):
-                raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
-            total.zero_()
+        return reconstruction_loss(x, *model(x))
+
+    def look(step: int) -> list[float]:
+        """Held-out pictures, and what comes back below them."""
+        back = round_trip(average.module.ae, held)
+        rows = torch.stack([held[:8], back[:8]])
+        to_picture(rearrange(rows, "r b c h w -> c (r h) (b w)")).save(args.out / f"{step}.png")
+        return [psnr(held, back)]
+
+    steps = run.train(loss, look, columns=("psnr",), ready=5)
 
     if accelerator.is_main_process:
-        ae, n = average.module, args.measure
+        ae, n = average.module.ae, args.measure
         scale, shift = latent_factors(ae, drawings, 4 * n)
-        args.out.mkdir(parents=True, exist_ok=True)
-        noted = {"scale_factor": f"{scale:.5f}", "shift_factor": f"{shift:.5f}", "steps": str(clock.step)}
+        noted = {"scale_factor": f"{scale:.5f}", "shift_factor": f"{shift:.5f}", "steps": str(steps)}
         save_rows8(ae.state_dict(), args.out / "ae.safetensors", noted)
         report = {f"float_{key}": value for key, value in measure(ae, drawings, n).items()}
         report |= measure(load_ae(args.out / "ae.safetensors").to(device), drawings, n) | noted

@@ -1,45 +1,51 @@
-"""What every stage of the training needs: a clock that all processes read alike, a learning rate, an average."""
+"""What every stage of the training needs: seeds, a clock that all processes read alike, a learning rate, an average."""
 
 import copy
+import math
 import time
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 
 
-class Clock:
-    """How much of the training time is used up, the same number in every process.
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, as of a run, a process and a step; neighbours are as unlike as any two."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
-    The schedule follows seconds, not steps, so that whatever the machine a run ends with its learning rate at zero.
-    Processes ask the first one now and then; own clocks would give them different rates, and weights that drift apart.
+
+class Clock:
+    """How much of the training is over, the same number in every process: the larger share of its time or its steps.
+
+    The schedule follows seconds, not steps alone, so that whatever the machine a run ends with its learning rate at
+    zero. Processes ask the first one now and then; own clocks would give them different rates, and weights that drift
+    apart. A run that only its steps limit has rates that depend on no clock.
     """
 
-    def __init__(self, accelerator: Accelerator, seconds: float, every: int = 25):
-        self.accelerator, self.seconds, self.every = accelerator, seconds, every
+    def __init__(self, accelerator: Accelerator, seconds: float, steps: int = 10**9, born: float = 0.0):
+        self.accelerator, self.seconds, self.steps = accelerator, seconds, steps
+        self.every = 25 if accelerator.num_processes > 1 else 1
         self.step, self.before, self.used, self.wall = 0, 0.0, 0.0, 0.0
-        self.born = self.start = time.monotonic()
+        self.born, self.start = born, math.inf
 
     def progress(self) -> float:
-        """From 0 to 1 and beyond; call once a step."""
+        """From 0 to 1 and beyond; call once before each step."""
         if self.step % self.every == 0:
             now = time.monotonic()
-            times = torch.tensor([self.before + now - self.start, now - self.born], device=self.accelerator.device)
-            self.used, self.wall = broadcast(times).tolist()
-        self.step += 1
-        return self.used / self.seconds
+            times = [self.before + max(0.0, now - self.start), now - self.born]
+            times = torch.tensor(times, device=self.accelerator.device) if self.every > 1 else times
+            self.used, self.wall = times if self.every == 1 else broadcast(times).tolist()
+        return max(self.used / self.seconds, self.step / self.steps)
 
-    def restart(self) -> None:
-        """Count from now on, on top of what earlier legs have used: getting ready and compiling do not count."""
-        self.used, self.start = self.before, time.monotonic()
-
-    def state_dict(self) -> dict:
-        return {"step": self.step, "used": self.used}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.step, self.before = state["step"], state["used"]
+    def begin(self) -> None:
+        """Count from now on: getting ready and compiling do not count."""
         self.start = time.monotonic()
+
+    def go_on(self, step: int, used: float) -> None:
+        """From where an earlier start of the run has left off."""
+        self.step, self.used, self.before = step, used, used
 
 
 def learning_rate(progress: float, peak: float, warm_up: float = 0.02, decay_from: float = 0.6) -> float:
@@ -62,13 +68,6 @@ class Average:
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
         torch._foreach_lerp_(self.target, self.source, 1 - decay)
-
-    def state_dict(self) -> dict:
-        return {"steps": self.steps, "module": self.module.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.steps = state["steps"]
-        self.module.load_state_dict(state["module"])
 
 
 def compile_blocks(module: nn.Module, *kinds: type[nn.Module]) -> None:

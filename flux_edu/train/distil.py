@@ -4,9 +4,6 @@ The teacher is the tiny FLUX as it ships, 8 bits a number: the difference is tra
 """
 
 import argparse
-import csv
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,18 +15,18 @@ from torch import Tensor, nn
 from flux_edu import lora
 from flux_edu.checkpoint import State, load_strict, read, save_rows8
 from flux_edu.configs import ModelSpec
-from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
-from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.text import tiny_embedders
+from flux_edu.train import loop
 from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.common import Average, Clock, compile_blocks, learning_rate, set_rate
+from flux_edu.train.common import Average, record, seed_of
 from flux_edu.train.data import SIZE, Drawings, load_drawings
 from flux_edu.train.flow import Pool
+from flux_edu.train.muon import Muon
 
 Text = tuple[Tensor, Tensor]  # T5's states, "B L_txt C", and CLIP's vector, "B C"
 
@@ -66,7 +63,7 @@ def velocity(
     side = int(x.shape[1] ** 0.5)
     img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
     txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
-    return flux(x, img_ids, text[0], txt_ids, t, text[1], w).float()
+    return flux(x, img_ids, text[0], txt_ids, t, text[1], *(() if w is None else (w,))).float()
 
 
 def half(device: torch.device) -> torch.autocast:
@@ -113,21 +110,14 @@ def one_noise(device: torch.device, seed: int = 0) -> Float[Tensor, "1 C h w"]:
 
 
 def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser = loop.arguments(doc, out, seconds, batch=256, rate=1e-3, report=100, look=5)
     parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of t5, clip and flux")
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
-    parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--seconds", type=float, default=seconds, help="time to train, without compiling")
-    parser.add_argument("--batch", type=int, default=256, help="latents a process and step")
     parser.add_argument("--pool", type=int, default=32768, help="latents a process keeps")
     parser.add_argument("--rank", type=int, default=rank, help="of the difference; the file grows with it")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
-    parser.add_argument("--report", type=int, default=100, help="steps between two lines of the log")
+    parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-record", action="store_true", help="start kernels one by one on a GPU too")
     return parser
 
 
@@ -143,62 +133,49 @@ class Stage:
         self.empty = self.texts.read([""])
         self.ae = load_ae(args.ae).to(self.device)
         self.drawings: Drawings = load_drawings(args.data).to(self.device)
-        begin = time.monotonic()
-        self.pool = Pool(self.drawings, self.ae, self.texts.tokenizer, spec.txt_tokens, args.pool)
-        self.pool.refill(0, args.pool, seed=(args.seed + 1) * 2 * 10**9 + rank * 10**8)
+        self.accelerator.print(f"making {args.pool} latents a process", flush=True)
+        self.pool = Pool(self.drawings, self.ae, self.texts.tokenizer, spec.txt_tokens, args.pool, (args.seed, rank))
+        self.pool.turn(0)
         x, tokens = self.pool.compose(args.measure, seed=20, unseen=True)
         self.held = x, self.texts(tokens.long())
-        self.accelerator.print(f"{args.pool} latents in {time.monotonic() - begin:.0f} s", flush=True)
-        torch.manual_seed(args.seed + 1000 * rank)
+        torch.manual_seed(seed_of(args.seed, rank))
 
-    def compiled(self, flux: nn.Module) -> nn.Module:
-        if self.device.type == "cuda" and not self.args.no_compile:
-            compile_blocks(flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
-        return flux
+    def recorded(self, flux: Flux, batch: int) -> nn.Module:
+        """On a GPU the network is replayed as a CUDA graph, for batches of this size only; see `common.record`."""
+        if self.device.type != "cuda" or self.args.no_record:
+            return flux
+        (txt, vec), side, device = self.empty, SIZE // 16, self.device
+        sample = torch.randn(batch, side**2, flux.params.in_channels, device=device)
+        img_ids, txt_ids = make_img_ids(1, side, side).to(device), make_txt_ids(1, txt.shape[1]).to(device)
+        ids, levels = (x.repeat(batch, 1, 1) for x in (img_ids, txt, txt_ids)), torch.rand(batch, device=device)
+        w = (levels + 1,) if flux.params.guidance_embed else ()
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            return record(flux, sample, *ids, levels, vec.repeat(batch, 1), *w)
 
     def train(
-        self, student: nn.Module, loss: Callable[[nn.Module], Tensor], look: Callable[[nn.Module], float]
+        self,
+        student: nn.Module,
+        loss: Callable[[nn.Module, int], Tensor],
+        look: Callable[[nn.Module, int], float],
+        own: loop.Own | None = None,
     ) -> tuple[State, int]:
-        """Train what is trainable of the student until the time is over; the averaged difference and the steps.
+        """Train what is trainable of the student; the averaged difference and the number of steps.
 
-        loss is called with the student once a step, look with the average now and then: it is the log's last column.
+        loss and look are as in `loop.Run.train`; look is called with the averaged student, too.
         """
-        args, accelerator = self.args, self.accelerator
-        average = Average(student, decay=0.998)
-        trained = [p for p in student.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-        model, optimizer = accelerator.prepare(self.compiled(student), optimizer)
-        args.out.mkdir(parents=True, exist_ok=True)
-        log = args.out / "log.csv"
-        log.unlink(missing_ok=True)
-        clock, total, last = Clock(accelerator, args.seconds), torch.zeros((), device=self.device), None
-        while (progress := clock.progress()) < 1 and clock.step <= args.steps:
-            set_rate(optimizer, learning_rate(progress, args.rate))
-            value = loss(model)
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            average.update()
-            total += value.detach()
-            if clock.step == 10:  # compiled by now: the clock starts here
-                clock.restart()
-                last = (10, time.monotonic())
-            if clock.step % args.report == 0:
-                mean = total.item() / args.report
-                total.zero_()
-                if not math.isfinite(mean):
-                    raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
-                if accelerator.is_main_process:
-                    now = time.monotonic()
-                    ms = 1000 * (now - last[1]) / (clock.step - last[0]) if last else math.nan
-                    seen = round(look(average.module), 5) if clock.step % (5 * args.report) == 0 else None
-                    row = [clock.step, round(clock.used), round(mean, 6), round(ms, 1), seen]
-                    with log.open("a", newline="") as file:
-                        csv.writer(file).writerow(row)
-                    print("step {} {} s loss {} {} ms/step held-out {}".format(*row), flush=True)
-                    last = (clock.step, time.monotonic())
-        return lora.trained_difference(student, average.module), clock.step
+        args, average = self.args, Average(student, decay=0.998)
+        trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        pairs = [p for name, p in trained.items() if args.muon and ".lora_" in name]
+        others = [p for name, p in trained.items() if not (args.muon and ".lora_" in name)]
+        optimizers: dict[torch.optim.Optimizer, float] = {}
+        if others:
+            adamw = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+            optimizers[adamw] = args.rate
+        if pairs:
+            optimizers[Muon(pairs, lr=0.0, weight_decay=0.0)] = args.muon
+        run = loop.Run(args, self.accelerator, self.recorded(student, args.batch), average, optimizers, own)
+        steps = run.train(loss, lambda step: [look(average.module, step)], columns=("held_out",))
+        return lora.trained_difference(student, average.module), steps
 
     def save(self, difference: State, name: str, noted: dict) -> State:
         """Store the difference in 8 bits a number; returned are the base's weights with what was stored in them."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flux_edu.checkpoint import State
 from flux_edu.configs import configs
 from flux_edu.lora import make_trainable
 from flux_edu.patchify import get_noise
@@ -121,6 +122,28 @@ class Walkers:
         self.text = tuple(old.index_copy(0, done, new) for old, new in zip(self.text, text, strict=True))
 
 
+class Course:
+    """The walkers and the last lessons they gave: what a run keeps from step to step beside the weights."""
+
+    def __init__(self, walkers: Walkers, lessons: int):
+        self.walkers, self.lessons = walkers, deque[Lesson](maxlen=lessons)
+
+    def state_dict(self) -> State:
+        w = self.walkers
+        rows = {"walkers": (w.x, w.k, *w.text)}
+        rows |= {f"lesson{i}": (one.x, one.t, *one.text, one.u) for i, one in enumerate(self.lessons)}
+        return {f"{name}.{j}": x for name, row in rows.items() for j, x in enumerate(row)}
+
+    def load_state_dict(self, state: State) -> None:
+        w = self.walkers
+        w.x, w.k, *text = (state[f"walkers.{j}"] for j in range(4))
+        w.text = tuple(text)
+        self.lessons.clear()
+        while f"lesson{(i := len(self.lessons))}.0" in state:
+            x, t, txt, vec, u = (state[f"lesson{i}.{j}"] for j in range(5))
+            self.lessons.append(Lesson(x, t, (txt, vec), u))
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -133,12 +156,12 @@ def main() -> None:
     base_spec, spec = configs["tiny"], configs["tiny-schnell"]
     stage = Stage(args, spec)
     device, empty, times = stage.device, stage.empty, schedule(spec, spec.num_steps)
-    plain = build(base_spec, stage.base)  # the teacher again, not compiled, for other sizes of batch
-    teacher = stage.compiled(build(base_spec, stage.base))
+    plain = build(base_spec, stage.base)  # the teacher again, not recorded, for other sizes of batch
+    teacher = stage.recorded(build(base_spec, stage.base), 2 * args.batch)
     student = make_trainable(build(spec, stage.base), args.rank)
-    walkers = Walkers(stage.pool, stage.texts, times, args.batch)
-    w = torch.full((args.batch,), args.guidance, device=device)
-    lessons: deque[Lesson] = deque(maxlen=4 * args.uses)
+    course = Course(Walkers(stage.pool, stage.texts, times, args.batch), lessons=4 * args.uses)
+    walkers, w = course.walkers, torch.full((args.batch,), args.guidance, device=device)
+    sixteen, first = stage.texts.read(list(SIXTEEN)), one_noise(device)
 
     @torch.no_grad()
     def teach(model: nn.Module) -> Lesson:
@@ -148,17 +171,13 @@ def main() -> None:
             walkers.step(velocity(model, x, t, text))
         return Lesson(x, t, text, mean_velocity(x, x_next, t, t_next))
 
-    step = 0
-
-    def loss(model: nn.Module) -> Tensor:
-        nonlocal step
+    def loss(model: nn.Module, step: int) -> Tensor:
+        """Eq. (11.2) for one of the last lessons."""
         if step % args.uses == 0:
-            lessons.append(teach(model))
-        step += 1
-        one = lessons[int(torch.randint(len(lessons), ()))]
+            course.lessons.append(teach(model))
+        one = course.lessons[int(torch.randint(len(course.lessons), ()))]
         with half(device):
-            v = velocity(model, one.x, one.t, one.text)
-        return segment_loss(v, one.u)
+            return segment_loss(velocity(model, one.x, one.t, one.text), one.u)
 
     # where the teacher gets to in its own 28 steps with two passes, on captions that were held out
     n = min(args.measure, 256)
@@ -168,14 +187,17 @@ def main() -> None:
     def distance(x: Tensor) -> float:
         return float((x - goal).norm() / goal.norm())
 
-    difference, steps = stage.train(student, loss, lambda model: distance(sample(model, noise, text, times)))
+    def look(model: nn.Module, step: int) -> float:
+        sheet(stage.ae, sample(model, first, sixteen, times)).save(args.out / f"{step}.png")
+        return distance(sample(model, noise, text, times))
+
+    difference, steps = stage.train(student, loss, look, course)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
         schnell = build(spec, stage.save(difference, "schnell.safetensors", noted))
         report = noted | {"distance_base_4_steps": distance(sample(plain, noise, text, times))}
         report["distance_base_4_steps_guided"] = distance(sample(plain, noise, text, times, args.guidance, empty))
-        sixteen, first = stage.texts.read(list(SIXTEEN)), one_noise(device)
         for n in (4, 2, 1):
             report[f"distance_{n}_steps"] = distance(sample(schnell, noise, text, schedule(spec, n)))
             x = sample(schnell, first, sixteen, schedule(spec, n))

@@ -1,15 +1,10 @@
 """Train text encoders and transformer together, from nothing: `python -m flux_edu.train.flow`. Eq. (9.1) to (9.3).
 
 Pictures are encoded once and kept as latents on the device; a part of them is replaced now and then. A run can be
-parted into legs: --leg ends one before the schedule is over, and a run with the same --state goes on where it ended.
+parted into legs: --leg ends one before the schedule is over, and the same command goes on where it ended.
 """
 
-import argparse
-import csv
 import json
-import math
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +29,13 @@ from flux_edu.schedule import get_lin_function, get_schedule, interpolate
 from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
 from flux_edu.train.autoencoder import PARTS, load_ae
-from flux_edu.train.common import Average, Clock, compile_blocks, decayed, learning_rate, record, set_rate
+from flux_edu.train.common import Average, compile_blocks, decayed, record, seed_of
 from flux_edu.train.data import SIXTEEN, SIZE, Drawings, captions, draw_scenes, load_drawings, paint
+from flux_edu.train.loop import Run, arguments
 from flux_edu.train.muon import Muon
+
+LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.0)  # noise levels to tell the loss of
+BLOCK = 2048  # latents that are made at once
 
 # ---------------------------------------------------------------- the objective
 
@@ -155,14 +154,29 @@ def local_start(t5: T5EncoderModel) -> None:
 
 
 class Pool:
-    """Latents of many compositions with the tokens of their captions, on the device, to draw batches from."""
+    """Latents of compositions with the tokens of their captions, on the device, to draw batches from.
 
-    def __init__(self, drawings: Drawings, ae: AutoEncoder, tokenizer: PreTrainedTokenizerBase, length: int, size: int):
+    They are a window on an endless list of blocks. Block r depends on the seed and on r alone, so that a run that is
+    started again has the same ones.
+    """
+
+    def __init__(
+        self,
+        drawings: Drawings,
+        ae: AutoEncoder,
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        size: int,
+        seed: tuple[int, ...],
+    ):
         device = drawings.pixels.device
-        self.drawings, self.ae, self.tokenizer, self.length, self.size = drawings, ae, tokenizer, length, size
+        self.drawings, self.ae, self.tokenizer, self.length, self.seed = drawings, ae, tokenizer, length, seed
+        self.block = min(BLOCK, size)
+        self.held: list[int | None] = [None] * (size // self.block)  # which block is where
+        self.size = self.block * len(self.held)
         latents = 4 * ae.params.z_channels
-        self.x = torch.empty(size, (SIZE // 16) ** 2, latents, dtype=torch.bfloat16, device=device)
-        self.tokens = torch.empty(size, length, dtype=torch.int16, device=device)
+        self.x = torch.empty(self.size, (SIZE // 16) ** 2, latents, dtype=torch.bfloat16, device=device)
+        self.tokens = torch.empty(self.size, length, dtype=torch.int16, device=device)
         self.empty = self.encode_text([""])
 
     def encode_text(self, texts: list[str]) -> Int[Tensor, "B L_txt"]:
@@ -175,15 +189,17 @@ class Pool:
         scenes = draw_scenes(self.drawings, n, seed, unseen=unseen)
         pictures = paint(self.drawings, scenes).contiguous(memory_format=torch.channels_last)
         with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-            z = self.ae.encode(pictures)
+            z = torch.cat([self.ae.encode(part) for part in pictures.split(1024)])
         return patchify(z.float()), self.encode_text(captions(self.drawings, scenes, seed))
 
-    def refill(self, start: int, count: int, seed: int, part: int = 1024) -> None:
-        """Replace count entries from start on, going round at the end."""
-        for i in range(0, count, part):
-            at = (start + i) % self.size
-            x, tokens = self.compose(min(part, self.size - at), seed + i)
-            self.x[at : at + len(x)], self.tokens[at : at + len(x)] = x.bfloat16(), tokens
+    def turn(self, n: int) -> None:
+        """Hold the blocks from n on; those that are there already stay where they are."""
+        for r in range(n, n + len(self.held)):
+            i = r % len(self.held)
+            if self.held[i] != r:
+                x, tokens = self.compose(self.block, seed_of(*self.seed, r))
+                rows = slice(i * self.block, (i + 1) * self.block)
+                self.x[rows], self.tokens[rows], self.held[i] = x.bfloat16(), tokens, r
 
     def batch(self, n: int, empty: float = 0.1) -> tuple[Float[Tensor, "n L C"], Int[Tensor, "n L_txt"]]:
         """n entries at random; a share `empty` loses its caption, for two-pass guidance, Eq. (6.4)."""
@@ -203,6 +219,14 @@ def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, mean: floa
     t = torch.sigmoid(mean + deviation * torch.randn(len(x), generator=generator)).to(x.device)
     rows = zip(x.split(512), noise.split(512), t.split(512), tokens.split(512), strict=True)
     return sum(float(flow_loss(model, *part)) * len(part[0]) for part in rows) / len(x)
+
+
+@torch.no_grad()
+def loss_by_level(model: TextToVelocity, x: Tensor, tokens: Tensor) -> list[float]:
+    """Eq. (9.1) at each of `LEVELS` apart, on the first 512 of these latents."""
+    x, tokens = x[:512], tokens[:512]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)
+    return [float(flow_loss(model, x, noise, x.new_full((len(x),), t), tokens)) for t in LEVELS]
 
 
 @torch.inference_mode()
@@ -255,27 +279,16 @@ def load_saved(model: TextToVelocity, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser = arguments(__doc__, out="runs/flow", seconds=1200, batch=512, rate=1e-3)
     parser.add_argument("--ae", type=Path, default=Path("runs/autoencoder/ae.safetensors"))
     parser.add_argument("--tokenizer", type=Path, default=Path(str(TINY_FOLDER / "tokenizer.json")))
-    parser.add_argument("--out", type=Path, default=Path("runs/flow"))
-    parser.add_argument("--state", type=Path, help="folder to go on from and to leave the whole state in")
     parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
-    parser.add_argument("--seconds", type=float, default=1200, help="time of the schedule, without compiling")
-    parser.add_argument("--leg", type=float, default=math.inf, help="end this leg so many seconds after its start")
-    parser.add_argument("--last", action="store_true", help="fit the rest of the schedule into this leg")
-    parser.add_argument("--batch", type=int, default=512, help="latents a process and step")
     parser.add_argument("--pool", type=int, default=131072, help="latents a process keeps")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 of them are replaced")
     parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
-    parser.add_argument("--report", type=int, default=250, help="steps between two lines of the log")
     args = parser.parse_args()
 
     accelerator = Accelerator()
-    clock = Clock(accelerator, args.seconds)
     device, rank, spec = accelerator.device, accelerator.process_index, configs["tiny"]
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
@@ -283,6 +296,7 @@ def main() -> None:
     if args.start:
         load_saved(model, args.start)
     average = Average(model, decay=0.9995)
+    painter = average.module
     tokenizer = tiny_embedders(args.tokenizer, spec.txt_tokens)[0].tokenizer
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
@@ -294,71 +308,32 @@ def main() -> None:
     optimizers = {torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), fused=True): args.rate}
     if args.muon:
         optimizers[Muon(model.matrices(), lr=0.0)] = args.muon
-    model, *prepared = accelerator.prepare(model, *optimizers)
-    rates = dict(zip(prepared, optimizers.values(), strict=True))
-    accelerator.register_for_checkpointing(average, clock)
-    if args.state and args.state.is_dir():
-        accelerator.load_state(str(args.state))
-        accelerator.print(f"going on at step {clock.step}, {clock.before:.0f} s", flush=True)
-    torch.manual_seed(args.seed + 1000 * rank + clock.step)  # every process and leg draws its own noise
+    run = Run(args, accelerator, model, average, optimizers)
 
-    begin = time.monotonic()
-    pool = Pool(drawings, ae, tokenizer, spec.txt_tokens, args.pool)
-    pool.refill(0, args.pool, seed=(args.seed + 1) * 10**9 + rank * 10**8 + clock.step * 1000)
-    held = [pool.compose(min(1024, args.pool), seed=10 + i, unseen=True) for i in range(2)]
-    held = torch.cat([x for x, _ in held]), torch.cat([tokens for _, tokens in held]).long()
-    accelerator.print(f"a pool of {args.pool} latents a process in {time.monotonic() - begin:.0f} s", flush=True)
-
+    accelerator.print(f"making {args.pool} latents a process", flush=True)
+    pool = Pool(drawings, ae, tokenizer, spec.txt_tokens, args.pool, (args.seed, rank))
+    pool.turn(run.clock.step // args.renew)
+    x, tokens = pool.compose(pool.block, seed=10, unseen=True)
+    held = x, tokens.long()
     # the schedule of sampling shifts noise levels by μ(L), so training draws them shifted likewise, Eq. (9.3)
-    mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(pool.x.shape[1]))
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "log.csv").open("a", newline="") if accelerator.is_main_process else None
-    total, warm, last = torch.zeros((), device=device), clock.step + 10, None
-    while (progress := clock.progress()) < 1 and clock.wall < args.leg and clock.step <= args.steps:
-        for optimizer, rate in rates.items():
-            set_rate(optimizer, learning_rate(progress, rate, warm_up=0.01))
+    mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(x.shape[1]))
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        """Eq. (9.1) at noise levels of Eq. (9.2)."""
+        pool.turn(step // args.renew)
         x_0, tokens = pool.batch(args.batch)
         t = logit_normal(mean, deviation, args.batch, device)
-        loss = flow_loss(model, x_0, torch.randn_like(x_0), t, tokens)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in rates:
-            optimizer.step()
-            optimizer.zero_grad()
-        average.update()
-        total += loss.detach()
-        if clock.step == warm:  # compiled by now: the clock starts here
-            clock.restart()
-            last = (clock.step, time.monotonic())
-            if args.last:
-                clock.seconds = clock.used + args.leg - clock.wall
-        if clock.step % 200 == 0:
-            pool.refill(clock.step // 200 * 2048, 2048, seed=10**10 + rank * 10**9 + clock.step * 100)
-        if clock.step % args.report == 0 and last and log:
-            now = time.monotonic()
-            ms = 1000 * (now - last[1]) / max(1, clock.step - last[0])
-            last, value = (clock.step, now), total.item() / args.report
-            look = clock.step % (4 * args.report) == 0
-            held_loss = validation_loss(average.module, *held, mean, deviation) if look else None
-            row = [clock.step, round(clock.used), round(value, 5), held_loss and round(held_loss, 5), round(ms, 2)]
-            csv.writer(log).writerow(row)
-            log.flush()
-            print("step {} {} s loss {} held-out {} {} ms/step".format(*row), flush=True)
-            if not math.isfinite(value):
-                raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
-        if clock.step % args.report == 0:
-            total.zero_()
+        return flow_loss(model, x_0, torch.randn_like(x_0), t, tokens)
 
-    if args.state:
-        half = args.state.with_name(args.state.name + ".part")
-        accelerator.save_state(str(half))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            shutil.rmtree(args.state, ignore_errors=True)
-            half.rename(args.state)
+    def look(step: int) -> list[float]:
+        paint_sheet(painter, ae, tokenizer, SIXTEEN, spec, steps=8).save(args.out / f"{step}.png")
+        return [validation_loss(painter, *held, mean, deviation), *loss_by_level(painter, *held)]
+
+    columns = ("held_out", *(f"t={level}" for level in LEVELS))
+    steps = run.train(loss, look, columns, warm_up=0.01)
+
     if accelerator.is_main_process:
-        painter = average.module
-        report = {"steps": clock.step, "seconds": round(clock.used), "processes": accelerator.num_processes}
+        report = {"steps": steps, "seconds": round(run.clock.used), "processes": accelerator.num_processes}
         report["held_out_float"] = validation_loss(painter, *held, mean, deviation)
         noted = {key: str(value) for key, value in (report | {"seed": args.seed, "batch": args.batch}).items()}
         save_tiny(painter, args.out, noted)
@@ -370,7 +345,7 @@ def main() -> None:
         unseen = draw_scenes(drawings, 16, seed=77, unseen=True)
         texts = captions(drawings, unseen, seed=77, chinese=0)
         paint_sheet(painter, ae, tokenizer, texts, spec).save(args.out / "unseen.png")
-        (args.out / "unseen.txt").write_text("\n".join(texts))
+        (args.out / "unseen.txt").write_text("\n".join(texts), "utf-8")
     accelerator.end_training()
 
 

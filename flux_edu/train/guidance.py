@@ -70,6 +70,11 @@ def training_levels(n: int, length: int, device: torch.device | str) -> Float[Te
     return torch.where(torch.rand(n, device=device) < 0.2, torch.rand(n, device=device), t)
 
 
+def training_strengths(n: int, device: torch.device | str) -> Float[Tensor, "n"]:
+    """One guidance a picture, evenly spread."""
+    return WEAKEST + (STRONGEST - WEAKEST) * torch.rand(n, device=device)
+
+
 # ---------------------------------------------------------------- the student
 
 
@@ -121,22 +126,23 @@ def main() -> None:
     spec = configs["tiny-dev"]
     stage = Stage(args, spec)
     device, held, empty = stage.device, stage.held, stage.empty
-    plain = build(configs["tiny"], stage.base)  # the teacher again, not compiled, for other sizes of batch
-    teacher = stage.compiled(build(configs["tiny"], stage.base))
+    plain = build(configs["tiny"], stage.base)  # the teacher again, not recorded, for other sizes of batch
+    teacher = stage.recorded(build(configs["tiny"], stage.base), 2 * args.batch)
     student = make_student(stage.base, args.rank)
 
-    def loss(model: nn.Module) -> Tensor:
+    sixteen, noise, times = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        """Eq. (10.2): the student's one pass beside the teacher's two."""
         x_0, tokens = stage.pool.batch(args.batch)
-        t = training_levels(args.batch, x_0.shape[1], device)
-        w = WEAKEST + (STRONGEST - WEAKEST) * torch.rand(args.batch, device=device)
+        t, w = training_levels(args.batch, x_0.shape[1], device), training_strengths(args.batch, device)
         x_t = interpolate(x_0, torch.randn_like(x_0), t)
         with half(device):
             text = stage.texts(tokens)
-            v_w = guided_velocity(teacher, x_t, t, text, empty, w)
-            v = velocity(model, x_t, t, text, w)
-        return guidance_loss(v, v_w)
+            return guidance_loss(velocity(model, x_t, t, text, w), guided_velocity(teacher, x_t, t, text, empty, w))
 
-    def look(model: nn.Module) -> float:
+    def look(model: nn.Module, step: int) -> float:
+        sheet(stage.ae, sample(model, noise, sixteen, times, 3.0)).save(args.out / f"{step}.png")
         few = [a[:256] for a in (held[0], *held[1])]
         return relative_error(model, plain, few[0], (few[1], few[2]), empty, 3.0)
 
@@ -150,10 +156,9 @@ def main() -> None:
         }
         (args.out / "dev.json").write_text(json.dumps(report, indent=1))
         print(json.dumps(report), flush=True)
-        text, noise, times = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
         for w in (1.5, 3.0, 5.0):
-            sheet(stage.ae, sample(dev, noise, text, times, w)).save(args.out / f"sixteen_w{w}.png")
-            sheet(stage.ae, sample(plain, noise, text, times, w, empty)).save(args.out / f"teacher_w{w}.png")
+            sheet(stage.ae, sample(dev, noise, sixteen, times, w)).save(args.out / f"sixteen_w{w}.png")
+            sheet(stage.ae, sample(plain, noise, sixteen, times, w, empty)).save(args.out / f"teacher_w{w}.png")
     stage.accelerator.end_training()
 
 

@@ -9,11 +9,8 @@ Everything happens on the device: drawings are pasted, spoiled a little as a sam
 and cut out in batches.
 """
 
-import argparse
-import csv
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +26,7 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import load_strict, read, save_rows8
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.common import Average, Clock, decayed, learning_rate, set_rate
+from flux_edu.train.common import Average, decayed, seed_of
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -45,6 +42,7 @@ from flux_edu.train.data import (
     load_drawings,
     paint,
 )
+from flux_edu.train.loop import Run, arguments
 
 JUDGE_FOLDER = Path(str(TINY_FOLDER)).parent / "judge"
 WORDS = 16  # tokens of the longest name with its style: 15
@@ -357,17 +355,9 @@ def accuracy(bench: Bench, drawings: Drawings, scenes: Scenes, ae: AutoEncoder |
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser = arguments(__doc__, out="runs/judge", seconds=240, batch=1024, rate=2e-3, look=1)
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
-    parser.add_argument("--out", type=Path, default=Path("runs/judge"))
-    parser.add_argument("--seconds", type=float, default=240, help="time to train, without warming up")
-    parser.add_argument("--batch", type=int, default=1024, help="pictures a step; crops are half as many again")
     parser.add_argument("--share", type=float, default=0.12, help="pictures that go through the autoencoder first")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps at the latest")
-    parser.add_argument("--report", type=int, default=250, help="steps between two lines of the log")
     parser.add_argument("--measure", type=int, default=8192, help="held-out pictures to measure on at the end")
     args = parser.parse_args()
 
@@ -382,52 +372,36 @@ def main() -> None:
     judge = Judge(len(load_tokenizer())).to(device, memory_format=torch.channels_last)
     average = Average(judge, decay=0.999)
     optimizer = torch.optim.AdamW(decayed(judge, 0.05), lr=0.0, betas=(0.9, 0.98), fused=True)
-    model, optimizer = accelerator.prepare(judge, optimizer)
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "log.csv").open("w", newline="")
+    run = Run(args, accelerator, judge, average, {optimizer: args.rate})
     numbers = sum(p.numel() for p in judge.parameters())
     print(f"{numbers:,} numbers, {len(drawings.style)} drawings, twins {same}", flush=True)
 
-    clock, total, hits = Clock(accelerator, args.seconds), torch.zeros((), device=device), []
-    last = (0, time.monotonic())
-    while (progress := clock.progress()) < 1 and clock.step <= args.steps:
-        set_rate(optimizer, learning_rate(progress, args.rate))
-        crops, drawing = practice_crops(drawings, args.batch, args.seed * 10**9 + clock.step, ae, args.share)
+    def loss(model: nn.Module, step: int) -> Tensor:
+        """Eq. (9.4)."""
+        crops, drawing = practice_crops(drawings, args.batch, seed_of(args.seed, step), ae, args.share)
         image, text, scale = model(crops, tokens[drawing])
-        loss = contrastive_loss(image, text, drawing, scale)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update()
-        total += loss.detach()
-        if clock.step == 20:  # warm by now
-            clock.restart()
-        if clock.step % args.report == 0:
-            with torch.no_grad():  # among the batch's texts
-                hits = (drawing[(image @ text.T).argmax(dim=1)] == drawing).float().mean().item()
-            now = time.monotonic()
-            ms, value = 1000 * (now - last[1]) / (clock.step - last[0]), total.item() / args.report
-            row = [clock.step, round(clock.used), round(value, 4), round(hits, 4), round(scale.item(), 1), round(ms, 1)]
-            csv.writer(log).writerow(row)
-            log.flush()
-            print("step {} {} s loss {} right in the batch {} scale {} {} ms/step".format(*row), flush=True)
-            if not math.isfinite(value):
-                raise FloatingPointError("the loss is not a number any more; try a smaller --rate")
-            last = (clock.step, now)
-            total.zero_()
+        return contrastive_loss(image, text, drawing, scale)
 
-    noted = {"steps": str(clock.step), "batch": str(args.batch), "seed": str(args.seed)}
+    @torch.no_grad()
+    def look(step: int) -> list[float]:
+        """How many crops of a batch find their text among those of the batch, and s of Eq. (9.4)."""
+        crops, drawing = practice_crops(drawings, args.batch, seed_of(args.seed, step), ae, args.share)
+        image, text, scale = average.module(crops, tokens[drawing])
+        found = drawing[(image @ text.T).argmax(dim=1)] == drawing
+        return [float(found.float().mean()), float(scale)]
+
+    steps = run.train(loss, look, columns=("right", "scale"), ready=20)
+
+    noted = {"steps": str(steps), "batch": str(args.batch), "seed": str(args.seed)}
     save_rows8(average.module.state_dict(), args.out / "judge.safetensors", noted)
     save_index(drawings, same, args.out / "index.json")
     bench = load_bench(args.out, device)  # what is measured is what ships
     scenes = draw_scenes(drawings, args.measure, seed=2025, unseen=True)
-    report = noted | {"seconds": round(clock.used), "measured_on": args.measure}
+    report = noted | {"seconds": round(run.clock.used), "measured_on": args.measure}
     report["real"] = accuracy(bench, drawings, scenes)
     report["after_ae"] = accuracy(bench, drawings, scenes, ae)
     (args.out / "judge.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report), flush=True)
-    log.close()
     accelerator.end_training()
 
 
