@@ -2,7 +2,8 @@
 
     python -m flux_edu.bench                   the 12B model with random weights on a GPU; the tiny one on a CPU
     python -m flux_edu.bench --diffusers       the same with diffusers' class beside it (extra: dev)
-    python -m flux_edu.bench --compile --fp8   more arms, GPU only; fp8 needs torchao
+    python -m flux_edu.bench --compile --fp8   more arms, for GPUs; fp8 needs torchao
+    python -m flux_edu.bench --scaling         one evaluation at many sizes and text lengths, the floor beside
 
 A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the
 first step. Every number is the median of several loops after warm-up loops. Random weights take the time of trained
@@ -13,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.beside import Theirs, their_loop
+from flux_edu.beside import Theirs, blocks, in_fp8, their_loop
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
@@ -135,27 +136,14 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of either class: each kind is compiled once, in seconds, where the whole takes minutes."""
-    inner = model.inner if isinstance(model, Theirs) else model
-    names = ("double_blocks", "single_blocks", "transformer_blocks", "single_transformer_blocks")
-    return [block for name in names for block in getattr(inner, name, ())]
-
-
-def in_fp8(model: nn.Module) -> nn.Module:
-    """Linear layers of the blocks in 8-bit floating point, a scale a row: half the bytes, twice the rate."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
-
-    for block in blocks(model):
-        quantize_(block, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
-    return model
-
-
 # ---------------------------------------------------------------- the run
 
 
 def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict[str, float]:
-    """Measure the arms ("ours", "diffusers", each maybe "compiled" or "fp8") and print; returns seconds a step."""
+    """Measure the arms and print; returns seconds a step.
+
+    An arm is "ours" or "diffusers", maybe with "compiled": block by block, torch.compile's default mode, fullgraph.
+    """
     device = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else str(case.device)
     say(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(case.dtype)[6:]}, batch 1")
     say(f"{case.width} × {case.height} pixels = {case.tokens} tokens, {case.txt_tokens} of text, {case.steps} steps")
@@ -197,14 +185,33 @@ def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict
             )
             for block in blocks(model):
                 block._compiled_call_impl = None
-    taken["decode"] = decode(case)
-    say(f"{'decode':<20} {1000 * taken['decode']:8.2f} ms a picture, channels last")
+    for arm in ("decode", *["decode compiled"] * any("compiled" in arm for arm in arms)):
+        taken[arm] = decode(case, compiled=arm != "decode")
+        say(f"{arm:<20} {1000 * taken[arm]:8.2f} ms a picture, channels last")
     return taken
 
 
-def decode(case: Case) -> float:
+def scaling(case: Case, sides: list[int], texts: list[int], say: Callable[[str], None] = print) -> list[float]:
+    """Seconds of one step at each size with the case's text, and for each text at its size, with the floor beside."""
+    cases = [replace(case, width=side, height=side, steps=1) for side in sides]
+    cases += [replace(case, txt_tokens=text, steps=1) for text in texts]
+    model, taken = random_model(case), []
+    say("  side   text   TFLOP        ms   floor, ms")
+    for each in cases:
+        given, (product, kernels) = inputs(each), rates(each)
+        (matrices, attention), steps = work(each), get_schedule(1, each.tokens)
+        floor = matrices / product + attention / max(kernels.values())
+        taken.append(seconds(lambda g=given, s=steps: denoise(model, **g, timesteps=s), case.device, each.loops, 2))
+        tflop = (matrices + attention) / 1e12
+        say(f"{each.width:>6} {each.txt_tokens:>6} {tflop:>7.4g} {1e3 * taken[-1]:>9.2f} {1e3 * floor:>11.2f}")
+    return taken
+
+
+def decode(case: Case, compiled: bool = False) -> float:
     """Seconds in which the autoencoder turns one latent into a picture."""
     ae = randomise(AutoEncoder(case.spec.ae_params).to(case.device, case.dtype)).to(memory_format=torch.channels_last)
+    if compiled:
+        ae.decoder.compile()
     z = torch.randn(1, 16, case.height // 8, case.width // 8, device=case.device, dtype=case.dtype)
     with torch.inference_mode():
         return seconds(lambda: ae.decode(z), case.device, case.loops, case.warm_up)
@@ -222,6 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     top.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
     top.add_argument("--compile", action="store_true", help="each kind of block compiled as well")
     top.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled, as a last arm")
+    top.add_argument("--scaling", action="store_true", help="many sizes and text lengths instead of arms")
     options = top.parse_args(arguments)
     device = pick_device(options.device)
     spec = get_spec(options.model or ("flux-dev" if device.type == "cuda" else "tiny"))
@@ -230,7 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
     text = options.text or spec.txt_tokens
     arms = ["ours", *["diffusers"] * options.diffusers]
     arms += [f"{arm} compiled" for arm in arms] * options.compile + ["ours fp8 compiled"] * options.fp8
-    run(Case(spec, size, size, text, options.steps, device, dtype, options.loops), arms)
+    case = Case(spec, size, size, text, options.steps, device, dtype, options.loops)
+    if options.scaling:
+        scaling(case, [size * i // 4 for i in (1, 2, 3, 4, 6, 8)], [text // i for i in (8, 4, 2)])
+    else:
+        run(case, arms)
     return 0
 
 

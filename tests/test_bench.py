@@ -1,5 +1,6 @@
 """The bench, on a small model: what it counts, that its arms compute the same, and what it says."""
 
+import sys
 import time
 from dataclasses import replace
 
@@ -70,10 +71,26 @@ def test_a_run_says_device_rates_floor_kernel_and_arms():
     assert [line.split()[0] for line in said[-3:]] == ["ours", "diffusers", "decode"]
 
 
+def test_scaling_goes_over_sizes_and_texts():
+    said = []
+    assert len(bench.scaling(case(), [32, 64], [3], said.append)) == 3
+    assert [line.split()[:2] for line in said] == [["side", "text"], ["32", "7"], ["64", "7"], ["48", "3"]]
+
+
+def test_fp8_without_torchao_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match="pip install torchao"):
+        bench.in_fp8(torch.nn.Linear(3, 3))
+
+
 def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
     seen = []
     monkeypatch.setattr(bench, "run", lambda case, arms: seen.append((case, arms)))
     assert bench.main(["--device", "cpu", "--compile", "--diffusers", "--fp8"]) == 0
     [(one, arms)] = seen
     assert one.spec is configs["tiny"] and (one.width, one.dtype, one.txt_tokens) == (128, torch.float32, 32)
+    asked = []
+    monkeypatch.setattr(bench, "scaling", lambda case, sides, texts: asked.append((sides, texts)))
+    assert bench.main(["--device", "cpu", "--scaling"]) == 0
+    assert asked == [([32, 64, 96, 128, 192, 256], [4, 8, 16])]
     assert arms == ["ours", "diffusers", "ours compiled", "diffusers compiled", "ours fp8 compiled"]
