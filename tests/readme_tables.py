@@ -2,8 +2,8 @@
 
 Of the equations' table a person writes number, equation and functions; the links to notebook sections and tests follow
 from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; the minutes are
-those that the notebook names, seconds and memory those of the last `python run.py test`, which leaves them in
-build/executed. README.zh.md has the same tables: of each row it keeps the translated column and takes all else from
+those that the notebook names, seconds and memory those of the last `.ci/run` or `python run.py test`, which leave them
+in build/executed. README.zh.md has the same tables: of each row it keeps the translated column and takes all else from
 README.md, with the English words where a translation is missing (tests/test_readme_zh.py then names the row).
 """
 

@@ -257,11 +257,6 @@ def test_a_wrong_answer_is_diagnosed(number, answer, told):
     assert told in str(diagnosis.value)
 
 
-@pytest.mark.parametrize("number", chapter_16.CHECKS)
-def test_the_solution_passes(number):
-    chapter_16.CHECKS[number](chapter_16.SOLUTIONS[number])
-
-
 SHARE, BLOCKS = [False, True], (0, 64)
 FIGURES = [
     (plots.where_parameters_are, dict(share=SHARE)),

@@ -431,11 +431,6 @@ WRONG["6.4"] = [
 ]
 
 
-@pytest.mark.parametrize("number", exercises.CHECKS)
-def test_the_solution_of_an_exercise_passes(number):
-    exercises.CHECKS[number](exercises.SOLUTIONS[number])
-
-
 @pytest.mark.parametrize(("number", "answer", "told"), [(n, *case) for n, cases in WRONG.items() for case in cases])
 def test_a_wrong_answer_is_told_its_mistake(number, answer, told):
     with pytest.raises(AssertionError, match=told):

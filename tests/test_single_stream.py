@@ -327,11 +327,6 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("number", exercises.CHECKS)
-def test_the_solution_of_an_exercise_passes(number):
-    exercises.CHECKS[number](exercises.SOLUTIONS[number])
-
-
 @pytest.mark.parametrize(("number", "answer", "words"), [(n, *pair) for n, pairs in WRONG.items() for pair in pairs])
 def test_a_wrong_answer_is_diagnosed(number, answer, words):
     with pytest.raises(AssertionError, match=re.escape(words)):
