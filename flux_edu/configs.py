@@ -74,7 +74,7 @@ AE = AutoEncoderParams(
     shift_factor=0.1159,
 )
 TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 channels, see AutoEncoderParams
-    AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.65084, shift_factor=0.12640
+    AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.66696, shift_factor=0.05045
 )
 
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation

@@ -17,7 +17,7 @@ from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
 from flux_edu.train.autoencoder import psnr, round_trip
-from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, draw_scenes, load_drawings, paint
+from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, STYLES, draw_scenes, load_drawings, paint
 from flux_edu.train.pack import CARD, LIMIT, shipped_bytes, shipped_names
 
 STEPS = 3  # what is tested here shows after three steps; the sheets of the model card were painted with 28
@@ -64,7 +64,7 @@ def test_the_latents_factors_in_the_file_are_those_of_the_config():
 
 def test_the_vocabulary_knows_colours_and_styles():
     known = set(json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")))
-    assert {*COLOURS, "twemoji", "3d", "background", "左", "立"} <= known
+    assert {*COLOURS, *STYLES, "background", "左", "立", "贴", "素"} <= known
 
 
 # ---------------------------------------------------------------- the autoencoder

@@ -12,7 +12,7 @@ from flux_edu.plots.style import new_figure
 PROMPTS = (
     "a 3d dog face on a white background",
     "a noto red apple on a blue background",
-    "a twemoji rocket on a yellow background",
+    "a sticker rocket on a yellow background",
     "a flat pizza on a green background",
     "a 3d astronaut on a purple background",
     "a flat robot on a white background",

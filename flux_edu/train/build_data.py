@@ -1,4 +1,9 @@
-"""Fetch six openly licensed sets of emoji and draw them at 128 × 128: `python -m flux_edu.train.build_data`.
+"""Fetch four openly licensed sets of emoji and draw them at 128 × 128: `python -m flux_edu.train.build_data`.
+
+Three of the six styles are drawn by the sets' artists: noto, flat, 3d. The others are made here: pixel and sticker from
+Twemoji's drawings, sketch from Noto's. A style has to be a thing that can be seen, or nobody could say whether a
+drawing that never existed is in it: sets that differ in taste only (Noto, its older version, Twemoji, EmojiOne) teach
+which drawing belongs to which word by heart, and nothing else.
 
 Writes data/emoji: one WebP sheet a style and names.json. Needs npm for fetching and resvg-py for drawing, no GPU.
 Licences and attributions stand in THIRD_PARTY.md.
@@ -13,21 +18,20 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from flux_edu.train.data import SHIPPED, SIXTEEN, SIZE, STYLES, save_drawings
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
-    "blob": "@iconify-json/noto-v1@1.2.5",
     "twemoji": "@iconify-json/twemoji@1.2.5",
     "flat": "@iconify-json/fluent-emoji-flat@1.2.6",
     "3d": "@lobehub/fluent-emoji-3d@1.1.0",
-    "emojione": "@iconify-json/emojione@1.2.3",
     "names": "unicode-emoji-json@0.9.0",
     "words": "cldr-annotations-full@48.2.0",
 }
-MIN_STYLES = 4  # a concept that fewer sets have drawn teaches little about style
+DRAWN = ("noto", "twemoji", "flat", "3d")  # the sets
+MIN_SETS = 3  # a concept that fewer sets have drawn teaches little about style
 
 # What is left out, and why: flags and symbols are signs, not things; of near-identical drawings one is enough.
 NOT_GROUPS = {"Flags", "Component", "Symbols"}
@@ -90,10 +94,10 @@ def rasterise(body: str, box: str) -> Image.Image:
 
 
 def draw(packages: dict[str, Path], things: list[dict]) -> dict[str, dict[int, Image.Image]]:
-    """style → number of the concept → drawing, for every drawing there is."""
-    drawings: dict[str, dict[int, Image.Image]] = {style: {} for style in STYLES}
+    """set → number of the concept → drawing, for every drawing there is."""
+    drawings: dict[str, dict[int, Image.Image]] = {style: {} for style in DRAWN}
     icons = {}
-    for style in set(STYLES) - {"3d"}:
+    for style in ("noto", "twemoji", "flat"):
         root = packages[style] / "package"
         icons[style] = [json.loads((root / name).read_text("utf-8")) for name in ("icons.json", "chars.json")]
     for number, thing in enumerate(things):
@@ -120,6 +124,67 @@ def draw(packages: dict[str, Path], things: list[dict]) -> dict[str, dict[int, I
     return drawings
 
 
+# ---------------------------------------------------------------- styles made from drawings
+
+
+def pixel(drawing: Image.Image, side: int = 16) -> Image.Image:
+    """16 × 16 squares of one colour each, six levels a channel; a square is there or not."""
+    rgba = np.asarray(drawing, float)
+    opacity = rgba[..., 3:] / 255
+    squares = np.concatenate([rgba[..., :3] * opacity, opacity], -1)
+    squares = squares.reshape(side, SIZE // side, side, SIZE // side, 4).mean(axis=(1, 3))
+    colour = (squares[..., :3] / np.maximum(squares[..., 3:], 1e-6) / 51).round() * 51
+    there = (squares[..., 3:] > 0.4) * 255.0
+    small = np.concatenate([np.where(there > 0, colour, 0), there], -1).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(small, "RGBA").resize((SIZE, SIZE), Image.Resampling.NEAREST)
+
+
+def sticker(drawing: Image.Image, margin: int = 7) -> Image.Image:
+    """A little smaller, on white paper cut along its outline, with a thin grey edge."""
+    placed = Image.new("RGBA", (SIZE, SIZE))
+    placed.paste(drawing.resize((SIZE - 2 * margin,) * 2, Image.Resampling.LANCZOS), (margin, margin))
+    outline = placed.getchannel("A").point(lambda opacity: 255 * (opacity > 100))
+
+    def paper(grey: int, blur: float, above: int) -> Image.Image:
+        """All that is near the outline, in one grey."""
+        layer = Image.new("RGBA", (SIZE, SIZE), (grey, grey, grey, 0))
+        wider = outline.filter(ImageFilter.GaussianBlur(blur)).point(lambda near: 255 * (near > above))
+        layer.putalpha(wider.filter(ImageFilter.GaussianBlur(0.8)))
+        return layer
+
+    whole = paper(120, 4.2, 8)
+    whole.alpha_composite(paper(255, 3.2, 12))
+    whole.alpha_composite(placed)
+    return whole
+
+
+def sketch(drawing: Image.Image) -> Image.Image:
+    """Black lines where brightness or opacity change, light grey between them."""
+
+    def change(values: Image.Image) -> np.ndarray:
+        soft = np.asarray(values.filter(ImageFilter.GaussianBlur(1.3)), float)
+        return np.maximum.reduce([np.abs(np.gradient(soft, axis=axis)) for axis in (0, 1)])
+
+    opacity, paper = drawing.getchannel("A"), Image.new("RGBA", drawing.size, "white")
+    paper.alpha_composite(drawing)
+    grey = paper.convert("L")
+    line = ((np.maximum(1.3 * change(grey), 0.9 * change(opacity)) - 4) / 22).clip(0, 1)
+    shade = (0.75 * 255 + 0.25 * np.asarray(grey, float)) * (1 - line) + 45 * line
+    return Image.merge("RGBA", [Image.fromarray(shade.clip(0, 255).astype(np.uint8))] * 3 + [opacity])
+
+
+MADE = {"pixel": ("twemoji", pixel), "sticker": ("twemoji", sticker), "sketch": ("noto", sketch)}
+
+
+def in_styles(drawings: dict[str, dict[int, Image.Image]]) -> dict[str, dict[int, Image.Image]]:
+    """style → number of the concept → drawing: what the sets have drawn, and what is made of it."""
+    made = {
+        style: {number: make(drawing) for number, drawing in drawings[source].items()}
+        for style, (source, make) in MADE.items()
+    }
+    return {style: (drawings | made)[style] for style in STYLES}
+
+
 def choose_shipped(things: list[dict], count: int) -> list[int]:
     """The concepts of the small set that travels with the package: those of the sixteen prompts, then evenly spread."""
     text = " | ".join(SIXTEEN)
@@ -135,8 +200,9 @@ def main() -> None:
     args = parser.parse_args()
     packages = fetch(args.data / "npm")
     things = concepts(packages)
-    drawings = draw(packages, things)
-    often = [i for i in range(len(things)) if sum(i in found for found in drawings.values()) >= MIN_STYLES]
+    drawn = draw(packages, things)
+    often = [i for i in range(len(things)) if sum(i in found for found in drawn.values()) >= MIN_SETS]
+    drawings = in_styles({name: {i: found[i] for i in often if i in found} for name, found in drawn.items()})
 
     def save(folder: Path, numbers: list[int], quality: int) -> None:
         keep = {style: {n: found[i] for n, i in enumerate(numbers) if i in found} for style, found in drawings.items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 SIZE = 128  # pixels a side, of drawings and of pictures
 SHIPPED = Path(str(files("flux_edu"))) / "train" / "drawings"  # a few hundred drawings that travel with the package
-STYLES = ("noto", "blob", "twemoji", "flat", "3d", "emojione")
+STYLES = ("noto", "flat", "3d", "pixel", "sticker", "sketch")
 COLOURS = {
     "white": (255, 255, 255),
     "black": (20, 20, 20),
@@ -35,24 +35,30 @@ COLOURS = {
     "orange": (245, 140, 50),
     "gray": (140, 140, 140),
 }
-CHINESE = dict(zip(COLOURS, "白黑红蓝绿黄紫粉橙灰", strict=True)) | {"flat": "扁平", "3d": "立体"}
+CHINESE = dict(zip(COLOURS, "白黑红蓝绿黄紫粉橙灰", strict=True)) | {
+    "flat": "扁平",
+    "3d": "立体",
+    "pixel": "像素",
+    "sticker": "贴纸",
+    "sketch": "素描",
+}
 ONE, BESIDE, ABOVE = 0, 1, 2  # layouts
 PLACES = {BESIDE: ("left of", "right of", "左边", "右边"), ABOVE: ("above", "below", "上面", "下面")}
 
 SIXTEEN = (
     "a 3d dog face on a white background",
     "a noto red apple on a blue background",
-    "a twemoji rocket on a yellow background",
+    "a sticker rocket on a yellow background",
     "a flat pizza on a green background",
     "a 3d cat face left of a dog face on a pink background",
     "a noto rocket above a house on a black background",
     "a flat fox left of a red apple on a white background",
-    "a blob pizza above a dog face on a yellow background",
+    "a pixel pizza above a dog face on a yellow background",
     "a 3d astronaut on a purple background",
-    "a emojione guitar on a gray background",
-    "a blob cat face with heart-eyes on a red background",
+    "a sketch guitar on a gray background",
+    "a pixel cat face with heart-eyes on a red background",
     "a noto birthday cake left of a wrapped gift on an orange background",
-    "a twemoji tiger face left of a lion on a green background",
+    "a sticker tiger face left of a lion on a green background",
     "a 3d sun above a house on a blue background",
     "a flat robot on a white background",
     "a noto unicorn above a rainbow on a pink background",
@@ -285,7 +291,7 @@ def caption_chinese(
     return text if not colour else ground + ("的" if layout == ONE else "，") + text
 
 
-def captions(drawings: Drawings, scenes: Scenes, seed: int, chinese: float = 0.12) -> list[str]:
+def captions(drawings: Drawings, scenes: Scenes, seed: int, chinese: float = 0.35) -> list[str]:
     """One caption a scene, worded at random: language, order, and now and then no style or no background.
 
     Two drawings of one style name it once, before the first; two styles are always both named, one before each.

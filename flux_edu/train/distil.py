@@ -115,7 +115,7 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
     parser.add_argument("--pool", type=int, default=32768, help="latents a process keeps")
     parser.add_argument("--rank", type=int, default=rank, help="of the difference; the file grows with it")
-    parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the pairs; 0: AdamW alone")
+    parser.add_argument("--muon", type=float, default=4e-3, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
     parser.add_argument("--no-record", action="store_true", help="start kernels one by one on a GPU too")
     return parser

@@ -148,7 +148,7 @@ class Course:
 
 
 def main() -> None:
-    parser = arguments(__doc__, out="runs/schnell", seconds=220, rank=25)
+    parser = arguments(__doc__, out="runs/schnell", seconds=230, rank=24)
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
     parser.add_argument("--small", type=int, default=6, help="steps of the teacher in one of the student's")
     parser.add_argument("--uses", type=int, default=3, help="how often a lesson is learned; making one costs most")

@@ -279,13 +279,13 @@ def load_saved(model: TextToVelocity, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, out="runs/flow", seconds=1200, batch=512, rate=1e-3)
+    parser = arguments(__doc__, out="runs/flow", seconds=900, batch=512, rate=1e-3)
     parser.add_argument("--ae", type=Path, default=Path("runs/autoencoder/ae.safetensors"))
     parser.add_argument("--tokenizer", type=Path, default=Path(str(TINY_FOLDER / "tokenizer.json")))
     parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
-    parser.add_argument("--pool", type=int, default=131072, help="latents a process keeps")
-    parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 of them are replaced")
-    parser.add_argument("--muon", type=float, default=0.0, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
+    parser.add_argument("--pool", type=int, default=65536, help="latents a process keeps")
+    parser.add_argument("--renew", type=int, default=25, help="steps after which 2,048 of them are replaced")
+    parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
     args = parser.parse_args()
 
     accelerator = Accelerator()

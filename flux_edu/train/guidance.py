@@ -122,7 +122,7 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
 
 
 def main() -> None:
-    args = arguments(__doc__, out="runs/dev", seconds=200, rank=23).parse_args()
+    args = arguments(__doc__, out="runs/dev", seconds=230, rank=32).parse_args()
     spec = configs["tiny-dev"]
     stage = Stage(args, spec)
     device, held, empty = stage.device, stage.held, stage.empty

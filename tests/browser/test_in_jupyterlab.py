@@ -176,7 +176,7 @@ def the_schedule_in_the_browser_follows_the_hand(visit):
 def the_playground_paints_what_is_typed(visit):
     panel = visit.page.locator(f"{PANEL} .flux-panel", has=visit.page.get_by_label("prompt")).first
     panel.evaluate(WATCH)
-    wanted = "a twemoji tiger face on a green background"
+    wanted = "a sticker tiger face on a green background"
     field = panel.get_by_label("prompt")
     field.fill(wanted)
     field.press("Enter")
