@@ -93,6 +93,7 @@ def denoise(
     guidance: float = 4.0,
     *,
     img_cond: Float[Tensor, "B L_img extra"] | None = None,
+    img_cond_seq: tuple[Float[Tensor, "B L_ref C"], Float[Tensor, "B L_ref 3"]] | None = None,
     uncond: tuple[Tensor, Tensor] | None = None,
     callback: Callable[[int, float, Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "B L_img C"]:
@@ -103,12 +104,15 @@ def denoise(
     the prompt, both in one batch; with guidance 1 the second half would cancel and is left out. Without `uncond` such
     a model ignores it.
 
-    img_cond is joined to the channels of every token (control and fill models). callback(i, t, x, v) sees every step.
-    The sum is kept in float32: in bfloat16 the first, small steps of a long schedule would change nothing.
+    img_cond is joined to the channels of every token, Eq. (12.1) and (12.2); img_cond_seq, tokens and their ids, to the
+    sequence, Eq. (12.3), and what the model says of them is cut off. callback(i, t, x, v) sees every step. The sum is
+    kept in float32: in bfloat16 the first, small steps of a long schedule would change nothing.
     """
     if len(timesteps) < 1:
         raise ValueError("timesteps is empty; pass the noise levels of get_schedule, N + 1 numbers for N steps")
-    dtype, B = model.img_in.weight.dtype, img.shape[0]
+    dtype, (B, L) = model.img_in.weight.dtype, img.shape[:2]
+    if img_cond_seq is not None:
+        img_ids = torch.cat([img_ids, img_cond_seq[1]], dim=1)
     two_passes = uncond is not None and guidance != 1
     if two_passes:  # first half of the batch without the prompt, second half with it
         txt, vec = torch.cat([uncond[0].expand_as(txt), txt]), torch.cat([uncond[1].expand_as(vec), vec])
@@ -118,9 +122,10 @@ def denoise(
     x = img.float()
     for i, (t, t_next) in enumerate(zip(timesteps[:-1], timesteps[1:], strict=True)):
         tokens = x if img_cond is None else torch.cat([x, img_cond], dim=-1)
+        tokens = tokens if img_cond_seq is None else torch.cat([tokens, img_cond_seq[0]], dim=1)
         tokens = tokens.repeat(2 if two_passes else 1, 1, 1).to(dtype)
         level = torch.full((len(vec),), t, dtype=torch.float32, device=img.device)
-        v = model(tokens, img_ids, txt, txt_ids, level, vec, w).float()
+        v = model(tokens, img_ids, txt, txt_ids, level, vec, w)[:, :L].float()
         if two_passes:
             v = guide(v[:B], v[B:], guidance)
         if callback:

@@ -11,7 +11,7 @@ from flux_edu import predict
 from flux_edu.predict import Ask, questions
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-ASKED = [f"{number:02}" for number in range(1, 12)] + ["15", "16"]
+ASKED = [f"{number:02}" for number in range(1, 13)] + ["15", "16"]
 each_question = pytest.mark.parametrize("question", questions(), ids=lambda q: f"{q.notebook} {q.measure.__name__}")
 
 

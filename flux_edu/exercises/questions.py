@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flux_edu import atlas, plots
 from flux_edu.attention import QKNorm, attention_weights
+from flux_edu.budget import transformer_inputs
 from flux_edu.configs import TINY, configs
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.flux2 import Flux2, Flux2Params, make_ids
@@ -28,6 +29,7 @@ from flux_edu.rope import EmbedND
 from flux_edu.sampling import denoise, euler_step, guide, image_to_image_start
 from flux_edu.schedule import get_lin_function, get_schedule, time_shift
 from flux_edu.single_stream import SingleStreamBlock
+from flux_edu.tools import fill_cond
 from flux_edu.train.few_steps import walk
 from flux_edu.train.flow import logit_normal
 
@@ -424,19 +426,22 @@ def float_error() -> float:
 @ask(
     "07",
     "Where order comes from",
-    "“a cat left of a dog” and “a dog left of a cat” have the same words. How alike are the sets of vectors that T5"
-    " gives for them, whatever their order?",
+    "T5 reads “a 3d cat face left of a dog face”, CLIP “a 3d dog face left of a cat face”, with the same background. T5"
+    " gives one vector a word, CLIP one for the whole text. Whose order does the tiny FLUX's velocity follow?",
     {
-        "the same set": lambda m: m < 1e-3,
-        "different: a word's vector knows its neighbours": lambda m: m > 0.01,
+        "T5's": lambda m: m < 0.2,
+        "CLIP's": lambda m: m > 0.8,
+        "neither: it lies half-way": lambda m: 0.2 <= m <= 0.8,
     },
-    "The nearest partners differ by {:.0%} of their length on average.",
-    "T5 has attention and positions of its own. The order of the words is in what each vector says.",
+    "It goes {:.0%} of the way from T5's order to CLIP's.",
+    "Either could carry the order. Trained together, in this model CLIP does; T5's vectors name the things.",
 )
-def sets_of_vectors() -> float:
-    t5 = tiny().t5
-    a, b = (t5([text])[0, :8] for text in ("a cat left of a dog", "a dog left of a cat"))
-    return float((torch.cdist(a, b).amin(1) / a.norm(dim=-1)).mean())
+def whose_order() -> float:
+    other = CATS.replace("cat", "?").replace("dog", "cat").replace("?", "dog")
+    at_t5, at_clip = velocity(CATS), velocity(other)
+    mixed = velocity(CATS, y=tiny().clip([other]))
+    way = at_clip - at_t5
+    return float(((mixed - at_t5) * way).sum() / way.square().sum())
 
 
 @ask(
@@ -624,6 +629,67 @@ def one_for_many() -> float:
     end = walk(teacher, x, t, t_next, 5)
     candidates = [met[0], torch.stack(met).mean(0), met[-1]]
     return min(range(3), key=lambda i: float((x - 0.25 * candidates[i] - end).norm()))
+
+
+# ---------------------------------------------------------------- 12
+
+
+@ask(
+    "12",
+    "Eq. 12.2 · Fill: a picture with a hole",
+    "A token of Fill covers 16 × 16 pixels. How many of its channels tell which of these are to be painted?",
+    {"1, a share": lambda m: m == 1, "64, as the latent has": lambda m: m == 64, "256": lambda m: m == 256},
+    "{:.0f} channels.",
+    "One number a pixel: 8 × 8 to a place of the latent, 2 × 2 places to a token. Nothing of the mask is lost.",
+)
+def mask_channels() -> float:
+    z, mask = torch.zeros(1, 16, 2, 2), torch.ones(1, 1, 16, 16)
+    return fill_cond(z, mask).shape[-1] - patchify(z).shape[-1]
+
+
+@ask(
+    "12",
+    "Eq. 12.3 · Kontext: another picture, after this one",
+    "Kontext appends 4,096 tokens of a reference to the 4,096 of the picture. How many times the work is a step?",
+    {
+        "less than twice": lambda m: m < 1.95,
+        "a little more than twice": lambda m: 1.95 <= m < 2.6,
+        "four times": lambda m: m >= 2.6,
+    },
+    "{:.2f} times.",
+    "The linear layers do not quite double, as there is the text, and attention grows with the square. At this size it"
+    " is a fifth of the work.",
+)
+def price_of_a_reference() -> float:
+    with torch.device("meta"):
+        model = Flux(configs["flux-dev"].params)
+    work = []
+    for L in (4096, 8192):
+        x = {key: each.to("meta") for key, each in transformer_inputs(model, L, 512).items()}
+        with FlopCounterMode(display=False) as counter:
+            model(**x)
+        work.append(counter.get_total_flops())
+    return work[1] / work[0]
+
+
+@ask(
+    "12",
+    "Eq. 12.4 · Redux: a picture in place of words",
+    "Redux appends the tokens of a picture to the text. Somebody shuffles them. The velocity …",
+    {
+        "stays: FLUX sees no order in them": lambda m: m < 1e-3,
+        "changes a little": lambda m: 1e-3 <= m < 0.5,
+        "is another one altogether": lambda m: m >= 0.5,
+    },
+    "It moves by {:.0e} of its length.",
+    "All text stands at the origin, where rotations are none. What had an order has to say so itself.",
+)
+def shuffled_picture() -> float:
+    flux, text = tiny("tiny-schnell").model, seeded(1, 20, 256)
+    noise, ids = seeded(1, 64, 64, seed=1), make_img_ids(1, 8, 8)
+    order = torch.cat([torch.arange(5), 5 + torch.randperm(15, generator=torch.Generator().manual_seed(2))])
+    rest = (make_txt_ids(1, 20), torch.tensor([0.6]), seeded(1, 256, seed=3))
+    return apart(flux(noise, ids, text, *rest), flux(noise, ids, text[:, order], *rest))
 
 
 # ---------------------------------------------------------------- 15

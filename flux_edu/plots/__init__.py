@@ -79,9 +79,12 @@ from flux_edu.plots.chapter_08 import round_trip_mistakes as round_trip_mistakes
 from flux_edu.plots.chapter_08 import sizes_inside as sizes_inside
 from flux_edu.plots.chapter_08 import stride_two as stride_two
 from flux_edu.plots.chapter_09 import blob_velocity as blob_velocity
+from flux_edu.plots.chapter_09 import compose as compose
 from flux_edu.plots.chapter_09 import composed as composed
 from flux_edu.plots.chapter_09 import draw_blobs as draw_blobs
+from flux_edu.plots.chapter_09 import full_run as full_run
 from flux_edu.plots.chapter_09 import gaussian_floor as gaussian_floor
+from flux_edu.plots.chapter_09 import history_by_level as history_by_level
 from flux_edu.plots.chapter_09 import live_loss as live_loss
 from flux_edu.plots.chapter_09 import logit_normal_density as logit_normal_density
 from flux_edu.plots.chapter_09 import logit_normal_levels as logit_normal_levels
@@ -102,6 +105,10 @@ from flux_edu.plots.chapter_11 import distance_by_steps as distance_by_steps
 from flux_edu.plots.chapter_11 import few_step_walks as few_step_walks
 from flux_edu.plots.chapter_11 import off_the_chord as off_the_chord
 from flux_edu.plots.chapter_11 import toy_walk as toy_walk
+from flux_edu.plots.chapter_12 import box as box
+from flux_edu.plots.chapter_12 import fill_inputs as fill_inputs
+from flux_edu.plots.chapter_12 import kontext_sizes as kontext_sizes
+from flux_edu.plots.chapter_12 import two_planes as two_planes
 from flux_edu.plots.chapter_13 import bfloat16_times as bfloat16_times
 from flux_edu.plots.chapter_13 import cost_of_a_picture as cost_of_a_picture
 from flux_edu.plots.chapter_13 import lost_steps as lost_steps

@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
     parser.add_argument("--pool", type=int, default=65536, help="latents a process keeps")
     parser.add_argument("--renew", type=int, default=25, help="steps after which 2,048 of them are replaced")
-    parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon for the blocks' matrices; 0: AdamW alone")
+    parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon, for blocks' matrices; 0: AdamW alone")
     args = parser.parse_args()
 
     accelerator = Accelerator()

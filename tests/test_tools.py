@@ -1,0 +1,257 @@
+"""Chapter 12: what goes in beside the text, against diffusers' packing, and the network that reads it."""
+
+import diffusers
+import pytest
+import torch
+from answers import told
+from einops import rearrange
+from torch.nn import functional as F
+
+from flux_edu import lora, patchify, plots, sampling, tools
+from flux_edu.checkpoint import CheckpointError, load_strict
+from flux_edu.model import Flux, FluxParams
+from flux_edu.rope import EmbedND, apply_rope
+
+
+def small(in_channels: int = 8) -> Flux:
+    torch.manual_seed(5)
+    shape = dict(vec_in_dim=6, context_in_dim=10, hidden_size=24, mlp_ratio=2.0, num_heads=2, depth=1)
+    rest = dict(depth_single_blocks=1, axes_dim=(2, 4, 6), theta=100, qkv_bias=True, guidance_embed=False)
+    return Flux(FluxParams(in_channels=in_channels, out_channels=8, **shape, **rest)).requires_grad_(False)
+
+
+def pack(x: torch.Tensor) -> torch.Tensor:
+    """diffusers' way of making tokens."""
+    return diffusers.FluxPipeline._pack_latents(x, len(x), x.shape[1], *x.shape[2:])
+
+
+# ---------------------------------------------------------------- channels
+
+
+@pytest.mark.equation("12.1")
+def test_a_control_picture_lies_beside_the_noise_of_the_same_place():
+    z = torch.randn(2, 16, 6, 10)
+    assert torch.equal(tools.control_cond(z), pack(z))
+
+
+@pytest.mark.equation("12.2")
+def test_the_fill_channels_are_those_of_diffusers():
+    """The masked picture, then the mask, as `FluxFillPipeline.prepare_mask_latents` packs them."""
+    z, mask = torch.randn(2, 16, 6, 10), (torch.rand(2, 1, 48, 80) > 0.6).float()
+
+    class Pipeline:
+        vae_scale_factor = 8
+        _pack_latents = staticmethod(diffusers.FluxPipeline._pack_latents)
+
+        class vae:
+            class config:
+                shift_factor, scaling_factor = 0.0, 1.0
+
+    prepare = diffusers.FluxFillPipeline.prepare_mask_latents
+    picture = torch.zeros(2, 3, 48, 80)
+    fake = Pipeline()
+    fake.vae.encode = lambda _: None
+    import diffusers.pipelines.flux.pipeline_flux_fill as module
+
+    before = module.retrieve_latents
+    module.retrieve_latents = lambda *_, **__: z
+    try:
+        theirs, latents = prepare(fake, mask, picture, 2, 16, 1, 48, 80, torch.float32, "cpu", None)
+    finally:
+        module.retrieve_latents = before
+    ours = tools.fill_cond(z, mask)
+    assert ours.shape == (2, 15, 64 + 256)
+    assert torch.equal(ours, torch.cat([latents, theirs], dim=-1))
+
+
+def test_a_mask_is_packed_without_loss_and_by_rows():
+    mask = torch.arange(2 * 16 * 24.0).reshape(2, 1, 16, 24)
+    packed = tools.pack_mask(mask)
+    assert packed.shape == (2, 64, 2, 3)
+    assert packed[1, 5 * 8 + 3, 1, 2] == mask[1, 0, 8 + 5, 16 + 3]
+    assert torch.equal(packed.flatten().sort().values, mask.flatten())
+
+
+def test_what_is_hidden_is_grey():
+    picture, mask = torch.randn(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    mask[..., 4:, :] = 1
+    hidden = tools.hide(picture, mask)
+    assert torch.equal(hidden[..., :4, :], picture[..., :4, :]) and not hidden[..., 4:, :].any()
+
+
+@pytest.mark.parametrize(
+    "mask, words",
+    [
+        (torch.ones(1, 1, 32, 48), r"the mask has 48 × 32 pixels, the picture 48 × 48"),
+        (torch.zeros(1, 1, 48, 48), "the mask is empty"),
+        (torch.full((1, 1, 48, 48), 255.0), "from 255 to 255: 1 is to be painted"),
+    ],
+)
+def test_a_wrong_mask_is_answered(mask, words):
+    with pytest.raises(ValueError, match=words):
+        tools.fill_cond(torch.zeros(1, 16, 6, 6), mask)
+
+
+def test_a_widened_network_is_at_first_the_same():
+    model = small()
+    wide = small(20)
+    load_strict(wide, tools.widen_img_in(model.state_dict(), 20))
+    x, ids, txt, y, t = (
+        torch.randn(2, 6, 8),
+        torch.zeros(2, 6, 3),
+        torch.randn(2, 3, 10),
+        torch.randn(2, 6),
+        torch.rand(2),
+    )
+    extra = torch.randn(2, 6, 12)
+    rest = (ids, txt, torch.zeros(2, 3, 3), t, y)
+    torch.testing.assert_close(wide(torch.cat([x, extra], -1), *rest), model(x, *rest))
+    # a control LoRA of the published layout goes on top of that
+    pair = {"img_in.lora_A.weight": torch.randn(2, 20), "img_in.lora_B.weight": torch.randn(24, 2)}
+    merged = lora.merge(tools.widen_img_in(model.state_dict(), 20), pair)
+    torch.testing.assert_close(
+        merged["img_in.weight"],
+        F.pad(model.img_in.weight, (0, 12)) + pair["img_in.lora_B.weight"] @ pair["img_in.lora_A.weight"],
+    )
+    with pytest.raises(CheckpointError, match="takes 20 channels already"):
+        tools.widen_img_in(merged, 8)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.equation("12.3")
+def test_a_reference_keeps_its_rows_and_columns_and_has_a_plane_of_its_own():
+    z = torch.randn(2, 16, 4, 6)
+    tokens, ids = tools.reference_tokens(z)
+    assert torch.equal(tokens, pack(z))
+    theirs = diffusers.FluxKontextPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32)
+    theirs[..., 0] = 1  # as FluxKontextPipeline.prepare_latents sets it
+    assert torch.equal(ids, theirs.expand(2, -1, -1))
+
+
+def test_the_kontext_sizes_are_those_of_diffusers():
+    from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+
+    assert [*tools.KONTEXT_SIZES] == PREFERRED_KONTEXT_RESOLUTIONS
+    assert tools.kontext_size(512, 512) == (1024, 1024)
+    assert tools.kontext_size(1920, 1080) == (1392, 752)
+    assert tools.kontext_size(1, 100) == (672, 1568)
+    with pytest.raises(ValueError, match="at least 1"):
+        tools.kontext_size(0, 5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_denoise_joins_channels_and_tokens(guidance):
+    """Two steps by hand: what is joined is the model's input at every step, and only the picture's tokens move."""
+    model, wide = small(), small(13)
+    noise, txt, y = torch.randn(1, 6, 8), torch.randn(1, 3, 10), torch.randn(1, 6)
+    ids, txt_ids = patchify.make_img_ids(1, 2, 3), torch.zeros(1, 3, 3)
+    reference = torch.randn(1, 4, 8), patchify.make_img_ids(1, 2, 2) + torch.tensor([1.0, 0, 0])
+    cond, times = torch.randn(1, 6, 5), [1.0, 0.7, 0.2]
+    empty = torch.randn(1, 3, 10), torch.randn(1, 6)
+
+    def walk(step):
+        x = noise
+        for t, t_next in zip(times[:-1], times[1:], strict=True):
+            level = torch.tensor([t])
+            v_empty, v = step(x, empty[0], level, empty[1]), step(x, txt, level, y)
+            x = x + (t_next - t) * (v_empty + guidance * (v - v_empty))
+        return x
+
+    def beside(x, txt, t, y):
+        return wide(torch.cat([x, cond], -1), ids, txt, txt_ids, t, y)
+
+    def after(x, txt, t, y):
+        return model(torch.cat([x, reference[0]], 1), torch.cat([ids, reference[1]], 1), txt, txt_ids, t, y)[:, :6]
+
+    how = dict(timesteps=times, guidance=guidance, uncond=empty)
+    x = sampling.denoise(wide, noise, ids, txt, txt_ids, y, **how, img_cond=cond)
+    torch.testing.assert_close(x, walk(beside), rtol=1e-4, atol=1e-5)
+    x = sampling.denoise(model, noise, ids, txt, txt_ids, y, **how, img_cond_seq=reference)
+    torch.testing.assert_close(x, walk(after), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- text
+
+
+@pytest.mark.equation("12.4")
+def test_redux_is_the_class_of_diffusers():
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+
+    theirs = ReduxImageEncoder(redux_dim=11, txt_in_features=7)
+    ours = tools.Redux(11, 7)
+    load_strict(ours, theirs.state_dict())
+    txt, s = torch.randn(2, 3, 7), torch.randn(2, 5, 11)
+    out = ours(txt, s)
+    assert torch.equal(out[:, :3], txt)
+    torch.testing.assert_close(out[:, 3:], theirs(s).image_embeds)
+
+
+def test_the_published_redux_has_64_million_parameters():
+    with torch.device("meta"):
+        model = tools.Redux()
+    assert sum(p.numel() for p in model.parameters()) == 64_503_808
+
+
+# ---------------------------------------------------------------- exercises and figures
+
+
+def by_blocks(mask):
+    return rearrange(mask, "b 1 (h p) (w q) -> b (h w) (p q)", p=16, q=16)
+
+
+def cells_first(mask):
+    return rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (ph pw p q)", ph=2, pw=2, p=8, q=8)
+
+
+WRONG = [
+    ("12.1", by_blocks, "16 × 16 squares at once"),
+    ("12.1", cells_first, "channel first"),
+    ("12.1", lambda mask: tools.patchify(tools.pack_mask(1 - mask)), "1 marks what is painted anew"),
+    ("12.1", lambda mask: tools.patchify(tools.pack_mask(mask.mT)), "the width for the height"),
+    ("12.2", lambda h, w, index: patchify.make_img_ids(1, h, w)[0], "stands exactly where the picture does"),
+    ("12.2", lambda h, w, index: tools.reference_tokens(torch.zeros(1, 1, 2 * h, 2 * w))[1][0], "a 2"),
+    (
+        "12.2",
+        lambda h, w, index: patchify.make_img_ids(1, h, w)[0] + torch.tensor([index, 0, w]),
+        "moved the reference",
+    ),
+    ("12.2", lambda h, w, index: patchify.make_img_ids(1, h, w)[0].int() + torch.tensor([index, 0, 0]), "float32"),
+    ("12.3", lambda W, A, B, scale: W + B @ A, "the scale is missing"),
+    ("12.3", lambda W, A, B, scale: W + scale * (B @ A).T, "transpose"),
+    ("12.3", lambda W, A, B, scale: W + (scale * B) @ (scale * A), "scale²"),
+    ("12.3", lambda W, A, B, scale: scale * (W + B @ A), "the base stays whole"),
+]
+
+
+@pytest.mark.parametrize("number, answer, diagnosis", WRONG)
+def test_a_usual_mistake_is_named(number, answer, diagnosis):
+    printed = told(number, answer)
+    assert printed.startswith("✗") and diagnosis in printed, printed
+
+
+@pytest.mark.parametrize(
+    "draw, values, words",
+    [
+        (plots.fill_inputs, {"left": 0, "top": 0, "side": 128}, "100% of the pixels are masked"),
+        (plots.fill_inputs, {"left": 120, "top": 120, "side": 1}, "0% of the pixels"),
+        (plots.kontext_sizes, {"width": 256, "height": 3840}, "672 × 1568"),
+        (plots.kontext_sizes, {"width": 3840, "height": 256}, "1568 × 672"),
+        (plots.two_planes, {"index": 0, "row": 4}, "(0, 4, c): 1.000"),
+        (plots.two_planes, {"index": 4, "row": 8}, "(4, 8, c)"),
+    ],
+)
+def test_figures_at_their_ends(draw, values, words):
+    assert words in draw(**values).get_label()
+
+
+def test_the_score_in_another_plane_is_that_of_the_rotations():
+    """The figure's number against vectors turned by the tiny FLUX's own embedder."""
+    ids = torch.tensor([[[0.0, 4, 4], [1, 4, 4], [1, 4, 7]]])
+    ones = torch.ones(1, 1, 3, 64)
+    turned, _ = apply_rope(ones, ones, EmbedND(64, 10_000, (8, 28, 28))(ids))
+    scores = (turned[0, 0, 0] @ turned[0, 0].T) / 64
+    label = plots.two_planes(1, 4, 4).get_label()
+    assert f"(1, 4, c): {scores[1]:.3f} at column 4" in label
+    assert plots.two_planes(1, 4, 7).get_label().count(f"{scores[2]:.3f} at column 7") == 1
