@@ -154,7 +154,7 @@ def test_the_density_is_one_in_all_and_its_tail_is_the_share():
 
 def test_a_composed_scene_says_what_is_held_out():
     assert figures.why_held_out("one", "flat", "pizza", "fox", "yellow") == ["pizza on yellow"]
-    assert figures.why_held_out("above", "emojione", "fox", "pizza", "blue") == ["emojione pizza"]
+    assert figures.why_held_out("above", "sticker", "fox", "guitar", "blue") == ["sticker guitar"]
     label = figures.composed("left of", "flat", "fox", "dog face", "black").get_label()
     assert "Held out: dog face on black, fox with dog face." in label
     assert "Training may see this" in figures.composed().get_label()
@@ -181,6 +181,8 @@ DRAWN = [
     (plots.where_walks_end, {"ends": {"one": torch.zeros(9, 2), "two": torch.ones(9, 2)}}),
     (plots.loss_by_level, {"curves": {"measured": ([0.1, 0.5, 0.9], [0.9, 0.2, 0.5])}}),
     (plots.run_history, {"steps": [250, 500], "losses": [0.5, 0.3], "held_out": {500: 0.35}}),
+    (plots.history_by_level, {"run": plots.full_run()}),
+    (plots.history_by_level, {"run": plots.full_run(), "mark": (2000, 3000)}),
 ]
 
 
@@ -191,6 +193,16 @@ def test_figures_are_drawn_and_described(draw, values):
     assert len(figure.get_label()) > 40
     for ax in figure.axes:
         assert not ax.axison or ax.get_xlabel(), draw.__name__
+
+
+def test_the_full_run_is_read_whole():
+    run = plots.full_run()
+    assert (
+        list(run)[:4] == ["step", "seconds", "loss", "held-out"] and len({len(column) for column in run.values()}) == 1
+    )
+    assert all(np.all(np.diff(run[name]) > 0) for name in ("step", "seconds"))
+    levels = np.array([column[3:] for name, column in run.items() if name[0].isdigit()])
+    assert levels.min() < run["held-out"][-1] < levels.max()  # a mean over levels lies between them
 
 
 def test_a_panel_of_every_slider():

@@ -176,6 +176,36 @@ def live_loss(losses: Sequence[float] = (2.0,), total: int = 80, smooth: int = 1
     return fig
 
 
+FULL_RUN = """
+ step  seconds  loss    held-out  0.05   0.25   0.55   0.75   0.95   1.00
+  250       11  0.9136  nan       nan    nan    nan    nan    nan    nan
+  500       22  0.2797  nan       nan    nan    nan    nan    nan    nan
+  750       35  0.2402  nan       nan    nan    nan    nan    nan    nan
+ 1000       49  0.2249  0.2055    0.487  0.199  0.181  0.214  0.260  0.304
+ 2000      122  0.1963  0.1808    0.448  0.177  0.160  0.185  0.232  0.300
+ 3000      174  0.1774  0.1613    0.434  0.169  0.147  0.162  0.182  0.250
+ 4000      227  0.1639  0.1472    0.427  0.164  0.136  0.143  0.157  0.209
+ 5000      280  0.1547  0.1364    0.423  0.160  0.125  0.129  0.140  0.199
+ 6000      333  0.1470  0.1285    0.419  0.157  0.117  0.119  0.134  0.191
+ 7000      386  0.1407  0.1225    0.416  0.154  0.111  0.111  0.127  0.187
+ 8000      438  0.1359  0.1179    0.415  0.151  0.107  0.107  0.122  0.181
+ 9000      493  0.1325  0.1148    0.414  0.149  0.104  0.104  0.121  0.177
+10000      553  0.1295  0.1111    0.413  0.147  0.099  0.099  0.116  0.171
+11000      611  0.1241  0.1086    0.410  0.144  0.095  0.096  0.114  0.174
+12000      665  0.1190  0.1058    0.407  0.142  0.092  0.093  0.112  0.175
+13000      720  0.1139  0.1032    0.404  0.140  0.090  0.091  0.111  0.170
+14000      772  0.1097  0.1014    0.401  0.138  0.088  0.089  0.110  0.165
+15000      826  0.1063  0.0996    0.400  0.137  0.086  0.087  0.109  0.162
+16000      883  0.1032  0.0984    0.399  0.136  0.085  0.085  0.108  0.159
+"""  # of the run that made the tiny FLUX's weights; under a number: the held-out loss at that noise level
+
+
+def full_run() -> dict[str, np.ndarray]:
+    """The columns of `FULL_RUN` by name; what was not measured is nan."""
+    head, *rows = FULL_RUN.strip().splitlines()
+    return dict(zip(head.split(), np.array([row.split() for row in rows], float).T, strict=True))
+
+
 def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[int, float], ends: str = "") -> Figure:
     """A long run's losses over its steps, both axes logarithmic, with what was measured on held-out combinations."""
     fig, ax = new_figure(width=7, height=3.2)
@@ -196,6 +226,34 @@ def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[in
     ax.set(xlabel="step (logarithmic)", ylabel="loss (logarithmic)")
     ax.legend(fontsize=8, frameon=False)
     fig.set_label(f"The full run's loss {told}. {ends}".strip())
+    return fig
+
+
+def history_by_level(run: dict[str, np.ndarray], mark: tuple[float, float] | None = None) -> Figure:
+    """A run's held-out loss at several noise levels apart, over its steps, both axes logarithmic; `mark` is shaded."""
+    names = [name for name in run if name.replace(".", "").isdigit()]
+    measured = ~np.isnan(run[names[0]])
+    steps = run["step"][measured]
+    fig, ax = new_figure(width=7, height=3.6)
+    if mark:
+        ax.axvspan(*mark, color="#eeeeee", lw=0)
+    told = []
+    for name, color, marker in zip(names, (SKY, BLUE, GREEN, ORANGE, RED, PINK), "osD^vP", strict=False):
+        losses = run[name][measured]
+        ax.loglog(steps, losses, marker + "-", color=color, ms=3.5, lw=1.2, label=f"t = {name}")
+        told.append(f"t = {name}: {losses[0]:.3f} to {losses[-1]:.3f}")
+    values = np.stack([run[name][measured] for name in names])
+    ticks = [x for x in (0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1) if values.min() * 0.8 <= x <= values.max() * 1.2]
+    ax.set_yticks(ticks, [f"{x:g}" for x in ticks])
+    marks = [x for x in (1000 * 2**i for i in range(10)) if steps[0] <= x <= steps[-1] * 1.1]
+    ax.set_xticks(marks, [f"{x:,}" for x in marks])
+    ax.minorticks_off()
+    ax.set(xlabel="step (logarithmic)", ylabel="held-out loss (logarithmic)")
+    ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, columnspacing=1.2)
+    between = f" Steps {mark[0]:,} to {mark[1]:,} are shaded." if mark else ""
+    fig.set_label(
+        f"Held-out loss from step {steps[0]:,.0f} to {steps[-1]:,.0f}, by noise level: {'; '.join(told)}.{between}"
+    )
     return fig
 
 
