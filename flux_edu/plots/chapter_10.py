@@ -58,7 +58,7 @@ def count_difference(rank: int, name: str = "tiny-dev") -> tuple[int, int, int]:
     return sum(p.numel() for p in model.parameters()) - whole, low_rank, whole
 
 
-def difference_size(rank: int = 23) -> Figure:
+def difference_size(rank: int = 32) -> Figure:
     """How many numbers a difference of this rank takes, beside the model that it changes."""
     model, low_rank, whole = count_difference(rank)
     counts = {"the tiny FLUX": model, f"B and A, rank {rank}": low_rank, "guidance_in, whole": whole}
