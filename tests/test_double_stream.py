@@ -383,7 +383,7 @@ WEIGHTS = (2 * torch.randn(3, 11, 11, generator=torch.Generator().manual_seed(2)
         *(partial(plots.time_embedding, t=t) for t in (0.0, 0.5, 1.0)),
         plots.rounded_times,
         partial(plots.terms_of_vec, {"without time": TIMES, "without text": TIMES / 2}, TIMES),
-        *(partial(plots.guidance_number, torch.linspace(1, 30, 59), torch.linspace(0, 1, 59), w=w) for w in (1, 30)),
+        *(partial(plots.guidance_number, torch.linspace(1, 6, 21), {"t = 1": torch.ones(21)}, w=w) for w in (1, 6)),
         *(partial(plots.modulated_token, shift=x, scale=x, gate=x) for x in (-2, 2)),
         *(partial(plots.modulation_along_t, NUMBERS, TIMES, t, b, s) for t, b, s in ((0, 0, "txt"), (1, 2, "img"))),
         partial(plots.scores_before_and_after, 9 * WEIGHTS, WEIGHTS),

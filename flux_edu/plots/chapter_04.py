@@ -78,14 +78,16 @@ def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], times: Float[Tensor, "T
     for (name, change), color in zip(changes.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
         ax.plot(times, 100 * change, "o-", ms=3.5, color=color, label=name)
     ax.set(xlabel="noise level t", ylabel="change of the velocity, %", ylim=(0, None))
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     told = ", ".join(f"{name}: {c.min():.0%} to {c.max():.0%}" for name, c in changes.items())
     fig.set_label(f"Relative change of the velocity over the noise level. {told}.")
     return fig
 
 
-def guidance_number(numbers: Float[Tensor, "W"], change: Float[Tensor, "W"], w: float = 3.5, dim: int = 256) -> Figure:
-    """A guidance number as sinusoids, and how the velocity of an (untrained) model moves with it."""
+def guidance_number(
+    numbers: Float[Tensor, "W"], changes: dict[str, Float[Tensor, "W"]], w: float = 3.5, dim: int = 256
+) -> Figure:
+    """A guidance number as sinusoids, and how far a model's velocities move with it, a curve a noise level."""
     emb = timestep_embedding(torch.tensor([w, 1.0]), dim)
     at = int((numbers - w).abs().argmin())
     fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9)
@@ -94,14 +96,16 @@ def guidance_number(numbers: Float[Tensor, "W"], change: Float[Tensor, "W"], w: 
     left.set_yticks([0, 1], [f"emb({w:g})", "emb(1)"])
     left.set(xlabel=f"channel ({dim // 2} cosines, then {dim // 2} sines)", xticks=[0, dim // 2, dim])
     left.set_title(f"w = {w:g} goes in as {1000 * w:,.0f}", fontsize=10)
-    right.plot(numbers, 100 * change, color=BLUE)
-    right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=8)
+    for (name, change), color in zip(changes.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+        right.plot(numbers, 100 * change, color=color, label=f"{name}: {change[at]:.0%}")
+        right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=7)
     right.set(xlabel="guidance w", ylabel="change of the velocity\nagainst w = 1, %")
-    right.set_title(f"untrained model: {change[at]:.1%} at w = {w:g}", fontsize=10)
+    right.legend(fontsize=8, frameon=False, loc="upper left")
     place(fig, 0.1, 0.98, 0.17, wspace=0.27, top=0.89)
+    told = ", ".join(f"{name} {change[at]:.1%}" for name, change in changes.items())
     fig.set_label(
-        f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: the velocity of an untrained model as"
-        f" w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g} it differs by {change[at]:.1%} from that at 1."
+        f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: how far the velocity is"
+        f" from that at w = 1 as w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g}: {told}."
     )
     return fig
 

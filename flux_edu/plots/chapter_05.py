@@ -194,9 +194,9 @@ def modulation_moves(
     fig, (left, middle, right) = new_figure(1, 3, width=8.4, height=2.7, width_ratios=(1.5, 1, 1))
     for values, name, colour in ((shift, "shift b", BLUE), (scale, "scale s", ORANGE), (gate, "gate g", GREEN)):
         left.plot(values.numpy(), ".-", color=colour, lw=1, ms=4, label=name)
-    left.set(
-        xlabel="channel (the first ones)", ylabel="modulation", title=f"t = {t:.2f}, w = {w:.1f}", ylim=(-0.45, 0.35)
-    )
+    edge = float(torch.stack([shift, scale, gate]).abs().max())
+    title = f"t = {t:.2f}, w = {w:.1f}"
+    left.set(xlabel="channel (the first ones)", ylabel="modulation", title=title, ylim=(-1.6 * edge, 1.1 * edge))
     left.legend(frameon=False, fontsize=7, ncols=3, loc="lower left")
     for ax, xs, ys, x, name in ((middle, ts, over_t, t, "noise level t"), (right, ws, over_w, w, "guidance w")):
         ax.plot(xs, ys, color=BLUE, lw=1.6)
