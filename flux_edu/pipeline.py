@@ -158,8 +158,8 @@ class FluxGenerator:
     def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
         if self.spec.params.in_channels != self.spec.params.out_channels:
             raise ValueError(
-                f"{self.name} needs a control picture or a mask beside the prompt; pass it to sampling.denoise as"
-                " img_cond"
+                f"{self.name} needs a control picture or a mask beside the prompt; pass what"
+                " tools.control_cond or tools.fill_cond makes of it to sampling.denoise as img_cond"
             )
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")

@@ -368,7 +368,7 @@ def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):
 
 def test_control_models_are_sent_to_denoise(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "spec", configs["flux-dev-canny"])
-    with pytest.raises(ValueError, match="needs a control picture or a mask beside the prompt; pass it to sampling"):
+    with pytest.raises(ValueError, match="needs a control picture or a mask beside the prompt; pass what tools"):
         paint(tiny)
 
 

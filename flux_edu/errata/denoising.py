@@ -99,7 +99,7 @@ ENTRIES = [
         "missing",
         "A second picture as more *channels* of the same tokens: a control image (64 more) for canny and depth, the"
         " masked picture and the mask (64 + 256 more) for fill. Kontext appends *tokens* instead.",
-        ("2.2",), ("06_sampling", "The notes' `img_cond`"),
+        ("12.1", "12.2", "12.3"), ("12_tools", "Eq. 12.1 · Control: another picture of the same place"),
         Check("channels a token for canny, depth, fill", channels_notes, channels_right, (128, 128, 384)),
     ),
     Erratum(

@@ -123,8 +123,8 @@ ENTRIES = [
     Erratum(
         28, PART, "text ids are zero", COORDINATES, "missing",
         "The consequence: $R(0) = I$, so text tokens get no position at all and stand where patch (0, 0) stands."
-        " Shuffle them and the velocity stays exactly the same. Word order reaches FLUX only because T5 has put it"
-        " into each row.",
+        " Shuffle them and the velocity stays exactly the same. Word order reaches FLUX only because an encoder has"
+        " put it into what it hands over: T5 into each row, or CLIP into its vector (notebook 07).",
         ("2.5", "3.2"), ("02_patchify", 'What the notes leave out: the consequence of "目前为0"'),
         Check("shuffling text tokens changes the velocity", order_notes, order_right, False,
               (moved_by_shuffling,)),

@@ -247,8 +247,8 @@ def moved_from_text() -> float:
     "You shuffle the 32 vectors that T5 gives for a prompt, and ask the network again. How far does the velocity move?",
     NOTHING | {"it becomes noise": lambda m: m > 1e6},
     "By {:.1e} of its length.",
-    "All text tokens stand at position (0, 0, 0), and a sum over tokens knows no order. The words are read in their order"
-    " before, by T5 and CLIP.",
+    "All text tokens stand at position (0, 0, 0), and a sum over tokens knows no order. The words are read in their"
+    " order before, by T5 and CLIP.",
 )
 def shuffled_text() -> float:
     order = torch.randperm(32, generator=torch.Generator().manual_seed(1))

@@ -141,7 +141,8 @@ def local_start(t5: T5EncoderModel) -> None:
 
     Left as transformers draws it, the position bias is so small that every token sees the whole text alike, padding
     included, and training never leaves that: the encoder stays a bag of words (`flux_edu.train.order` measures it).
-    A pretrained T5 has learned its positions; one that begins from nothing needs this push.
+    A pretrained T5 has learned its positions; one that begins from nothing needs this push. It is no promise: beside a
+    CLIP that tells the order, a long run may leave T5 without it all the same (notebook 07).
     """
     table = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # buckets × heads
     half, heads = len(table) // 2, table.shape[1]
