@@ -82,7 +82,8 @@ def make_txt_ids(batch: int, length: int) -> Float[Tensor, "B L 3"]:
 
     Eq. (2.5):  id = (0, 0, 0)
 
-    RoPE turns by the angle 0 there, so FLUX itself sees no order among text tokens: what order there is, the text encoders have put in.
+    RoPE turns by the angle 0 there, so FLUX itself sees no order among text tokens: what order there is, the text
+    encoders have put in.
     """
     return torch.zeros(batch, length, 3)
 
