@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure
+from flux_edu.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
 
 GREY = "#767676"
 
@@ -80,7 +80,8 @@ def came_back(x: Float[Tensor, "3 H W"], y: Float[Tensor, "3 H W"], psnr: float,
     _bare(axes[0], as_pixels(x), "before")
     _bare(axes[1], as_pixels(y), f"back: {psnr:.1f} dB")
     _bare(axes[2], off.numpy(), f"difference, at most {off.max():.0f} of 255", cmap="magma", vmin=0, vmax=64)
-    fig.suptitle(caption if caption.isascii() else "a picture with a Chinese caption", fontsize=10)
+    fig.suptitle(caption if caption.isascii() else "a picture with a Chinese caption", fontsize=10, y=0.98)
+    place(fig, left=0.01, right=0.99, bottom=0.02, top=0.8, wspace=0.05)
     fig.set_label(
         f"{caption}: before, after the round trip with {psnr:.1f} dB, and the difference, at most {off.max():.0f} of"
         f" 255 steps at a pixel and {off.mean():.1f} on the average."
