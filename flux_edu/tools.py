@@ -80,7 +80,7 @@ def widen_img_in(state: State, in_channels: int) -> State:
 
 # ---------------------------------------------------------------- more tokens: Kontext
 
-# width, height of the pictures that Kontext was trained on: all near one million pixels, sides multiples of 16
+# width, height that the code of Kontext prefers: all near one million pixels, sides multiples of 16
 KONTEXT_SIZES = (
     *((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104)),
     (1024, 1024),

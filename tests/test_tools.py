@@ -1,9 +1,12 @@
 """Chapter 12: what goes in beside the text, against diffusers' packing, and the network that reads it."""
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 from answers import told
+from diffusers.pipelines.flux import pipeline_flux_fill
 from einops import rearrange
 from torch.nn import functional as F
 
@@ -35,30 +38,16 @@ def test_a_control_picture_lies_beside_the_noise_of_the_same_place():
 
 
 @pytest.mark.equation("12.2")
-def test_the_fill_channels_are_those_of_diffusers():
-    """The masked picture, then the mask, as `FluxFillPipeline.prepare_mask_latents` packs them."""
+def test_the_fill_channels_are_those_of_diffusers(monkeypatch):
+    """The masked picture, then the mask, as `FluxFillPipeline.prepare_mask_latents` packs them; no VAE is at work."""
     z, mask = torch.randn(2, 16, 6, 10), (torch.rand(2, 1, 48, 80) > 0.6).float()
-
-    class Pipeline:
-        vae_scale_factor = 8
-        _pack_latents = staticmethod(diffusers.FluxPipeline._pack_latents)
-
-        class vae:
-            class config:
-                shift_factor, scaling_factor = 0.0, 1.0
-
-    prepare = diffusers.FluxFillPipeline.prepare_mask_latents
-    picture = torch.zeros(2, 3, 48, 80)
-    fake = Pipeline()
-    fake.vae.encode = lambda _: None
-    import diffusers.pipelines.flux.pipeline_flux_fill as module
-
-    before = module.retrieve_latents
-    module.retrieve_latents = lambda *_, **__: z
-    try:
-        theirs, latents = prepare(fake, mask, picture, 2, 16, 1, 48, 80, torch.float32, "cpu", None)
-    finally:
-        module.retrieve_latents = before
+    vae = SimpleNamespace(encode=lambda x: x, config=SimpleNamespace(shift_factor=0.0, scaling_factor=1.0))
+    pack_latents = diffusers.FluxPipeline._pack_latents
+    pipeline = SimpleNamespace(vae_scale_factor=8, vae=vae, _pack_latents=pack_latents)
+    monkeypatch.setattr(pipeline_flux_fill, "retrieve_latents", lambda *_, **__: z)
+    theirs, latents = diffusers.FluxFillPipeline.prepare_mask_latents(
+        pipeline, mask, torch.zeros(2, 3, 48, 80), 2, 16, 1, 48, 80, torch.float32, "cpu", None
+    )
     ours = tools.fill_cond(z, mask)
     assert ours.shape == (2, 15, 64 + 256)
     assert torch.equal(ours, torch.cat([latents, theirs], dim=-1))

@@ -6,13 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-
-def _tensor(got: object, shape: tuple[int, ...], what: str) -> Tensor:
-    assert got is not None, "your function returned nothing: did you forget `return`?"
-    assert isinstance(got, Tensor), f"your function returned a {type(got).__name__}, expected a tensor"
-    assert tuple(got.shape) == shape, f"{what} has shape {tuple(got.shape)}, expected {shape}"
-    return got
-
+from flux_edu.exercises import tensor_of
 
 # ---------------------------------------------------------------- 2.1
 
@@ -52,7 +46,7 @@ def my_patchify(x: Tensor) -> Tensor:
 
 def check_my_patchify(answer: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 3, 10, 14, generator=torch.Generator().manual_seed(2))
-    got = _tensor(answer(x.clone()), (2, 35, 12), "my_patchify of (2, 3, 10, 14)")
+    got = tensor_of(answer(x.clone()), (2, 35, 12), "my_patchify of (2, 3, 10, 14)")
     if torch.equal(got, my_patchify(x)):
         return
     for pattern, told in [
@@ -83,7 +77,7 @@ def my_ids(h: int, w: int, first: float) -> Tensor:
 
 def check_my_ids(answer: Callable[[int, int, float], Tensor]) -> None:
     for h, w, first in [(3, 5, 0.0), (4, 2, 1.0), (2, 300, 1.0)]:
-        got, right = _tensor(answer(h, w, first), (h * w, 3), f"my_ids({h}, {w}, {first})"), my_ids(h, w, first)
+        got, right = tensor_of(answer(h, w, first), (h * w, 3), f"my_ids({h}, {w}, {first})"), my_ids(h, w, first)
         if got.dtype == torch.float32 and torch.equal(got, right):
             continue
         assert got.dtype not in (torch.bfloat16, torch.float16), (
@@ -116,7 +110,7 @@ def repair(tokens: Tensor) -> Tensor:
 def check_repair(answer: Callable[[Tensor], Tensor]) -> None:
     right = torch.randn(2, 5, 28, generator=torch.Generator().manual_seed(4))  # 7 channels
     wrong = rearrange(right, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)
-    got = _tensor(answer(wrong.clone()), (2, 5, 28), "repair of (2, 5, 28)")
+    got = tensor_of(answer(wrong.clone()), (2, 5, 28), "repair of (2, 5, 28)")
     if torch.equal(got, right):
         return
     assert not torch.equal(got, wrong), "the tokens came back unchanged"

@@ -6,19 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _tensor(got: object, shape: tuple[int, ...], what: str) -> Tensor:
-    assert got is not None, "your function returned nothing: did you forget `return`?"
-    assert isinstance(got, Tensor), f"your function returned a {type(got).__name__}, expected a tensor"
-    assert tuple(got.shape) == shape, f"{what} has shape {tuple(got.shape)}, expected {shape}"
-    return got
-
-
-def _name(got: Tensor, mistakes: list[tuple[str, Tensor]], tolerance: float = 1e-5) -> None:
-    """Raise with what is told of the first mistake that gives the same numbers."""
-    for told, wrong in mistakes:
-        assert wrong.shape != got.shape or not torch.allclose(got, wrong, atol=tolerance, rtol=1e-4), told
-
+from flux_edu.exercises import name_mistake, tensor_of
 
 # ---------------------------------------------------------------- 8.1
 
@@ -35,11 +23,11 @@ def check_to_latent(answer: Callable[[Tensor, float, float], Tensor]) -> None:
     assert not isinstance(got, Tensor) or got.shape != moments.shape, (
         f"the latent has {moments.shape[1]} channels, expected 5: half of the moments are log variances, leave them out"
     )
-    got = _tensor(got, (2, 5, 3, 7), "the latent of moments (2, 10, 3, 7)")
+    got = tensor_of(got, (2, 5, 3, 7), "the latent of moments (2, 10, 3, 7)")
     if torch.allclose(got, to_latent(moments, scale, shift), atol=1e-6):
         return
     mean, log_var = moments.chunk(2, dim=1)
-    _name(got, [
+    name_mistake(got, [
         ("you took the second half: those are the log variances, the mean stands first", scale * (log_var - shift)),
         ("you took every other channel: mean and log variance are two halves, not neighbours",
          scale * (moments[:, ::2] - shift)),
@@ -72,11 +60,11 @@ def check_halve(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             f"the output has shape {tuple(got.shape)}: without padding the last row and column are lost"
         )
         assert got.shape[2:] != (10, 14), f"the output has shape {tuple(got.shape)}: the stride of 2 is missing"
-    got = _tensor(got, (2, 5, 5, 7), "half of (2, 3, 10, 14)")
+    got = tensor_of(got, (2, 5, 5, 7), "half of (2, 3, 10, 14)")
     if torch.allclose(got, halve(x, weight, bias), atol=1e-4):
         return
     conv = lambda pad, **kw: F.conv2d(F.pad(x, pad, **kw), weight, bias, stride=2)  # noqa: E731
-    _name(got, [
+    name_mistake(got, [
         ("you padded all round, or above and to the left (the same, as the far zeros are never read): that centres"
          " every output one pixel further up and left than the weights expect", conv((1, 1, 1, 1))),
         ("you padded above and to the right: F.pad counts the last axis first, (left, right, above, below)",
@@ -140,7 +128,7 @@ def group_norm(x: Tensor, groups: int) -> Tensor:
 
 def check_group_norm(answer: Callable[[Tensor, int], Tensor]) -> None:
     x = torch.randn(2, 12, 3, 5, generator=torch.Generator().manual_seed(4)) * torch.arange(1, 13)[:, None, None] + 2
-    got = _tensor(answer(x.clone(), 4), (2, 12, 3, 5), "the norm of (2, 12, 3, 5)")
+    got = tensor_of(answer(x.clone(), 4), (2, 12, 3, 5), "the norm of (2, 12, 3, 5)")
     if torch.allclose(got, group_norm(x, 4), atol=1e-4):
         return
     parts = x.reshape(2, 4, -1)
@@ -149,7 +137,7 @@ def check_group_norm(answer: Callable[[Tensor, int], Tensor]) -> None:
     rms = (parts / parts.square().mean(-1, keepdim=True).sqrt()).reshape(x.shape)
     strided = x.reshape(2, 3, 4, 15).transpose(1, 2).reshape(2, 12, 3, 5)
     strided = group_norm(strided, 4).reshape(2, 4, 3, 15).transpose(1, 2).reshape(x.shape)
-    _name(got, [
+    name_mistake(got, [
         ("that is one channel a group (instance norm): every channel has lost its level. A group is 3 channels here",
          group_norm(x, 12)),
         ("that is one group for all channels; split them into `groups` first", group_norm(x, 1)),

@@ -6,19 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-
-def _tensor(got: object, shape: tuple[int, ...], what: str) -> Tensor:
-    assert got is not None, "your function returned nothing: did you forget `return`?"
-    assert isinstance(got, Tensor), f"your function returned a {type(got).__name__}, expected a tensor"
-    assert tuple(got.shape) == shape, f"{what} has shape {tuple(got.shape)}, expected {shape}"
-    return got
-
-
-def _name(got: Tensor, mistakes: list[tuple[str, Tensor]]) -> None:
-    """Raise with what is told of the first mistake that gives the same numbers."""
-    for told, wrong in mistakes:
-        assert wrong.shape != got.shape or not torch.allclose(got.to(wrong), wrong, atol=1e-5), told
-
+from flux_edu.exercises import name_mistake, tensor_of
 
 # ---------------------------------------------------------------- 12.1
 
@@ -29,10 +17,10 @@ def mask_tokens(mask: Tensor) -> Tensor:
 
 def check_mask_tokens(answer: Callable[[Tensor], Tensor]) -> None:
     mask = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(12))
-    got = _tensor(answer(mask.clone()), (2, 6, 256), "the tokens of a mask (2, 1, 32, 48)")
+    got = tensor_of(answer(mask.clone()), (2, 6, 256), "the tokens of a mask (2, 1, 32, 48)")
     if torch.allclose(got, mask_tokens(mask), atol=1e-6):
         return
-    _name(got, [
+    name_mistake(got, [
         ("you cut 16 × 16 squares at once: first 8 × 8 pixels become the 64 channels of a latent place, then 2 × 2"
          " places a token, channel first", rearrange(mask, "b 1 (h p) (w q) -> b (h w) (p q)", p=16, q=16)),
         ("you put the 2 × 2 places before the channels; a patch is read channel first, (c ph pw)",
@@ -55,12 +43,12 @@ def reference_ids(h: int, w: int, index: int = 1) -> Tensor:
 
 
 def check_reference_ids(answer: Callable[[int, int, int], Tensor]) -> None:
-    got = _tensor(answer(2, 3, 2), (6, 3), "the ids of 2 × 3 tokens")
+    got = tensor_of(answer(2, 3, 2), (6, 3), "the ids of 2 × 3 tokens")
     assert got.is_floating_point(), f"ids are {got.dtype}; they are float32, as RoPE multiplies them with frequencies"
     right = reference_ids(2, 3, 2)
     if torch.allclose(got, right, atol=1e-6):
         return
-    _name(got, [
+    name_mistake(got, [
         ("the first axis is 0: then the reference stands exactly where the picture does",
          right * torch.tensor([0, 1, 1])),
         ("row and column are swapped: the id is (index, row, column)", right[:, [0, 2, 1]]),
@@ -84,10 +72,10 @@ def merged(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
 def check_merged(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
     generator = torch.Generator().manual_seed(3)
     W, A, B = (torch.randn(*shape, generator=generator) for shape in ((6, 6), (2, 6), (6, 2)))
-    got = _tensor(answer(W.clone(), A.clone(), B.clone(), 0.7), (6, 6), "the merged matrix")
+    got = tensor_of(answer(W.clone(), A.clone(), B.clone(), 0.7), (6, 6), "the merged matrix")
     if torch.allclose(got, merged(W, A, B, 0.7), atol=1e-5):
         return
-    _name(got, [
+    name_mistake(got, [
         ("the scale is missing: W + scale · B A", W + B @ A),
         ("you scaled A and B both, so the difference by scale²", W + 0.49 * B @ A),
         ("you scaled W too; the base stays whole, W + scale · B A", 0.7 * (W + B @ A)),

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flux_edu import atlas, plots
 from flux_edu.attention import QKNorm, attention_weights
-from flux_edu.budget import transformer_inputs
 from flux_edu.configs import TINY, configs
+from flux_edu.designs import DESIGNS, flops
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.flux2 import Flux2, Flux2Params, make_ids
 from flux_edu.model import Flux
@@ -650,7 +650,7 @@ def mask_channels() -> float:
 @ask(
     "12",
     "Eq. 12.3 · Kontext: another picture, after this one",
-    "Kontext appends 4,096 tokens of a reference to the 4,096 of the picture. How many times the work is a step?",
+    "Kontext appends 4,096 tokens of a reference to the 4,096 of the picture. How many times the work is one step?",
     {
         "less than twice": lambda m: m < 1.95,
         "a little more than twice": lambda m: 1.95 <= m < 2.6,
@@ -661,15 +661,8 @@ def mask_channels() -> float:
     " is a fifth of the work.",
 )
 def price_of_a_reference() -> float:
-    with torch.device("meta"):
-        model = Flux(configs["flux-dev"].params)
-    work = []
-    for L in (4096, 8192):
-        x = {key: each.to("meta") for key, each in transformer_inputs(model, L, 512).items()}
-        with FlopCounterMode(display=False) as counter:
-            model(**x)
-        work.append(counter.get_total_flops())
-    return work[1] / work[0]
+    alone, beside = (sum(flops(DESIGNS["FLUX.1 dev"], L).values()) for L in (4096, 8192))
+    return beside / alone
 
 
 @ask(

@@ -44,7 +44,7 @@ def fill_inputs(left: int = 40, top: int = 24, side: int = 60, picture: Float[Te
 
 
 def kontext_sizes(width: int = 1920, height: int = 1080) -> Figure:
-    """The sizes that Kontext was trained on, and the one that a picture of width × height is resized to."""
+    """The sizes that Kontext prefers, and the one that a picture of width × height is resized to."""
     chosen = kontext_size(width, height)
     fig, ax = new_figure(width=5.4, height=3.2)
     ax.plot(*zip(*KONTEXT_SIZES, strict=True), "o", color=BLUE, ms=4)

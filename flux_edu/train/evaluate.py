@@ -3,9 +3,8 @@
 Prompts are captions of combinations that no training step has seen, half of one object, half of two, each with its
 style and its colour. Every setting gets the same prompts and the same noise, so that two can be compared prompt by
 prompt. Two judges look at the pictures: the trained one of `judge`, and a strict one that knows nothing but pixels,
-where the drawings themselves are at hand. The trained one forgives blur (it still names four of five things that the
-base paints in one step), the strict one does not (one of six): read them together. Before that both judge real
-pictures, to show how far they can be trusted.
+where the drawings themselves are at hand. The trained one forgives blur, the strict one does not: read them together.
+Before that both judge real pictures, to show how far they can be trusted.
 Several GPUs share the prompts: `torchrun --nproc-per-node 2 -m flux_edu.train.evaluate`.
 """
 
