@@ -10,15 +10,18 @@ from flux_edu.rope import apply_rope
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean x² + 1e-6) ⊙ scale over the last axis, in float32 or better. Zhang & Sennrich, 2019."""
+    """x / sqrt(mean x² + 1e-6) ⊙ scale over the last axis. Zhang & Sennrich, 2019.
+
+    In bfloat16, PyTorch's fused kernel sums the squares in float32 and rounds once, at the end. It wants x and scale of
+    one dtype: under autocast scale is float32, and has to follow.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.rms_norm(wide, wide.shape[-1:], eps=1e-6).to(x.dtype) * self.scale
+        return F.rms_norm(x, x.shape[-1:], self.scale.to(x.dtype), eps=1e-6)
 
 
 class QKNorm(nn.Module):

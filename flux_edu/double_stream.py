@@ -1,7 +1,7 @@
 """Chapter 4, the whole block: two streams of tokens, each with its own weights, that meet in one attention."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, addcmul, nn
 
 from flux_edu.attention import SelfAttention, attention, join_streams, split_heads, split_streams
 from flux_edu.modulation import Modulation, modulate
@@ -59,9 +59,9 @@ class DoubleStreamBlock(nn.Module):
         q, k, v = (join_streams(t, i, dim=2) for t, i in ((txt_q, img_q), (txt_k, img_k), (txt_v, img_v)))
         txt_attn, img_attn = split_streams(attention(q, k, v, pe), txt.shape[1])
 
-        # what attention found, then what the MLP makes of it, each let in by its gate
-        img = img + img_mod1.gate * self.img_attn.proj(img_attn)
-        img = img + img_mod2.gate * self.img_mlp(modulate(img, img_mod2.shift, img_mod2.scale))
-        txt = txt + txt_mod1.gate * self.txt_attn.proj(txt_attn)
-        txt = txt + txt_mod2.gate * self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.scale))
+        # what attention found, then what the MLP makes of it, each let in by its gate: addcmul(x, g, y) is x + g ⊙ y
+        img = addcmul(img, img_mod1.gate, self.img_attn.proj(img_attn))
+        img = addcmul(img, img_mod2.gate, self.img_mlp(modulate(img, img_mod2.shift, img_mod2.scale)))
+        txt = addcmul(txt, txt_mod1.gate, self.txt_attn.proj(txt_attn))
+        txt = addcmul(txt, txt_mod2.gate, self.txt_mlp(modulate(txt, txt_mod2.shift, txt_mod2.scale)))
         return img, txt

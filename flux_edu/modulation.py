@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ def modulate(
 
     Eq. (4.5):  x̃ = (1 + s) ⊙ LN(x) + b
 
-    LN has no parameters of its own and ε = 1e-6; s = b = 0 leaves the plain norm.
+    LN has no parameters of its own and ε = 1e-6; s = b = 0 leaves the plain norm. addcmul(b, x, y) is b + x ⊙ y, in
+    one pass over memory instead of two.
     """
-    return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
+    return torch.addcmul(shift, 1 + scale, F.layer_norm(x, x.shape[-1:], eps=1e-6))

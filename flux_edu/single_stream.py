@@ -38,7 +38,7 @@ class SingleStreamBlock(nn.Module):
         q, k, v = split_heads(qkv, self.num_heads)
         q, k = self.norm(q, k)
         o = self.linear2(torch.cat([attention(q, k, v, pe), self.mlp_act(m)], dim=-1))
-        return x + mod.gate * o
+        return torch.addcmul(x, mod.gate, o)  # x + g ⊙ o, in one pass over memory
 
 
 class LastLayer(nn.Module):
