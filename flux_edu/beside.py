@@ -1,10 +1,29 @@
-"""What `bench` puts beside our transformer: that of diffusers with the same numbers, and 8-bit linear layers."""
+"""What `bench` puts side by side: our loop, diffusers' transformer with the same numbers, and 8-bit linear layers."""
+
+import time
 
 import torch
 from torch import Tensor, nn
 
 from flux_edu import layouts
+from flux_edu.ahead import known_ahead
 from flux_edu.model import Flux
+from flux_edu.sampling import denoise
+
+
+class Exact(nn.Module):
+    """Their embedding of noise level, guidance and text, told the first two in float32.
+
+    Their forward pass rounds both to the model's dtype first. In bfloat16 the two models would be asked about different
+    noise levels (notebook 13), and no comparison of what they answer would mean much.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.numbers = inner, ()
+
+    def forward(self, *rounded_and_pooled: Tensor) -> Tensor:
+        return self.inner(*self.numbers, rounded_and_pooled[-1])
 
 
 class Theirs(nn.Module):
@@ -28,9 +47,12 @@ class Theirs(nn.Module):
                 axes_dims_rope=p.axes_dim,
             )
         self.inner.load_state_dict(layouts.flux_to_diffusers(ours.state_dict()), strict=True, assign=True)
+        self.inner.time_text_embed = Exact(self.inner.time_text_embed)
         self.inner.eval().requires_grad_(False)
 
     def forward(self, img, img_ids, txt, txt_ids, timesteps, y, guidance=None):
+        guidance = guidance if self.params.guidance_embed else None
+        self.inner.time_text_embed.numbers = [1000 * x for x in (timesteps, guidance) if x is not None]
         return self.inner(
             hidden_states=img,
             encoder_hidden_states=txt,
@@ -38,9 +60,16 @@ class Theirs(nn.Module):
             timestep=timesteps,
             img_ids=img_ids[0],
             txt_ids=txt_ids[0],
-            guidance=guidance if self.params.guidance_embed else None,
+            guidance=guidance,
             return_dict=False,
         )[0]
+
+
+def our_loop(model: Flux, given: dict[str, Tensor], timesteps: list[float], guidance: float) -> Tensor:
+    """`sampling.denoise` with everything known ahead that can be."""
+    fixed = {name: given[name] for name in ("img_ids", "txt_ids", "vec")}
+    with known_ahead(model, **fixed, timesteps=timesteps, guidance=guidance):
+        return denoise(model, **given, timesteps=timesteps, guidance=guidance)
 
 
 def their_loop(model: Theirs, given: dict[str, Tensor], timesteps: list[float], guidance: float) -> Tensor:
@@ -60,6 +89,13 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     inner = model.inner if isinstance(model, Theirs) else model
     names = ("double_blocks", "single_blocks", "transformer_blocks", "single_transformer_blocks")
     return [block for name in names for block in getattr(inner, name, ())]
+
+
+def start_compiler(device: torch.device) -> float:
+    """Seconds until torch.compile has compiled next to nothing: its own start, once a process."""
+    start = time.perf_counter()
+    torch.compile(lambda x: x + 1)(torch.ones(3, device=device)).cpu()
+    return time.perf_counter() - start
 
 
 def in_fp8(model: nn.Module) -> nn.Module:

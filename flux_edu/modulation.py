@@ -45,6 +45,8 @@ def modulate(
     Eq. (4.5):  x̃ = (1 + s) ⊙ LN(x) + b
 
     LN has no parameters of its own and ε = 1e-6; s = b = 0 leaves the plain norm. addcmul(b, x, y) is b + x ⊙ y, in
-    one pass over memory instead of two.
+    one pass over memory instead of two. With one vector for the whole batch, even the norm is part of that pass.
     """
+    if scale.shape[:2] == (1, 1):
+        return F.layer_norm(x, x.shape[-1:], weight=1 + scale[0, 0], bias=shift[0, 0], eps=1e-6)
     return torch.addcmul(shift, 1 + scale, F.layer_norm(x, x.shape[-1:], eps=1e-6))

@@ -55,6 +55,23 @@ def test_both_arms_compute_the_same():
     assert len(bench.blocks(ours)) == len(bench.blocks(theirs)) == 3
 
 
+def test_in_bfloat16_both_arms_are_asked_about_the_same_noise_level():
+    one = case(dtype=torch.bfloat16)
+    ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
+    out, theirs = denoise(ours, **given, timesteps=timesteps, guidance=2.5), beside.Theirs(ours)
+    apart = [(beside.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm()]
+    theirs.inner.time_text_embed = theirs.inner.time_text_embed.inner  # as diffusers rounds them
+    apart.append((beside.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm())
+    assert apart[0] < 0.02 < 0.05 < apart[1]
+
+
+def test_our_loop_is_that_of_denoise():
+    one = case()
+    ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
+    expected = denoise(ours, **given, timesteps=timesteps, guidance=2.5)
+    torch.testing.assert_close(beside.our_loop(ours, given, timesteps, 2.5), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_run_says_device_rates_floor_kernel_and_arms():
     said = []
     taken = bench.run(case(), ["ours", "diffusers"], said.append)
