@@ -77,13 +77,13 @@ def save_rows8(state: State, path: str | Path, metadata: dict[str, str] | None =
     """Store matrices and convolutions as 8-bit integers with one float32 scale for every row, the rest as float32.
 
     A quarter of the size; wrong by at most 1/254 of the row's largest number. A row is one output channel, so a large
-    channel does not cost the others their precision. Rows of fewer than 16 numbers stay as they are.
+    channel does not cost the others their precision. Rows of fewer than 8 numbers stay as they are.
     """
     check_finite(state, "the state dict")
     out: State = {}
     for name, x in state.items():
         x = x.detach().float().cpu()
-        if x.ndim < 2 or x.shape[1:].numel() < 16:
+        if x.ndim < 2 or x.shape[1:].numel() < 8:
             out[name] = x.contiguous()
             continue
         largest = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))

@@ -61,6 +61,8 @@ TINY = FluxParams(
     guidance_embed=False,
 )
 TINY_DEV = replace(TINY, guidance_embed=True)
+TINY_CONTROL = replace(TINY, in_channels=64 + 64)
+TINY_FILL = replace(TINY, in_channels=64 + 64 + 256)
 
 AE = AutoEncoderParams(
     resolution=256,
@@ -98,6 +100,39 @@ configs = {
     "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),
     "tiny-dev": ModelSpec(
         TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
+    ),
+    "tiny-fill": ModelSpec(
+        TINY_FILL,
+        TINY_AE,
+        None,
+        num_steps=28,
+        guidance=2.0,
+        txt_tokens=32,
+        two_passes=True,
+        difference="fill.safetensors",
+    ),
+    "tiny-canny": ModelSpec(
+        TINY_CONTROL,
+        TINY_AE,
+        None,
+        num_steps=28,
+        guidance=2.0,
+        txt_tokens=32,
+        two_passes=True,
+        difference="canny.safetensors",
+    ),
+    "tiny-kontext": ModelSpec(
+        TINY,
+        TINY_AE,
+        None,
+        num_steps=28,
+        guidance=2.0,
+        txt_tokens=32,
+        two_passes=True,
+        difference="kontext.safetensors",
+    ),
+    "tiny-redux": ModelSpec(
+        TINY, TINY_AE, None, num_steps=28, guidance=2.0, txt_tokens=32, two_passes=True, difference="redux.safetensors"
     ),
     "tiny-schnell": ModelSpec(
         TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, difference="schnell.safetensors"

@@ -131,19 +131,26 @@ class LowRankLinear(nn.Linear):
         return F.linear(x, self.weight + self.lora_B.weight @ self.lora_A.weight, self.bias)
 
 
-def make_trainable(model: nn.Module, rank: int, train_whole: tuple[str, ...] = ()) -> nn.Module:
+def make_trainable(
+    model: nn.Module,
+    rank: int,
+    train_whole: tuple[str, ...] = (),
+    leave: tuple[str, ...] = (),
+    ranks: dict[str, int] | None = None,
+) -> nn.Module:
     """Freeze a model and give every linear layer a difference of this rank to train, in place.
 
-    Modules named in train_whole are trained as they are. A matrix with a side shorter than the rank gets that as its
-    rank.
+    Modules named in train_whole are trained as they are, layers with one of `leave` in their name stay as they are, and
+    those in `ranks` have a rank of their own. A matrix with a side shorter than the rank gets that as its rank.
     """
     model.requires_grad_(False)
     for name in train_whole:
         model.get_submodule(name).requires_grad_(True)
     for name, linear in list(model.named_modules()):
-        if isinstance(linear, nn.Linear) and not name.startswith(train_whole):
+        if isinstance(linear, nn.Linear) and not name.startswith(train_whole) and not any(x in name for x in leave):
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, LowRankLinear(linear, min(rank, *linear.weight.shape)))
+            own = min((ranks or {}).get(name, rank), *linear.weight.shape)
+            setattr(model.get_submodule(parent), leaf, LowRankLinear(linear, own))
     return model
 
 

@@ -195,9 +195,11 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
     The distilled ones are the same files and a low-rank difference of the transformer.
     """
     if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
+        stages = {"dev": "guidance", "schnell": "few_steps"}
+        name = spec.difference.removesuffix(".safetensors")
         raise FileNotFoundError(
             f"{TINY_FOLDER / spec.difference} is not there: this model is 'tiny' and that difference. Train it with"
-            f" python -m flux_edu.train.{'guidance' if spec.params.guidance_embed else 'few_steps'}, or take 'tiny'"
+            f" python -m flux_edu.train.{stages.get(name, f'tools {name}')}, or take 'tiny'"
         )
     t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
     with torch.device("meta"):

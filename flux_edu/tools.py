@@ -29,6 +29,24 @@ def control_cond(z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B L 4*C"]:
     return patchify(z)
 
 
+def canny(picture: Float[Tensor, "3 H W"], low: float = 50, high: float = 200) -> Float[Tensor, "3 H W"]:
+    """The outlines of a picture, as a Canny model is given them: an RGB picture that is 1 on edges and -1 elsewhere.
+
+    An edge begins where brightness changes faster than `high` (of 8 bits, summed by Sobel's filter) and goes on as long
+    as it changes faster than `low`. Canny, 1986, by OpenCV; 50 and 200 are the thresholds of the FLUX.1 code.
+    """
+    if not 0 <= low <= high:
+        raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first, and neither is below 0")
+    try:
+        import cv2  # large, and nothing else here needs it
+    except ImportError:
+        raise ImportError("outlines need OpenCV: pip install opencv-python-headless") from None
+
+    pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()
+    edges = torch.from_numpy(cv2.Canny(rearrange(pixels, "c h w -> h w c").contiguous().numpy(), low, high))
+    return (edges.float() / 127.5 - 1).expand(3, -1, -1)
+
+
 def pack_mask(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 64 h w"]:
     """A mask of pixels in the latent's grid, without loss: the 8 × 8 pixels of a place become 64 channels.
 
@@ -126,3 +144,16 @@ class Redux(nn.Module):
 
     def forward(self, txt: Float[Tensor, "B L txt"], s: Float[Tensor, "B N width"]) -> Float[Tensor, "B L+N txt"]:
         return torch.cat([txt, self.redux_down(F.silu(self.redux_up(s)))], dim=1)
+
+
+@torch.no_grad()
+def see(judge: nn.Module, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 16 104"]:
+    """The image encoder of the tiny Redux: 4 × 4 places, with 96 features and 8 numbers that say which place it is.
+
+    The features are those of the judge's eye (`train.judge`), before it makes one vector of them.
+    """
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+        features = judge.image[:-2](F.interpolate(pictures, (64, 64), mode="area")).float()
+    four = torch.eye(4, device=pictures.device)
+    place = torch.cat([four.repeat_interleave(4, dim=0), four.repeat(4, 1)], dim=1)  # row, then column
+    return torch.cat([rearrange(features, "b c h w -> b (h w) c"), place.expand(len(pictures), -1, -1)], dim=-1)

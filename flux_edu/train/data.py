@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -178,7 +178,6 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
     """
     rng = np.random.default_rng(seed)
     of_style = [np.flatnonzero(drawings.style == s) for s in range(len(STYLES))]
-    seen_drawing, seen_colour, seen_pair = drawings.seen
     found: list[Scenes] = []
     while sum(map(len, found)) < n:
         m = max(2 * n, 64)
@@ -190,14 +189,24 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
             rows = np.flatnonzero(same & (drawings.style[first] == s))
             second[rows] = members[rng.integers(0, len(members), len(rows))] if len(rows) else second[rows]
         colour = rng.integers(0, len(COLOURS), m)
-        a, b, two = drawings.concept[first], drawings.concept[second], layout != ONE
-        fine = seen_drawing[first] & seen_colour[a, colour]
-        fine &= ~two | (seen_drawing[second] & seen_colour[b, colour] & seen_pair[a, b])
-        keep = (~fine if unseen else fine) & (~two | (a != b))
         scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng), colour)
-        found.append(scenes[keep])
-    columns = [np.concatenate([vars(s)[key] for s in found])[:n] for key in ("layout", "drawing", "place", "colour")]
-    return Scenes(*columns)
+        twice = (layout != ONE) & (drawings.concept[first] == drawings.concept[second])
+        found.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
+    return join_scenes(found)[:n]
+
+
+def join_scenes(parts: list[Scenes]) -> Scenes:
+    """All of them, one after the other."""
+    return Scenes(*(np.concatenate([vars(part)[key] for part in parts]) for key in vars(parts[0])))
+
+
+def seen(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:
+    """Which scenes training may see: no drawing, no thing on its colour and no pair in it is held out."""
+    seen_drawing, seen_colour, seen_pair = drawings.seen
+    (first, second), two = scenes.drawing.T, scenes.layout != ONE
+    a, b = drawings.concept[first], drawings.concept[second]
+    fine = seen_drawing[first] & seen_colour[a, scenes.colour]
+    return fine & (~two | (seen_drawing[second] & seen_colour[b, scenes.colour] & seen_pair[a, b]))
 
 
 def draw_places(layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -236,11 +245,15 @@ def paste(
 
 
 def paint(
-    drawings: Drawings, scenes: Scenes, background: Float[Tensor, "B 3"] | None = None
+    drawings: Drawings,
+    scenes: Scenes,
+    background: Float[Tensor, "B 3"] | None = None,
+    shown: Bool[np.ndarray, "B 2"] | None = None,
 ) -> Float[Tensor, "B 3 128 128"]:
     """The pictures of the scenes, in [-1, 1], on the device that the drawings are on.
 
-    background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own.
+    background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own. shown says which of a pair is
+    there; without it both are.
     """
     device = drawings.pixels.device
     ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(scenes.colour).to(device)]
@@ -248,10 +261,10 @@ def paint(
         ground = torch.where(background.isnan(), ground, background)
     canvas = ground[:, :, None, None].repeat(1, 1, SIZE, SIZE)
     place = torch.from_numpy(scenes.place).float().to(device)
-    one = np.flatnonzero(scenes.layout == ONE)
-    two = np.flatnonzero(scenes.layout != ONE)
-    for rows, which, source in ((one, 0, drawings.pixels), (two, 0, drawings.half), (two, 1, drawings.half)):
-        if len(rows):
+    one, shown = scenes.layout == ONE, np.ones((len(scenes), 2), bool) if shown is None else shown
+    there = (one, 0, drawings.pixels), (~one & shown[:, 0], 0, drawings.half), (~one & shown[:, 1], 1, drawings.half)
+    for some, which, source in there:
+        if len(rows := np.flatnonzero(some)):
             at = torch.from_numpy(rows).to(device)
             chosen = torch.from_numpy(scenes.drawing[rows, which]).to(device)
             canvas[at] = paste(canvas[at], source[chosen], place[at, which])

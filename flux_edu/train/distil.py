@@ -29,6 +29,7 @@ from flux_edu.train.flow import Pool
 from flux_edu.train.muon import Muon
 
 Text = tuple[Tensor, Tensor]  # T5's states, "B L_txt C", and CLIP's vector, "B C"
+Inputs = Callable[..., tuple[Tensor, ...]]
 
 
 class Texts(nn.Module):
@@ -52,6 +53,16 @@ class Texts(nn.Module):
         return self(torch.tensor(ids, device=self.t5.device))
 
 
+def inputs(
+    x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], text: Text, w: Float[Tensor, "B"] | None = None
+) -> tuple[Tensor, ...]:
+    """What the transformer takes for a square picture."""
+    side = int(x.shape[1] ** 0.5)
+    img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
+    txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
+    return x, img_ids, text[0], txt_ids, t, text[1], *(() if w is None else (w,))
+
+
 def velocity(
     flux: nn.Module,
     x: Float[Tensor, "B L C"],
@@ -60,10 +71,7 @@ def velocity(
     w: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B L C"]:
     """One evaluation of the transformer for a square picture."""
-    side = int(x.shape[1] ** 0.5)
-    img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
-    txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
-    return flux(x, img_ids, text[0], txt_ids, t, text[1], *(() if w is None else (w,))).float()
+    return flux(*inputs(x, t, text, w)).float()
 
 
 def half(device: torch.device) -> torch.autocast:
@@ -124,7 +132,7 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
 class Stage:
     """What a distillation begins with: the teacher's weights, texts, a pool of latents, and some held out."""
 
-    def __init__(self, args: argparse.Namespace, spec: ModelSpec):
+    def __init__(self, args: argparse.Namespace, spec: ModelSpec, pool: type[Pool] = Pool):
         torch.set_float32_matmul_precision("high")
         self.args, self.spec, self.accelerator = args, spec, Accelerator()
         self.device, rank = self.accelerator.device, self.accelerator.process_index
@@ -134,23 +142,28 @@ class Stage:
         self.ae = load_ae(args.ae).to(self.device)
         self.drawings: Drawings = load_drawings(args.data).to(self.device)
         self.accelerator.print(f"making {args.pool} latents a process", flush=True)
-        self.pool = Pool(self.drawings, self.ae, self.texts.tokenizer, spec.txt_tokens, args.pool, (args.seed, rank))
+        self.pool = pool(self.drawings, self.ae, self.texts.tokenizer, spec.txt_tokens, args.pool, (args.seed, rank))
         self.pool.turn(0)
-        x, tokens = self.pool.compose(args.measure, seed=20, unseen=True)
-        self.held = x, self.texts(tokens.long())
+        x, tokens, *others = self.pool.compose(args.measure, seed=20, unseen=True)
+        self.held = x, self.texts(tokens.long()), *others
         torch.manual_seed(seed_of(args.seed, rank))
 
-    def recorded(self, flux: Flux, batch: int) -> nn.Module:
-        """On a GPU the network is replayed as a CUDA graph, for batches of this size only; see `common.record`."""
+    def recorded(self, flux: Flux, batch: int, inputs: Inputs = inputs, *others: Tensor) -> nn.Module:
+        """On a GPU the network is replayed as a CUDA graph, for batches of this size only; see `common.record`.
+
+        inputs makes what the network takes of latents, levels, texts, and of the others if there are any.
+        """
         if self.device.type != "cuda" or self.args.no_record:
             return flux
-        (txt, vec), side, device = self.empty, SIZE // 16, self.device
-        sample = torch.randn(batch, side**2, flux.params.in_channels, device=device)
-        img_ids, txt_ids = make_img_ids(1, side, side).to(device), make_txt_ids(1, txt.shape[1]).to(device)
-        ids, levels = (x.repeat(batch, 1, 1) for x in (img_ids, txt, txt_ids)), torch.rand(batch, device=device)
+        x = torch.randn(batch, *self.pool.x.shape[1:], device=self.device)
+        levels, text = (
+            torch.rand(batch, device=self.device),
+            tuple(e.repeat(batch, *e[0].ndim * [1]) for e in self.empty),
+        )
         w = (levels + 1,) if flux.params.guidance_embed else ()
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-            return record(flux, sample, *ids, levels, vec.repeat(batch, 1), *w)
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            sample = inputs(x, levels, text, *w, *others)
+            return record(flux, *(each.clone().detach().requires_grad_(each.requires_grad) for each in sample))
 
     def train(
         self,
@@ -158,10 +171,13 @@ class Stage:
         loss: Callable[[nn.Module, int], Tensor],
         look: Callable[[nn.Module, int], float],
         own: loop.Own | None = None,
+        inputs: Inputs = inputs,
+        given: Tensor | None = None,
     ) -> tuple[State, int]:
         """Train what is trainable of the student; the averaged difference and the number of steps.
 
-        loss and look are as in `loop.Run.train`; look is called with the averaged student, too.
+        loss and look are as in `loop.Run.train`; look is called with the averaged student, too. inputs is
+        that of `recorded`; given is rows like those that inputs takes besides.
         """
         args, average = self.args, Average(student, decay=0.998)
         trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
@@ -173,13 +189,19 @@ class Stage:
             optimizers[adamw] = args.rate
         if pairs:
             optimizers[Muon(pairs, lr=0.0, weight_decay=0.0)] = args.muon
-        run = loop.Run(args, self.accelerator, self.recorded(student, args.batch), average, optimizers, own)
+        sample = () if given is None else (given[:1].repeat(args.batch, *given[0].ndim * [1]),)
+        recorded = self.recorded(student, args.batch, inputs, *sample)
+        run = loop.Run(args, self.accelerator, recorded, average, optimizers, own)
         steps = run.train(loss, lambda step: [look(average.module, step)], columns=("held_out",))
         return lora.trained_difference(student, average.module), steps
 
-    def save(self, difference: State, name: str, noted: dict) -> State:
-        """Store the difference in 8 bits a number; returned are the base's weights with what was stored in them."""
+    def keep(self, difference: State, name: str, noted: dict) -> State:
+        """Store the difference in 8 bits a number; returned is what was stored."""
         path = self.args.out / name
         save_rows8(difference, path, {key: str(value) for key, value in noted.items()})
         print(f"{path}: {path.stat().st_size / 1e6:.3f} MB", flush=True)
-        return lora.merge(self.base, read(path, self.device), source=name)
+        return read(path, self.device)
+
+    def save(self, difference: State, name: str, noted: dict) -> State:
+        """Store the difference; returned are the base's weights with what was stored in them."""
+        return lora.merge(self.base, self.keep(difference, name, noted), source=name)

@@ -45,6 +45,7 @@ from flux_edu.train.data import (
     caption_chinese,
     caption_english,
     draw_scenes,
+    join_scenes,
     load_drawings,
     paint,
     paste,
@@ -94,7 +95,7 @@ def prompt_scenes(drawings: Drawings, n: int, seed: int, unseen: bool = True) ->
     """n scenes, the first half with one object, the second with two; held-out combinations unless said otherwise."""
     one = draw_scenes(drawings, n // 2, seed, pairs=0.0, unseen=unseen)
     two = draw_scenes(drawings, n - n // 2, seed + 1, pairs=1.0, unseen=unseen)
-    return Scenes(*(np.concatenate([vars(one)[key], vars(two)[key]]) for key in vars(one)))
+    return join_scenes([one, two])
 
 
 def prompts(drawings: Drawings, scenes: Scenes, seed: int, chinese: bool = False) -> list[str]:

@@ -180,33 +180,44 @@ class Pool:
         self.tokens = torch.empty(self.size, length, dtype=torch.int16, device=device)
         self.empty = self.encode_text([""])
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """What `compose` makes, row by row."""
+        return self.x, self.tokens
+
     def encode_text(self, texts: list[str]) -> Int[Tensor, "B L_txt"]:
         ids = self.tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")["input_ids"]
         return torch.tensor(ids, dtype=torch.int16).to(self.x.device)
 
     @torch.no_grad()
-    def compose(self, n: int, seed: int, unseen: bool = False) -> tuple[Tensor, Tensor]:
+    def compose(self, n: int, seed: int, unseen: bool = False) -> tuple[Tensor, ...]:
         """n new latents with their tokens."""
         scenes = draw_scenes(self.drawings, n, seed, unseen=unseen)
-        pictures = paint(self.drawings, scenes).contiguous(memory_format=torch.channels_last)
+        z = self.encode(paint(self.drawings, scenes))
+        return patchify(z), self.encode_text(captions(self.drawings, scenes, seed))
+
+    def encode(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n C h w"]:
+        """The autoencoder's latents, on a GPU by products in bfloat16."""
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-            z = torch.cat([self.ae.encode(part) for part in pictures.split(1024)])
-        return patchify(z.float()), self.encode_text(captions(self.drawings, scenes, seed))
+            return torch.cat([self.ae.encode(part) for part in pictures.split(1024)]).float()
 
     def turn(self, n: int) -> None:
         """Hold the blocks from n on; those that are there already stay where they are."""
         for r in range(n, n + len(self.held)):
             i = r % len(self.held)
             if self.held[i] != r:
-                x, tokens = self.compose(self.block, seed_of(*self.seed, r))
                 rows = slice(i * self.block, (i + 1) * self.block)
-                self.x[rows], self.tokens[rows], self.held[i] = x.bfloat16(), tokens, r
+                for kept, new in zip(self.parts, self.compose(self.block, seed_of(*self.seed, r)), strict=True):
+                    kept[rows] = new.to(kept.dtype)
+                self.held[i] = r
 
-    def batch(self, n: int, empty: float = 0.1) -> tuple[Float[Tensor, "n L C"], Int[Tensor, "n L_txt"]]:
+    def batch(self, n: int, empty: float = 0.1) -> tuple[Tensor, ...]:
         """n entries at random; a share `empty` loses its caption, for two-pass guidance, Eq. (6.4)."""
         at = torch.randint(self.size, (n,), device=self.x.device)
         drop = torch.rand(n, 1, device=self.x.device) < empty
-        return self.x[at].float(), torch.where(drop, self.empty, self.tokens[at]).long()
+        x, tokens, *others = (part[at] for part in self.parts)
+        return x.float(), torch.where(drop, self.empty, tokens).long(), *(each.float() for each in others)
 
 
 # ---------------------------------------------------------------- looking at it

@@ -1,0 +1,275 @@
+"""What the tools are trained and measured on, made from compositions: edits by instruction, masks, outlines, variants.
+
+An edit is two scenes and a sentence: how a picture is, how it shall be, and what is said for it. As both are painted
+from the same drawings, what should stay the same is the same to the last pixel.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flux_edu.tools import canny
+from flux_edu.train.data import (
+    BESIDE,
+    CHINESE,
+    COLOURS,
+    ONE,
+    SIZE,
+    STYLES,
+    Drawings,
+    Scenes,
+    a,
+    draw_places,
+    draw_scenes,
+    join_scenes,
+    paint,
+    seen,
+)
+from flux_edu.train.judge import FIRST_VIEW, Bench, verdict, views
+
+KINDS = ("background", "style", "swap", "remove")
+BACKGROUND, STYLE, SWAP, REMOVE = range(4)
+
+# ---------------------------------------------------------------- edits
+
+
+@dataclass
+class Edits:
+    """n edits: the scene as it is and as it shall be, which of its things are then still there, and the kind."""
+
+    before: Scenes
+    after: Scenes
+    shown: Bool[np.ndarray, "n 2"]
+    kind: Int[np.ndarray, "n"]  # numbers into KINDS
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, rows) -> "Edits":
+        return Edits(self.before[rows], self.after[rows], self.shown[rows], self.kind[rows])
+
+
+def drawing_table(drawings: Drawings) -> Int[np.ndarray, "S C"]:
+    """The number of the drawing of each concept in each style, -1 where there is none."""
+    table = np.full((len(STYLES), len(drawings.names)), -1)
+    table[drawings.style, drawings.concept] = np.arange(len(drawings.style))
+    return table
+
+
+def draw_edits(
+    drawings: Drawings, n: int, seed: int, kinds: tuple[int, ...] = (0, 1, 2, 3), unseen: bool = False
+) -> Edits:
+    """n edits of these kinds; swapped and removed are things of pairs only.
+
+    Training sees combinations that it may see, before and after; with unseen=True what shall come of it is held out.
+    """
+    rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
+    pairs = 0.7 if len(kinds) > 1 else float(min(kinds) in (SWAP, REMOVE)) or 0.5
+    while sum(map(len, parts)) < n:
+        of = [draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in {False, unseen}]
+        before = join_scenes(of)
+        m, one = len(before), before.layout == ONE
+        kind = rng.choice(kinds, m)
+        kind = np.where(one & (kind >= SWAP), kind - SWAP, kind)  # one thing alone: another background or style
+        drawing, place, colour = before.drawing.copy(), before.place.copy(), before.colour.copy()
+        colour[kind == BACKGROUND] = ((colour + rng.integers(1, len(COLOURS), m)) % len(COLOURS))[kind == BACKGROUND]
+        style = (drawings.style[drawing[:, 0]] + rng.integers(1, len(STYLES), m)) % len(STYLES)
+        drawing[kind == STYLE] = table[style[:, None], drawings.concept[drawing]][kind == STYLE]
+        swap = kind == SWAP
+        drawing[swap], place[swap, :, 0] = drawing[swap][:, ::-1], place[swap][:, ::-1, 0]
+        shown = np.ones((m, 2), bool)
+        gone = np.flatnonzero(kind == REMOVE)
+        shown[gone, rng.integers(0, 2, len(gone))] = False
+        after = Scenes(before.layout, drawing, place, colour)
+        fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
+        wanted = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
+        parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & wanted))])
+    return join_edits(parts)[:n]
+
+
+def join_edits(parts: list[Edits]) -> Edits:
+    """All of them, one after the other."""
+    before, after = (join_scenes([getattr(part, key) for part in parts]) for key in ("before", "after"))
+    return Edits(before, after, *(np.concatenate([getattr(part, key) for part in parts]) for key in ("shown", "kind")))
+
+
+def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, named: float = 0.5) -> list[str]:
+    """What is said for each edit: "make the background blue", "turn it into 3d style", "swap left and right" …
+
+    named is how often, for another style, the thing is called by its name, which is easier than to be recognised.
+    """
+    rng = np.random.default_rng(seed)
+    in_chinese, second_name, by_name = rng.random((3, len(edits))) < [[chinese], [0.3], [named]]
+    colours, texts = list(COLOURS), []
+    for i, kind in enumerate(edits.kind):
+        colour, style = colours[edits.after.colour[i]], STYLES[drawings.style[edits.after.drawing[i, 0]]]
+        beside, away = edits.after.layout[i] == BESIDE, int(not edits.shown[i, 1])
+        entry = drawings.names[drawings.concept[edits.before.drawing[i, away]]]
+        name = entry["en"][-1 if second_name[i] else 0]
+        names = [drawings.names[drawings.concept[d]]["en"][0] for d in edits.before.drawing[i]]
+        it = " and ".join(f"the {each}" for each in names[: 1 if edits.before.layout[i] == ONE else 2])
+        english = {
+            BACKGROUND: f"make the background {colour}",
+            STYLE: f"turn {it if by_name[i] else 'it'} into {style} style",
+            SWAP: f"swap {'left and right' if beside else 'top and bottom'}",
+            REMOVE: f"remove the {name}",
+        }
+        translated = {
+            BACKGROUND: f"把背景变成{CHINESE[colour]}色",
+            STYLE: f"变成{CHINESE.get(style, style)}风格",
+            SWAP: f"{'左右' if beside else '上下'}互换",
+            REMOVE: f"去掉{entry['zh']}",
+        }
+        texts.append((translated if in_chinese[i] else english)[kind])
+    return texts
+
+
+def paint_edits(drawings: Drawings, edits: Edits) -> tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]:
+    """The pictures before and after."""
+    return paint(drawings, edits.before), paint(drawings, edits.after, shown=edits.shown)
+
+
+def opacity(
+    drawings: Drawings, scenes: Scenes, shown: Bool[np.ndarray, "n 2"] | None = None
+) -> Float[Tensor, "n 1 H W"]:
+    """How much of each pixel is drawing and not background: what white and black shine through is the rest."""
+    ground = torch.ones(len(scenes), 3, device=drawings.pixels.device)
+    white, black = (paint(drawings, scenes, ground * grey, shown) for grey in (1.0, 0.0))
+    return 1 - (white - black).mean(dim=1, keepdim=True) / 2
+
+
+def should_stay(drawings: Drawings, edits: Edits) -> Bool[Tensor, "n 1 H W"]:
+    """The pixels that an edit has no business with.
+
+    Another background: the things. Another style, or one thing gone: what is background before and after, and in the
+    latter case the other thing too. Swapped: everything has its exact place in the picture after, so all of it.
+    """
+    before, after = opacity(drawings, edits.before), opacity(drawings, edits.after, edits.shown)
+    kind = torch.from_numpy(edits.kind).to(before.device)[:, None, None, None]
+    things, ground = after > 0.99, (before < 0.01) & (after < 0.01)
+    stay = torch.where(kind == BACKGROUND, things, ground)
+    return torch.where(kind == REMOVE, ground | things, torch.where(kind == SWAP, torch.ones_like(stay), stay))
+
+
+def edit_verdict(bench: Bench, pictures: Float[Tensor, "n 3 H W"], edits: Edits) -> dict[str, Bool[np.ndarray, "n"]]:
+    """What is right in each picture, as `judge.verdict` says it of the scene that shall come of the edit.
+
+    Where a thing is to be gone, its half must be plain: less than one pixel in a hundred unlike the background. The
+    other thing is judged where it stands.
+    """
+    found = verdict(bench, pictures, edits.after)
+    rows = np.flatnonzero(edits.kind == REMOVE)
+    if len(rows):
+        kept = (~edits.shown[rows, 0]).astype(int)  # which of the two is left
+        first, wanted = FIRST_VIEW[edits.after.layout[rows]], edits.after.drawing[rows, kept]
+        crops, at = views(pictures[torch.from_numpy(rows).to(pictures.device)]), np.arange(len(rows))
+        concept, style = bench.answers(bench.similarity(crops[at, first + kept]))
+        drawing = torch.from_numpy(wanted).to(pictures.device)
+        ground = torch.tensor(list(COLOURS.values()), device=pictures.device)[edits.after.colour[rows]] / 127.5 - 1
+        unlike = (crops[at, first + 1 - kept] - ground[:, :, None, None]).abs().amax(dim=1) > 0.2
+        found["object"][rows] = bench.names[drawing, concept].cpu().numpy()
+        found["style"][rows] = (bench.style[drawing] == style).cpu().numpy()
+        found["position"][rows] = (unlike.float().mean(dim=(1, 2)) < 0.01).cpu().numpy()
+        found["all"] = found["object"] & found["style"] & found["colour"] & found["position"]
+    return found
+
+
+# ---------------------------------------------------------------- masks
+
+
+def draw_masks(scenes: Scenes, seed: int, measured: bool = False) -> Float[Tensor, "n 1 128 128"]:
+    """1 where a picture is to be painted: of ten, six are a box round one thing, three a box anywhere, one is all.
+
+    measured: always the box round one thing, two pixels wide of it, and in a pair only in its own half.
+    """
+    rng, n = np.random.default_rng(seed), len(scenes)
+    which = np.where(scenes.layout == ONE, 0, rng.integers(0, 2, n))
+    side, *centre = scenes.place[np.arange(n), which].T
+    reach = side / 2 + (2 if measured else rng.uniform(0, 10, n))
+    low, high = np.stack([*(c - reach for c in centre)]), np.stack([*(c + reach for c in centre)])
+    if measured:
+        for axis, layout in enumerate((BESIDE, BESIDE + 1)):  # x of two beside each other, y of two above each other
+            here = scenes.layout == layout
+            low[axis] = np.where(here & (which == 1), np.maximum(low[axis], SIZE / 2), low[axis])
+            high[axis] = np.where(here & (which == 0), np.minimum(high[axis], SIZE / 2), high[axis])
+    else:
+        kind, corner = rng.random(n), rng.uniform(-16, SIZE - 16, (2, n))
+        low = np.where(kind < 0.6, low, np.where(kind < 0.9, corner, 0))
+        high = np.where(kind < 0.6, high, np.where(kind < 0.9, corner + rng.uniform(24, SIZE, (2, n)), SIZE))
+    at = np.arange(SIZE) + 0.5
+    columns, rows = ((low[axis][:, None] < at) & (at < high[axis][:, None]) for axis in (0, 1))
+    return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+# ---------------------------------------------------------------- outlines
+
+
+def outlines(pictures: Float[Tensor, "n 3 H W"], high: np.ndarray) -> Float[Tensor, "n 3 H W"]:
+    """The Canny edges of each picture, each with its upper threshold, and a quarter of that as the lower one."""
+    on_cpu = pictures.cpu()
+    found = [canny(one, float(level) / 4, float(level)) for one, level in zip(on_cpu, high, strict=True)]
+    return torch.stack(found).to(pictures.device)
+
+
+def edge_agreement(painted: Float[Tensor, "n 3 H W"], wanted: Float[Tensor, "n 3 H W"]) -> Float[np.ndarray, "n"]:
+    """F1 of two pictures of edges, with one pixel of tolerance in every direction.
+
+    Precision is the share of painted edge pixels with a wanted one within their 3 × 3 square, recall the other way
+    round.
+    """
+    scores = []
+    for one, other in zip(painted, wanted, strict=True):
+        one, other = ((x[0] > 0).cpu().numpy().astype(np.uint8) for x in (one, other))
+        near = np.ones((3, 3), np.uint8)
+        precision = (one & cv2.dilate(other, near)).sum() / max(1, one.sum())
+        recall = (other & cv2.dilate(one, near)).sum() / max(1, other.sum())
+        scores.append(2 * precision * recall / max(1e-9, precision + recall))
+    return np.array(scores)
+
+
+# ---------------------------------------------------------------- variants
+
+
+def draw_variations(drawings: Drawings, n: int, seed: int, unseen: bool = False) -> Edits:
+    """n pictures of one thing each, and the same thing as it shall be varied: its style, its background, both, none."""
+    rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
+    while sum(map(len, parts)) < n:
+        before = join_scenes(
+            [draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), 0.0, held) for held in {False, unseen}]
+        )
+        m = len(before)
+        new_style, new_colour = rng.random((2, m)) < [[0.6], [0.6]]
+        style = drawings.style[before.drawing[:, 0]]
+        style = np.where(new_style, (style + rng.integers(1, len(STYLES), m)) % len(STYLES), style)
+        colour = (before.colour + new_colour * rng.integers(1, len(COLOURS), m)) % len(COLOURS)
+        drawing = np.repeat(table[style, drawings.concept[before.drawing[:, 0]]][:, None], 2, axis=1)
+        after = Scenes(before.layout, drawing, draw_places(before.layout, rng), colour)
+        fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
+        kind = np.where(new_style, STYLE, BACKGROUND)
+        parts.append(Edits(before, after, np.ones((m, 2), bool), kind)[np.flatnonzero(fine & (drawing[:, 0] >= 0))])
+    return join_edits(parts)[:n]
+
+
+def wishes(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, always: bool = False) -> list[str]:
+    """What is said beside the picture: "in 3d style on a blue background", or less where nothing changes.
+
+    What does not change is said every other time; always says all of it, in English.
+    """
+    rng = np.random.default_rng(seed)
+    in_chinese, say_style, say_colour = rng.random((3, len(edits))) < [[0.0 if always else chinese], [0.5], [0.5]]
+    colours, texts = list(COLOURS), []
+    for i in range(len(edits)):
+        old, new = (int(drawings.style[scenes.drawing[i, 0]]) for scenes in (edits.before, edits.after))
+        style = STYLES[new] if always or say_style[i] or old != new else None
+        moved = edits.before.colour[i] != edits.after.colour[i]
+        colour = colours[edits.after.colour[i]] if always or say_colour[i] or moved else None
+        if in_chinese[i]:
+            words = [f"{CHINESE.get(style, style)}风格" if style else "", f"{CHINESE[colour]}色背景" if colour else ""]
+        else:
+            words = [f"in {style} style" if style else "", f"on {a(colour)} background" if colour else ""]
+        texts.append(("，" if in_chinese[i] else " ").join(filter(None, words)))
+    return texts

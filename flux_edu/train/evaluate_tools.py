@@ -1,0 +1,256 @@
+"""Measure the tiny tools on held-out combinations: `python -m flux_edu.train.evaluate_tools`.
+
+Every edit has a true picture, painted from the same drawings, and three questions are asked of what the tool has made
+of it. Is it done, by the judge of `evaluate`, which also sees where things stand? Is what should stay the same as good
+as the autoencoder alone would have left it? And, of outlines, do they agree?
+The judge first looks at the true pictures themselves.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.configs import configs
+from flux_edu.model import Flux
+from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
+from flux_edu.pipeline import to_picture
+from flux_edu.sampling import denoise
+from flux_edu.tools import control_cond, fill_cond, hide, see
+from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, paint
+from flux_edu.train.distil import Text, Texts, half, schedule
+from flux_edu.train.edits import (
+    KINDS,
+    draw_edits,
+    draw_masks,
+    draw_variations,
+    drawing_table,
+    edge_agreement,
+    edit_verdict,
+    instructions,
+    outlines,
+    paint_edits,
+    should_stay,
+    wishes,
+)
+from flux_edu.train.evaluate import Strict, prompt_scenes, prompts, wilson
+from flux_edu.train.judge import Bench, load_bench, round_trip, verdict
+
+TOOLS = ("fill", "canny", "kontext", "redux")
+GUIDANCES = (1.0, 2.0, 3.0)
+THRESHOLD = 200.0  # of the outlines that are measured; a quarter of it is the lower one
+
+# ---------------------------------------------------------------- painting
+
+
+@torch.inference_mode()
+def paint_with(
+    name: str,
+    flux: Flux,
+    ae: AutoEncoder,
+    text: Text,
+    empty: Text,
+    given: Float[Tensor, "B ..."],
+    guidance: float,
+    steps: int = 28,
+    seed: int = 0,
+    batch: int = 256,
+) -> Float[Tensor, "B 3 128 128"]:
+    """One picture for each text and each picture given, each from its own noise, in 8 bits as they would be saved."""
+    device, n = given.device, len(given)
+    noise, timesteps = get_noise(n, SIZE, SIZE, "cpu", torch.float32, seed), schedule(configs[f"tiny-{name}"], steps)
+    painted = []
+    for i in range(0, n, batch):
+        rows = slice(i, i + batch)
+        x, (txt, vec), picture = patchify(noise[rows].to(device)), (each[rows] for each in text), given[rows]
+        how: dict = {}
+        if name == "kontext":
+            ids = make_img_ids(len(x), SIZE // 16, SIZE // 16) + torch.tensor([1.0, 0.0, 0.0])
+            how["img_cond_seq"] = picture, ids.to(device)
+        elif name == "redux":
+            txt = flux.redux(txt, picture)
+            empty_txt = flux.redux(empty[0], torch.zeros_like(picture[:1]))
+        else:
+            how["img_cond"] = picture
+        img_ids, txt_ids = make_img_ids(len(x), SIZE // 16, SIZE // 16), make_txt_ids(len(x), txt.shape[1])
+        uncond = (empty_txt if name == "redux" else empty[0], empty[1])
+        with half(device):
+            out = denoise(
+                flux, x, img_ids.to(device), txt, txt_ids.to(device), vec, timesteps, guidance, uncond=uncond, **how
+            )
+            pictures = ae.decode(unpatchify(out, SIZE, SIZE)).float()
+        painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
+    return torch.cat(painted)
+
+
+def encode(ae: AutoEncoder, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    with half(pictures.device), torch.inference_mode():
+        return torch.cat([ae.encode(part) for part in pictures.split(256)]).float()
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def psnr_where(one: Tensor, other: Tensor, where: Bool[Tensor, "B 1 H W"]) -> float:
+    """Peak signal to noise in decibel over these pixels of all pictures together; the range of a number is 2."""
+    error = (one - other).square().mean(dim=1, keepdim=True)
+    return float(10 * torch.log10(4 / error[where].double().mean()))
+
+
+def shares(found: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, list[float]]:
+    """Share right with its 95 % interval."""
+    report = {}
+    for key in keys:
+        right, n = int(found[key].sum()), len(found[key])
+        report[key] = [round(x, 4) for x in (right / n, *wilson(right, n))]
+    return report
+
+
+def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[str, float]:
+    """How well stays what should, beside what the autoencoder alone does to it."""
+    return {
+        "stays_db": round(psnr_where(painted, true, where), 2),
+        "autoencoder_db": round(psnr_where(round_trip(ae, true), true, where), 2),
+    }
+
+
+def in_another_style(drawings: Drawings, scenes: Scenes, seed: int) -> tuple[Scenes, np.ndarray]:
+    """The same scenes drawn in another style, where there is such a drawing; and which rows those are."""
+    rng, table = np.random.default_rng(seed), drawing_table(drawings)
+    style = (drawings.style[scenes.drawing[:, :1]] + rng.integers(1, len(STYLES), (len(scenes), 1))) % len(STYLES)
+    drawing = table[style, drawings.concept[scenes.drawing]]
+    rows = np.flatnonzero((drawing >= 0).all(axis=1))
+    return Scenes(scenes.layout[rows], drawing[rows], scenes.place[rows], scenes.colour[rows]), rows
+
+
+SEEN = ("object", "style", "colour", "position", "all")
+
+# ---------------------------------------------------------------- each tool
+
+
+class Judged:
+    """What all four measures need."""
+
+    def __init__(self, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int, name: str):
+        self.flux, self.texts, self.ae, self.drawings, self.out, self.n, self.name = (
+            flux,
+            texts,
+            ae,
+            drawings,
+            out,
+            n,
+            name,
+        )
+        self.bench: Bench = load_bench(device=drawings.pixels.device)
+        self.strict, self.empty = Strict(drawings), texts.read([""])
+
+    def paint(self, texts: list[str], given: Tensor, guidance: float, steps: int = 28) -> Tensor:
+        return paint_with(self.name, self.flux, self.ae, self.texts.read(texts), self.empty, given, guidance, steps)
+
+    def sheet(self, file: str, *columns: Tensor, n: int = 24) -> None:
+        """Rows of pictures side by side: what went in, what came out, what is true."""
+        rows = torch.stack([each[:n] for each in columns], dim=1).clamp(-1, 1)
+        grid = rearrange(rows, "(r c) k ch h w -> ch (r h) (c k w)", c=math.gcd(4, len(rows)))
+        to_picture(grid).save(self.out / f"{file}.png")
+
+    def fill(self, guidance: float) -> dict:
+        scenes = prompt_scenes(self.drawings, self.n, seed=4000)
+        texts = prompts(self.drawings, scenes, seed=0)
+        pictures, masks = paint(self.drawings, scenes), draw_masks(scenes, 5, measured=True)
+        masks = masks.to(pictures.device)
+        painted = self.paint(texts, fill_cond(encode(self.ae, hide(pictures, masks)), masks), guidance)
+        found = verdict(self.bench, painted, scenes) | self.strict.verdict(painted, scenes)
+        self.sheet(f"fill_w{guidance:g}", hide(pictures, masks), painted, pictures)
+        (self.out / "fill.txt").write_text("\n".join(texts[:24]), "utf-8")
+        return shares(found, (*SEEN, "strict object")) | kept(painted, pictures, self.ae, masks < 0.5)
+
+    def canny(self, guidance: float) -> dict:
+        scenes = prompt_scenes(self.drawings, self.n, seed=4000)
+        other, rows = in_another_style(self.drawings, scenes, seed=6)
+        pictures = paint(self.drawings, scenes)
+        high = np.full(self.n, THRESHOLD)
+        edges = outlines(pictures, high)
+        given = control_cond(encode(self.ae, edges))
+        report = {
+            "f1_of_the_autoencoder": float(edge_agreement(outlines(round_trip(self.ae, pictures), high), edges).mean())
+        }
+        for key, scene, at in (("own style", scenes, np.arange(self.n)), ("another style", other, rows)):
+            where = torch.from_numpy(at).to(given.device)
+            painted = self.paint(prompts(self.drawings, scene, seed=0), given[where], guidance)
+            f1 = edge_agreement(outlines(painted, high[at]), edges[where])
+            report[key] = shares(
+                verdict(self.bench, painted, scene) | self.strict.verdict(painted, scene), (*SEEN, "strict object")
+            )
+            report[key] |= {"f1": round(float(f1.mean()), 4), "n": len(at)}
+            self.sheet(f"canny_{key.split()[0]}_w{guidance:g}", edges[where], painted, paint(self.drawings, scene))
+        return report
+
+    def kontext(self, guidance: float) -> dict:
+        report = {}
+        for what, kind, named in [
+            *((KINDS[k], k, 0.0) for k in range(4)),
+            ("style, by name", KINDS.index("style"), 1.0),
+        ]:
+            edits = draw_edits(self.drawings, self.n, seed=4000 + kind, kinds=(kind,), unseen=True)
+            before, after = paint_edits(self.drawings, edits)
+            texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
+            painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
+            report[what] = shares(edit_verdict(self.bench, painted, edits), SEEN)
+            report[what] |= kept(painted, after, self.ae, should_stay(self.drawings, edits))
+            if guidance == GUIDANCES[0]:
+                for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
+                    report[what][f"judge on {true}"] = shares(edit_verdict(self.bench, x, edits), ("all",))["all"]
+            file = f"kontext_{what.replace(', by ', '_')}"
+            self.sheet(f"{file}_w{guidance:g}", before, painted, after)
+            (self.out / f"{file}.txt").write_text("\n".join(texts[:24]), "utf-8")
+        return report
+
+    def redux(self, guidance: float) -> dict:
+        variations = draw_variations(self.drawings, self.n, seed=4000, unseen=True)
+        before, after = paint_edits(self.drawings, variations)
+        texts = wishes(self.drawings, variations, seed=0, always=True)
+        painted = self.paint(texts, see(self.bench.judge, before), guidance)
+        found = verdict(self.bench, painted, variations.after) | self.strict.verdict(painted, variations.after)
+        self.sheet(f"redux_w{guidance:g}", before, painted, after)
+        (self.out / "redux.txt").write_text("\n".join(texts[:24]), "utf-8")
+        return shares(found, (*SEEN, "strict object", "strict style"))
+
+
+def measure(
+    name: str, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int
+) -> dict[str, dict]:
+    """The tool's numbers at each of `GUIDANCES`."""
+    out.mkdir(parents=True, exist_ok=True)
+    judged = Judged(flux, texts, ae, drawings, out, n, name)
+    return {f"w = {w:g}": getattr(judged, name)(w) for w in GUIDANCES}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tools", nargs="*", default=list(TOOLS), help="which; all without")
+    parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of the differences")
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"), help="all drawings")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tools"))
+    parser.add_argument("--pictures", type=int, default=512, help="of each kind")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    from flux_edu.train.tools import merged  # which measures with this module when it has trained
+
+    base, texts = read(TINY_FOLDER / "flux.safetensors", args.device), Texts(TINY_FOLDER, 32).to(args.device)
+    ae, drawings = load_ae(TINY_FOLDER / "ae.safetensors").to(args.device), load_drawings(args.data).to(args.device)
+    for name in args.tools:
+        if name not in TOOLS or not (args.weights / f"{name}.safetensors").is_file():
+            print(f"{name} is left out: there is no {args.weights / name}.safetensors", flush=True)
+            continue
+        flux = merged(name, base, read(args.weights / f"{name}.safetensors", args.device))
+        report = measure(name, flux, texts, ae, drawings, args.out, args.pictures)
+        (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
+        print(name, json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()

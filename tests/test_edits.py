@@ -1,0 +1,131 @@
+"""What the tools are trained on: edits whose picture before and after agree where they should, masks, outlines."""
+
+import numpy as np
+import pytest
+import torch
+
+from flux_edu import lora, tools
+from flux_edu.checkpoint import read
+from flux_edu.pipeline import TINY_FOLDER
+from flux_edu.sampling import denoise
+from flux_edu.train import edits as ed
+from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, paint, seen
+from flux_edu.train.tools import POOLS, make_student, merged, velocity
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return load_drawings()
+
+
+@pytest.fixture(scope="module")
+def base():
+    return read(TINY_FOLDER / "flux.safetensors")
+
+
+def test_training_sees_nothing_that_is_held_out_and_measuring_nothing_else(drawings):
+    trained, measured = ed.draw_edits(drawings, 200, 1), ed.draw_edits(drawings, 60, 2, unseen=True)
+    assert seen(drawings, trained.before).all() and seen(drawings, trained.after).all()
+    assert not seen(drawings, measured.after).any()
+    variants = ed.draw_variations(drawings, 60, 3), ed.draw_variations(drawings, 60, 3, unseen=True)
+    assert seen(drawings, variants[0].after).all() and not seen(drawings, variants[1].after).any()
+    assert set(trained.kind) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_an_edit_changes_what_its_instruction_says_and_nothing_else(drawings, kind):
+    edits = ed.draw_edits(drawings, 24, 5 + kind, kinds=(kind,))
+    before, after = ed.paint_edits(drawings, edits)
+    said = ed.instructions(drawings, edits, seed=0, chinese=0, named=0)
+    stay = ed.should_stay(drawings, edits)
+    if kind != ed.SWAP:
+        assert (before - after).abs().amax(1, keepdim=True)[stay].max() < 0.05
+    assert (before - after).abs().amax(dim=(1, 2, 3)).min() > 0.1
+    for i, text in enumerate(said):
+        scene, left = edits.before[i : i + 1], edits.shown[i]
+        if kind == ed.BACKGROUND:
+            assert text == f"make the background {list(COLOURS)[edits.after.colour[i]]}"
+        elif kind == ed.STYLE:
+            assert text == f"turn it into {STYLES[drawings.style[edits.after.drawing[i, 0]]]} style"
+        elif kind == ed.SWAP:
+            assert text == f"swap {'left and right' if scene.layout[0] == BESIDE else 'top and bottom'}"
+            assert (edits.after.drawing[i] == edits.before.drawing[i, ::-1]).all()
+        else:
+            gone = edits.before.drawing[i, int(np.flatnonzero(~left)[0])]
+            assert text.removeprefix("remove the ") in drawings.names[drawings.concept[gone]]["en"]
+
+
+def test_another_style_can_be_asked_for_by_name(drawings):
+    edits = ed.draw_edits(drawings, 12, 9, kinds=(ed.STYLE,))
+    for i, text in enumerate(ed.instructions(drawings, edits, seed=0, chinese=0, named=1)):
+        first = drawings.names[drawings.concept[edits.before.drawing[i, 0]]]["en"][0]
+        assert text.startswith(f"turn the {first}") and (" and the " in text) == (edits.before.layout[i] != ONE)
+
+
+def test_opacity_is_that_of_the_drawing(drawings):
+    scenes = draw_scenes(drawings, 4, 3, pairs=0)
+    alpha = ed.opacity(drawings, scenes)
+    plain = paint(drawings, scenes, shown=None)
+    corner = plain[:, :, :1, :1].expand_as(plain)
+    assert alpha.min() >= -1e-5 and alpha.max() <= 1 + 1e-5
+    assert (plain - corner).abs().amax(1, keepdim=True)[alpha < 1e-4].max() < 1e-3
+
+
+def test_a_measured_mask_hides_one_thing_and_leaves_the_other(drawings):
+    scenes = draw_scenes(drawings, 30, 4, pairs=1)
+    masks = ed.draw_masks(scenes, seed=1, measured=True)
+    assert masks.shape == (30, 1, SIZE, SIZE) and set(masks.unique().tolist()) == {0, 1}
+    first = ed.opacity(drawings, scenes, np.array([[True, False]] * 30))
+    second = ed.opacity(drawings, scenes, np.array([[False, True]] * 30))
+    for mask, *both in zip(masks, first, second, strict=True):
+        hidden = sorted(float((mask * (each > 0.5)).sum() / (each > 0.5).sum()) for each in both)
+        assert hidden[0] < 0.05 and hidden[1] > 0.9
+    assert (ed.draw_masks(scenes, seed=1).flatten(1).sum(1) > 0).all()
+
+
+def test_outlines_agree_with_themselves_and_within_a_pixel(drawings):
+    pictures = paint(drawings, draw_scenes(drawings, 3, 8))
+    edges = ed.outlines(pictures, np.full(3, 200.0))
+    assert set(edges.unique().tolist()) == {-1, 1}
+    assert ed.edge_agreement(edges, edges).tolist() == [1, 1, 1]
+    assert ed.edge_agreement(edges.roll(1, dims=-1), edges).min() > 0.95
+    assert ed.edge_agreement(edges.roll(9, dims=-1), edges).max() < 0.8
+    with pytest.raises(ValueError, match="the lower one comes first"):
+        tools.canny(pictures[0], 200, 50)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(base, name):
+    student, pool = make_student(name, base, rank=8), POOLS[name]
+    torch.manual_seed(0)
+    x, t, text = torch.randn(2, 64, 64), torch.tensor([0.3, 0.8]), (torch.randn(2, 32, 256), torch.randn(2, 256))
+    given = torch.randn(2, *pool.shape)
+    with torch.inference_mode():
+        v = velocity(pool, student, x, t, text, given)
+        if name in ("fill", "canny"):  # the new channels change nothing yet
+            torch.testing.assert_close(v, velocity(pool, student, x, t, text, 0 * given))
+    for key, p in student.named_parameters():
+        if key.endswith("lora_B.weight"):
+            torch.nn.init.normal_(p, std=0.02)
+    difference = lora.trained_difference(student)
+    assert not any("_mod.lin" in key or "time_in" in key for key in difference)
+    with torch.inference_mode():
+        trained = velocity(pool, student, x, t, text, given)
+        torch.testing.assert_close(
+            velocity(pool, merged(name, base, difference), x, t, text, given), trained, atol=2e-4, rtol=2e-4
+        )
+    assert (trained - v).abs().max() > 1e-3
+
+
+def test_kontext_is_trained_on_what_denoise_feeds_it(base):
+    """Training puts the reference where sampling puts it."""
+    flux, pool = merged("kontext", base, {"img_in.bias": base["img_in.bias"]}), POOLS["kontext"]
+    torch.manual_seed(1)
+    x, text, given = torch.randn(1, 64, 64), (torch.randn(1, 32, 256), torch.randn(1, 256)), torch.randn(1, 64, 64)
+    with torch.inference_mode():
+        v = velocity(pool, flux, x, torch.tensor([1.0]), text, given)
+    _, img_ids, _, txt_ids, *_ = pool.inputs(flux, x, torch.tensor([1.0]), text, given)
+    ids = img_ids[:, 64:]
+    assert ids[0, :, 0].unique().tolist() == [1.0] and (ids[0, :, 1:] == img_ids[0, :64, 1:]).all()
+    out = denoise(flux, x, img_ids[:, :64], text[0], txt_ids, text[1], [1.0, 0.9], img_cond_seq=(given, ids))
+    torch.testing.assert_close(out, x - 0.1 * v, atol=1e-4, rtol=1e-4)
