@@ -386,7 +386,7 @@ def test_rows8_leaves_vectors_and_short_rows_as_they_are(tmp_path):
     state = {
         "bias": torch.randn(99),
         "scalar": torch.tensor(0.1),
-        "short": torch.randn(50, 15),
+        "short": torch.randn(50, 7),
         "one": torch.randn(5, 1),
     }
     checkpoint.save_rows8(state, tmp_path / "x.safetensors")
