@@ -24,13 +24,15 @@ from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
-from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, patchify, prepare, unpatchify
+from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, make_txt_ids, patchify, prepare, unpatchify
 from flux_edu.pictures import picture_hash
 from flux_edu.real import load_published, settle, visiting
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
+from flux_edu.tools import Redux, widen_img_in
 
+Callback = Callable[[int, float, Tensor, Tensor], None]  # that of `denoise`
 TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
 
 
@@ -79,7 +81,7 @@ class FluxGenerator:
         init_image: Image.Image | None = None,
         image2image_strength: float = 0.0,
         add_sampling_metadata: bool = True,
-        callback: Callable[[int, float, Tensor, Tensor], None] | None = None,
+        callback: Callback | None = None,
     ) -> Image.Image:
         """Paint one picture. Sizes in pixels, rounded down to multiples of 16 (with a warning); seed None draws one.
 
@@ -88,11 +90,37 @@ class FluxGenerator:
         to the size asked for. The picture's `info` carries what it takes to paint it again. `callback` is that of
         `denoise`.
         """
-        opts = SamplingOptions(prompt, *round_size(width, height), num_steps, guidance, seed)
-        if opts.seed is None:
-            opts.seed = secrets.randbelow(2**31)
+        if self.spec.params.in_channels != self.spec.params.out_channels:
+            raise ValueError(
+                f"{self.name} needs a control picture or a mask beside the prompt; pass what"
+                " tools.control_cond or tools.fill_cond makes of it to sampling.denoise as img_cond, or let"
+                f" toolbox.ToolGenerator({self.name!r}) do it"
+            )
+        opts = self._options(prompt, *round_size(width, height), num_steps, guidance, seed)
         self._check(opts, init_image, image2image_strength)
+        start, noted = None, {}
+        if init_image is not None:
+            resized = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
+            start = self._encode(to_tensor(resized)), image2image_strength
+            noted = {"init_image_sha256": picture_hash(init_image), "image2image_strength": image2image_strength}
+        return self.paint(opts, start, noted=noted if add_sampling_metadata else None, callback=callback)
 
+    @torch.inference_mode()
+    def paint(
+        self,
+        opts: SamplingOptions,
+        start: tuple[Float[Tensor, "1 C h w"], float] | None = None,
+        beside: dict | None = None,
+        seen: Float[Tensor, "1 N width"] | None = None,
+        noted: dict | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """From noise to picture, with whatever goes in besides; checked by those who call it.
+
+        start is an encoded picture and the strength of Eq. (6.3); beside is what `denoise` takes as img_cond or
+        img_cond_seq, Eq. (12.1) to (12.3); seen is what an image encoder says, Eq. (12.4). noted joins the metadata;
+        with None there are none.
+        """
         # noise, schedule and text
         noise = get_noise(1, opts.height, opts.width, self.device, torch.float32, opts.seed)
         timesteps = get_schedule(opts.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
@@ -100,45 +128,39 @@ class FluxGenerator:
             inputs = prepare(self.t5, self.clip, noise, opts.prompt)
             uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
 
-        # a start picture, encoded, moves the start into the schedule
-        if init_image is not None:
-            start = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
-            with self._here(self.ae):
-                z = self.ae.encode(to_tensor(start).to(self.device, next(self.ae.parameters()).dtype)).float()
-            latent, timesteps = image_to_image_start(z, noise, timesteps, image2image_strength)
+        # a start picture moves the start into the schedule, a seen one joins the text
+        if start is not None:
+            latent, timesteps = image_to_image_start(start[0], noise, timesteps, start[1])
             inputs["img"] = patchify(latent)
+        if seen is not None:
+            inputs["txt"] = self.model.redux(inputs["txt"], seen)
+            inputs["txt_ids"] = make_txt_ids(1, inputs["txt"].shape[1]).to(self.device)
+            uncond = uncond and (self.model.redux(uncond[0], torch.zeros_like(seen)), uncond[1])
 
         # follow the velocity from noise to latent, then decode
         how = dict(timesteps=timesteps, guidance=opts.guidance, uncond=uncond, callback=callback)
         with self._here(self.model):
-            x = denoise(self.model, **inputs, **how)
+            x = denoise(self.model, **inputs, **how, **(beside or {}))
         z = unpatchify(x, opts.height, opts.width)
         with self._here(self.ae):
             picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
 
-        if add_sampling_metadata:
-            picture.info |= asdict(opts) | {
-                "model": self.name,
-                "version": flux_edu.__version__,
-                "schedule": timesteps,
-                "dtype": str(self.model.img_in.weight.dtype),
-            }
-            if init_image is not None:
-                picture.info |= {
-                    "init_image_sha256": picture_hash(init_image),
-                    "image2image_strength": image2image_strength,
-                }
+        if noted is not None:
+            painted_by = {"model": self.name, "version": flux_edu.__version__}
+            dtype = str(self.model.img_in.weight.dtype)
+            picture.info |= asdict(opts) | painted_by | {"schedule": timesteps, "dtype": dtype} | noted
         return picture
 
     def repaint(self, metadata: dict, init_image: Image.Image | None = None) -> Image.Image:
         """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
-        if metadata["model"] != self.name:
+        if tool := metadata.get("tool"):
+            inputs = [key.removesuffix("_sha256") for key in metadata if key.endswith("_sha256")]
             raise ValueError(
-                f"the picture was painted by {metadata['model']!r}, this generator is {self.name!r}: make"
-                f" FluxGenerator({metadata['model']!r})"
+                f"the picture was painted by ToolGenerator.{tool} from more than a prompt: make"
+                f" flux_edu.toolbox.ToolGenerator({metadata['model']!r}) and call its repaint(metadata,"
+                f" {', '.join(f'{name}=…' for name in inputs)}) with the same {' and '.join(inputs)}"
             )
-        if metadata["version"] != flux_edu.__version__:
-            advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
+        self._check_painter(metadata)
         wanted = metadata.get("init_image_sha256")
         if wanted and (init_image is None or picture_hash(init_image) != wanted):
             raise ValueError(
@@ -150,17 +172,35 @@ class FluxGenerator:
             **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
         )
 
+    def _check_painter(self, metadata: dict) -> None:
+        """That this model is the one that painted a picture, and whether this version is."""
+        if metadata["model"] != self.name:
+            raise ValueError(
+                f"the picture was painted by {metadata['model']!r}, this generator is {self.name!r}: make"
+                f" {type(self).__name__}({metadata['model']!r})"
+            )
+        if metadata["version"] != flux_edu.__version__:
+            advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
+
+    @torch.inference_mode()
+    def _encode(self, x: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 C h w"]:
+        with self._here(self.ae):
+            return self.ae.encode(x.to(self.device, next(self.ae.parameters()).dtype)).float()
+
     def _here(self, *parts: nn.Module) -> AbstractContextManager:
         """The parts on the device: where all have room they are there, else they come now and make room afterwards."""
         away = [part for part in parts if next(part.parameters()).device.type != self.device.type]
         return visiting(self.device, *away) if away else nullcontext()
 
-    def _check(self, opts: SamplingOptions, init_image: Image.Image | None, strength: float) -> None:
-        if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(
-                f"{self.name} needs a control picture or a mask beside the prompt; pass what"
-                " tools.control_cond or tools.fill_cond makes of it to sampling.denoise as img_cond"
-            )
+    @staticmethod
+    def _options(
+        prompt: str, width: int, height: int, num_steps: int, guidance: float, seed: int | None
+    ) -> SamplingOptions:
+        """With a seed drawn where none was asked for."""
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        return SamplingOptions(prompt, width, height, num_steps, guidance, seed)
+
+    def _check(self, opts: SamplingOptions, init_image: Image.Image | None = None, strength: float = 0.0) -> None:
         if not isinstance(opts.prompt, str):
             raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
         if not 0 <= opts.seed < 2**63:
@@ -192,7 +232,8 @@ def round_size(width: int, height: int) -> tuple[int, int]:
 def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
     """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
 
-    The distilled ones are the same files and a low-rank difference of the transformer.
+    The distilled ones and the tools are the same files and a low-rank difference of the transformer; where a tool's
+    tokens are wider, so is first the entrance. Redux brings a small network of its own, `model.redux`.
     """
     if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
         stages = {"dev": "guidance", "schnell": "few_steps"}
@@ -210,6 +251,10 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
         if file == "t5":  # one matrix under two names; the file holds it once
             state["encoder.embed_tokens.weight"] = state["shared.weight"]
         if file == "flux" and spec.difference:
-            state = lora.merge(state, read(TINY_FOLDER / spec.difference), source=spec.difference)
+            difference = read(TINY_FOLDER / spec.difference)
+            state = lora.merge(widen_img_in(state, spec.params.in_channels), difference, source=spec.difference)
+            if (up := difference.get("redux.redux_up.weight")) is not None:
+                with torch.device("meta"):
+                    model.redux = Redux(up.shape[1], spec.params.context_in_dim)
         load_strict(part, state, source=path.name)
     return (t5, clip, model, ae), WAYS[0]

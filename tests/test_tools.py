@@ -14,6 +14,7 @@ from flux_edu import lora, patchify, plots, sampling, tools
 from flux_edu.checkpoint import CheckpointError, load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND, apply_rope
+from flux_edu.train.judge import load_bench
 
 
 def small(in_channels: int = 8) -> Flux:
@@ -106,6 +107,42 @@ def test_a_widened_network_is_at_first_the_same():
         tools.widen_img_in(merged, 8)
 
 
+# ---------------------------------------------------------------- outlines
+
+
+def step_edge(height: int, H: int = 20, W: int = 30) -> torch.Tensor:
+    """Black left of column 13, brighter by `height` of 255 from there on."""
+    picture = torch.full((3, H, W), -1.0)
+    picture[..., 13:] += height / 127.5
+    return picture
+
+
+def test_outlines_are_white_on_black_where_brightness_jumps():
+    edges = tools.canny(step_edge(200))
+    assert edges.shape == (3, 20, 30) and set(edges.unique().tolist()) == {-1, 1}
+    columns = (edges[0] > 0).any(0).nonzero().flatten().tolist()
+    assert len(columns) == 1 and columns[0] in (12, 13)  # one pixel thin, at the jump
+    assert (edges[0, 1:-1, columns[0]] == 1).all()
+    assert torch.equal(edges[0], edges[1]) and torch.equal(edges[0], edges[2])
+
+
+def test_thresholds_are_in_sums_of_sobels_filter():
+    """Sobel's filter answers a jump of h with 4 h: 200 is reached by a jump of 51, not by one of 49."""
+    for height, found in ((49, False), (51, True)):
+        assert bool((tools.canny(step_edge(height)) > 0).any()) == found
+    assert (tools.canny(step_edge(10), 0, 39) > 0).any() and not (tools.canny(step_edge(10), 0, 41) > 0).any()
+    weak = step_edge(60)  # strong above, weak below: it goes on where it began, down to the lower threshold
+    weak[:, 10:, 13:] = -1 + 30 / 127.5
+    lengths = [int((tools.canny(weak, low, 200)[0] > 0).any(1).sum()) for low in (50, 150)]
+    assert lengths[0] >= 18 > 12 >= lengths[1]
+
+
+@pytest.mark.parametrize("low, high", [(201, 200), (-1, 200)])
+def test_thresholds_out_of_order_are_answered(low, high):
+    with pytest.raises(ValueError, match=f"thresholds {low} and {high}: the lower one comes first, and neither is"):
+        tools.canny(step_edge(100), low, high)
+
+
 # ---------------------------------------------------------------- tokens
 
 
@@ -175,6 +212,22 @@ def test_redux_is_the_class_of_diffusers():
     out = ours(txt, s)
     assert torch.equal(out[:, :3], txt)
     torch.testing.assert_close(out[:, 3:], theirs(s).image_embeds)
+
+
+def test_the_eye_of_the_tiny_redux_sees_what_and_where():
+    """Its features are those that the judge makes one vector of; behind them stands the place, row first."""
+    judge = load_bench().judge
+    pictures = torch.rand(2, 3, 128, 96) * 2 - 1
+    seen = tools.see(judge, pictures)
+    assert seen.shape == (2, 16, 96 + 8)
+    small = F.interpolate(pictures, (64, 64), mode="area")
+    features = rearrange(seen[..., :96], "b (h w) c -> b (c h w)", h=4)
+    torch.testing.assert_close(F.normalize(judge.image[-1](features), dim=-1), judge.see(small))
+    for i in range(16):
+        assert seen[1, i, 96:].nonzero().flatten().tolist() == [i // 4, 4 + i % 4]
+    assert torch.equal(seen[0, :, 96:], seen[1, :, 96:])
+    turned = tools.see(judge, pictures.flip(-1))
+    assert not torch.equal(turned[..., :96], seen[..., :96])
 
 
 def test_the_published_redux_has_64_million_parameters():
