@@ -1,14 +1,17 @@
 """What the tools are trained on: edits whose picture before and after agree where they should, masks, outlines."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from flux_edu import lora, tools
-from flux_edu.checkpoint import read
+from flux_edu.checkpoint import read, save_rows8
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
+from flux_edu.train import evaluate_tools
 from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, paint, seen
 from flux_edu.train.tools import POOLS, make_student, merged, velocity
 
@@ -129,3 +132,20 @@ def test_kontext_is_trained_on_what_denoise_feeds_it(base):
     assert ids[0, :, 0].unique().tolist() == [1.0] and (ids[0, :, 1:] == img_ids[0, :64, 1:]).all()
     out = denoise(flux, x, img_ids[:, :64], text[0], txt_ids, text[1], [1.0, 0.9], img_cond_seq=(given, ids))
     torch.testing.assert_close(out, x - 0.1 * v, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
+    """The whole command, with one step and two pictures."""
+    save_rows8(lora.trained_difference(make_student("redux", base, rank=1)), tmp_path / "redux.safetensors")
+    whole = evaluate_tools.paint_with
+    monkeypatch.setattr(evaluate_tools, "paint_with", lambda *given: whole(*given[:-1], steps=1))
+    monkeypatch.setattr(evaluate_tools, "GUIDANCES", (1.0,))
+    monkeypatch.setattr(evaluate_tools, "load_drawings", lambda _: load_drawings())
+    given = ["redux", "fill", "--weights", str(tmp_path), "--out", str(tmp_path / "out"), "--pictures", "2"]
+    monkeypatch.setattr("sys.argv", ["evaluate_tools", *given, "--device", "cpu"])
+    evaluate_tools.main()
+    report = json.loads((tmp_path / "out" / "redux.json").read_text())["w = 1"]
+    assert {"object", "style", "colour", "strict object"} <= set(
+        report
+    ) and "fill is left out" in capsys.readouterr().out
+    assert (tmp_path / "out" / "redux_w1.png").is_file()

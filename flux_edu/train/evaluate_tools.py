@@ -6,6 +6,9 @@ as the autoencoder alone would have left it? And, of outlines, do they agree?
 The judge first looks at the true pictures themselves.
 """
 
+import argparse
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
+from flux_edu.checkpoint import read
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.pipeline import to_picture
+from flux_edu.pipeline import TINY_FOLDER, to_picture
 from flux_edu.sampling import denoise
 from flux_edu.tools import control_cond, fill_cond, hide, see
-from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, paint
+from flux_edu.train.autoencoder import load_ae
+from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
 from flux_edu.train.distil import Text, Texts, half, schedule
 from flux_edu.train.edits import (
     KINDS,
