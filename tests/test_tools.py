@@ -1,19 +1,28 @@
 """Chapter 12: what goes in beside the text, against diffusers' packing, and the network that reads it."""
 
+import random
+import re
 from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
+import traitlets
 from answers import told
 from diffusers.pipelines.flux import pipeline_flux_fill
 from einops import rearrange
+from PIL import Image
 from torch.nn import functional as F
 
 from flux_edu import lora, patchify, plots, sampling, tools
+from flux_edu.browser import SQUARES, MaskCanvas, letters_of, mask_of
 from flux_edu.checkpoint import CheckpointError, load_strict
+from flux_edu.learn import PANELS, Panel
 from flux_edu.model import Flux, FluxParams
+from flux_edu.plots.canvas import pixels
+from flux_edu.plots.style import redrawing
 from flux_edu.rope import EmbedND, apply_rope
+from flux_edu.schedule import get_schedule
 from flux_edu.train.judge import load_bench
 
 
@@ -282,10 +291,77 @@ def test_a_usual_mistake_is_named(number, answer, diagnosis):
         (plots.kontext_sizes, {"width": 3840, "height": 256}, "1568 × 672"),
         (plots.two_planes, {"index": 0, "row": 4}, "(0, 4, c): 1.000"),
         (plots.two_planes, {"index": 4, "row": 8}, "(4, 8, c)"),
+        (plots.where_strength_enters, {"strength": 0.0}, "strength 0.00, .* 0.00 on the shifted schedule and 0.00 on"),
+        (plots.where_strength_enters, {"strength": 1.0, "tokens": 64}, "1.00 on the shifted schedule and 1.00 on the"),
     ],
 )
 def test_figures_at_their_ends(draw, values, words):
-    assert words in draw(**values).get_label()
+    label = draw(**values).get_label()
+    assert words in label or re.search(words, label)
+
+
+def test_the_strength_figure_tells_where_image_to_image_begins():
+    """The numbers of its label are those of `image_to_image_start`, on both schedules."""
+    for strength, tokens in ((0.3, 4096), (0.65, 64)):
+        label = plots.where_strength_enters(strength=strength, tokens=tokens).get_label()
+        for name, shift in (("shifted", True), ("even", False)):
+            levels = get_schedule(28, tokens, shift=shift)
+            _, rest = sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), levels, strength)
+            assert f"{rest[0]:.2f} on the {name} schedule" in label
+
+
+def test_a_redrawn_strength_figure_is_the_first_one():
+    """What a slider draws again on the emptied figure equals a new one."""
+    red, figures = Image.new("RGB", (128, 128), "red"), {}
+    new = pixels(plots.where_strength_enters(red, 0.4))
+    with redrawing(figures):
+        plots.where_strength_enters(strength=0.9, tokens=64)
+    with redrawing(figures):
+        assert (pixels(plots.where_strength_enters(red, 0.4)) == new).all()
+
+
+def test_pictures_around_a_hole():
+    mask = plots.hole(10, 20, 30)
+    assert mask.getbbox() == (10, 20, 40, 50) and {value for _, value in mask.getcolors()} == {0, 255}
+    covered = plots.covered(Image.new("RGB", (128, 128), "red"), mask)
+    assert covered.getpixel((10, 20)) == (128, 128, 128) and covered.getpixel((9, 20)) == (255, 0, 0)
+    strip = plots.beside(covered, mask, covered, alt="three pictures")
+    assert strip.size == (3 * 256 + 2 * 8, 256) and strip.info["alt"] == "three pictures"
+    assert strip.getpixel((258, 3)) == (255, 255, 255) and strip.getpixel((300, 3)) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- a mask drawn by hand
+
+
+def test_a_drawn_mask_is_a_control_of_a_panel():
+    picture, first = Image.new("RGB", (128, 128), "red"), plots.hole(32, 64, 40)
+    seen = []
+
+    def draw(mask: str = "") -> Image.Image:
+        seen.append(mask_of(mask, (128, 128)))
+        return plots.beside(plots.covered(picture, seen[-1]), alt=f"{mask.count('1')} squares are covered")
+
+    control = MaskCanvas(picture, first)
+    panel = Panel(draw, {"mask": control})
+    PANELS.remove(panel)
+    assert seen[-1].tobytes() == first.tobytes() and "100 squares" in panel.picture.value
+    before = panel.picture.value
+    control.value = "1" * SQUARES**2  # what the browser sends
+    assert seen[-1].getextrema() == (255, 255) and "1024 squares" in panel.picture.value
+    assert [move.error for move in panel.sweep()] == [None]
+    panel.children[0].children[-1].click()
+    assert panel.picture.value == before and control.value == letters_of(first)
+    assert control.picture.startswith("data:image/png;base64,") and control.description == "mask"
+
+
+def test_letters_are_a_mask():
+    letters = "".join(random.Random(1).choice("01") for _ in range(SQUARES**2))
+    mask = mask_of(letters, (128, 128))
+    assert mask.getpixel((4 * 7, 4 * 3)) == 255 * int(letters[3 * SQUARES + 7])
+    assert letters_of(mask) == letters
+    for wrong in ("1", "2" * SQUARES**2):
+        with pytest.raises(traitlets.TraitError, match="a mask is 1024 letters, each 0 or 1"):
+            MaskCanvas(Image.new("RGB", (16, 16)), value=wrong)
 
 
 def test_the_score_in_another_plane_is_that_of_the_rotations():

@@ -105,10 +105,14 @@ from flux_edu.plots.chapter_11 import distance_by_steps as distance_by_steps
 from flux_edu.plots.chapter_11 import few_step_walks as few_step_walks
 from flux_edu.plots.chapter_11 import off_the_chord as off_the_chord
 from flux_edu.plots.chapter_11 import toy_walk as toy_walk
+from flux_edu.plots.chapter_12 import beside as beside
 from flux_edu.plots.chapter_12 import box as box
+from flux_edu.plots.chapter_12 import covered as covered
 from flux_edu.plots.chapter_12 import fill_inputs as fill_inputs
+from flux_edu.plots.chapter_12 import hole as hole
 from flux_edu.plots.chapter_12 import kontext_sizes as kontext_sizes
 from flux_edu.plots.chapter_12 import two_planes as two_planes
+from flux_edu.plots.chapter_12 import where_strength_enters as where_strength_enters
 from flux_edu.plots.chapter_13 import bfloat16_times as bfloat16_times
 from flux_edu.plots.chapter_13 import cost_of_a_picture as cost_of_a_picture
 from flux_edu.plots.chapter_13 import lost_steps as lost_steps

@@ -1,13 +1,17 @@
 """Figures of chapter 12: what goes into the transformer beside text and noise."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
+from flux_edu.plots.chapter_06 import start_level
 from flux_edu.plots.chapter_08 import as_pixels
-from flux_edu.plots.style import BLUE, GREEN, ORANGE, RED, new_figure
+from flux_edu.plots.style import BLUE, GREEN, ORANGE, RED, new_figure, place
 from flux_edu.rope import rope
+from flux_edu.schedule import get_schedule
 from flux_edu.tools import KONTEXT_SIZES, hide, kontext_size, pack_mask
 
 PICTURE = torch.linspace(-1, 1, 3 * 128 * 128).reshape(3, 128, 128)  # where none is given
@@ -18,6 +22,25 @@ def box(left: int = 40, top: int = 24, side: int = 60, size: int = 128) -> Float
     mask = torch.zeros(1, 1, size, size)
     mask[..., top : top + side, left : left + side] = 1
     return mask
+
+
+def hole(left: int = 40, top: int = 24, side: int = 60, size: int = 128) -> Image.Image:
+    """The same mask as a picture: white is to be painted."""
+    return Image.fromarray((255 * box(left, top, side, size)[0, 0]).byte().numpy())
+
+
+def beside(*pictures: Image.Image, alt: str, side: int = 256) -> Image.Image:
+    """Pictures next to each other on white, each so many pixels high: what goes in, what comes out."""
+    both = Image.new("RGB", (len(pictures) * (side + 8) - 8, side), "white")
+    for i, picture in enumerate(pictures):
+        both.paste(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC), (i * (side + 8), 0))
+    both.info["alt"] = alt
+    return both
+
+
+def covered(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """What Fill sees of a picture: middle grey, 0 in a range of -1 to 1, where the mask is white."""
+    return Image.composite(Image.new("RGB", picture.size, (128, 128, 128)), picture.convert("RGB"), mask.convert("L"))
 
 
 def fill_inputs(left: int = 40, top: int = 24, side: int = 60, picture: Float[Tensor, "3 H W"] = PICTURE) -> Figure:
@@ -78,5 +101,36 @@ def two_planes(index: int = 1, row: int = 4, column: int = 4, axes_dim: tuple[in
     fig.set_label(
         f"Scores of a vector of ones at (0, 4, 4) with itself at ({index}, {row}, c): {fit[column]:.3f} at column"
         f" {column}, from {fit.min():.2f} to {fit.max():.2f} over the columns 0 to 8."
+    )
+    return fig
+
+
+def where_strength_enters(
+    painted: Image.Image | None = None, strength: float = 0.5, num_steps: int = 28, tokens: int = 4096
+) -> Figure:
+    """Left what was painted from a start picture, right the noise level at which its walk began, Eq. (6.3).
+
+    The steps of FLUX's own schedule for so many tokens lie above those of an even one, so most strengths begin in what
+    is nearly noise.
+    """
+    painted = Image.new("RGB", (128, 128), (140, 140, 140)) if painted is None else painted
+    schedules = {"shifted": get_schedule(num_steps, tokens), "even": get_schedule(num_steps, tokens, shift=False)}
+    strengths, told = np.linspace(0, 1, 201).tolist(), []
+    fig, (left, right) = new_figure(1, 2, width=7.2, height=3.2)
+    place(fig, 0.02, 0.98, 0.15, wspace=0.12)
+    left.imshow(painted, interpolation="nearest", aspect="auto", extent=(0, 1, 0, 1))
+    left.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=f"strength {strength:.2f}")
+    for (name, levels), colour in zip(schedules.items(), (BLUE, ORANGE), strict=True):
+        right.plot(strengths, [start_level(s, levels)[1] for s in strengths], color=colour, label=name)
+        i, t = start_level(strength, levels)
+        right.plot([strength], [t], "o", color=colour)
+        told.append(f"{t:.2f} on the {name} schedule")
+    right.axhline(0.5, color="0.75", lw=1, ls=":")
+    right.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), xlabel="strength ς", ylabel="noise level at the start")
+    right.set_title(f"{num_steps - i} of {num_steps} steps, {tokens} tokens", fontsize=9)
+    right.legend(fontsize=8, frameon=False, loc="lower right")
+    fig.set_label(
+        f"A picture painted with strength {strength:.2f}, and the noise level at which {num_steps} steps begin over"
+        f" strength at {tokens} tokens: {' and '.join(told)}."
     )
     return fig
