@@ -66,7 +66,7 @@ def seconds(call: Callable[[], object], device: torch.device, loops: int, warm_u
     return statistics.median(taken)
 
 
-def rate(call: Callable[[], object], device: torch.device) -> float:
+def seconds_in_a_row(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call among several in a row, as in a model: the GPU does not wait for the next one."""
     return seconds(lambda: [call() for _ in range(8)], device, 5, 2) / 8
 
@@ -92,7 +92,7 @@ def rates(case: Case) -> tuple[float, dict[str, float]]:
     D, K = p.hidden_size, p.hidden_size // p.num_heads
     made = dict(device=case.device, dtype=case.dtype)
     x, w = torch.randn(L, D, **made), torch.randn(int(D * (3 + p.mlp_ratio)), D, **made)
-    product = 2 * L * w.numel() / rate(lambda: F.linear(x, w), case.device)
+    product = 2 * L * w.numel() / seconds_in_a_row(lambda: F.linear(x, w), case.device)
     q, k, v = torch.randn(3, 1, p.num_heads, L, K, **made)
     found = {}
     for name in KERNELS:
@@ -100,7 +100,7 @@ def rates(case: Case) -> tuple[float, dict[str, float]]:
             break
         with sdpa_kernel(getattr(SDPBackend, name)):
             try:
-                taken = rate(lambda: F.scaled_dot_product_attention(q, k, v), case.device)
+                taken = seconds_in_a_row(lambda: F.scaled_dot_product_attention(q, k, v), case.device)
             except RuntimeError:  # not on this machine
                 continue
         found[name] = 4 * L**2 * D / taken

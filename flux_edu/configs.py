@@ -79,6 +79,9 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
     AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.66696, shift_factor=0.05045
 )
 
+# The tiny tools: `python -m flux_edu.train.tools` makes their differences; none ships yet.
+TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=2.0, txt_tokens=32, two_passes=True)
+
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation
 configs = {
     "flux-dev": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-dev", num_steps=50, guidance=2.5),
@@ -101,39 +104,10 @@ configs = {
     "tiny-dev": ModelSpec(
         TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
     ),
-    "tiny-fill": ModelSpec(
-        TINY_FILL,
-        TINY_AE,
-        None,
-        num_steps=28,
-        guidance=2.0,
-        txt_tokens=32,
-        two_passes=True,
-        difference="fill.safetensors",
-    ),
-    "tiny-canny": ModelSpec(
-        TINY_CONTROL,
-        TINY_AE,
-        None,
-        num_steps=28,
-        guidance=2.0,
-        txt_tokens=32,
-        two_passes=True,
-        difference="canny.safetensors",
-    ),
-    "tiny-kontext": ModelSpec(
-        TINY,
-        TINY_AE,
-        None,
-        num_steps=28,
-        guidance=2.0,
-        txt_tokens=32,
-        two_passes=True,
-        difference="kontext.safetensors",
-    ),
-    "tiny-redux": ModelSpec(
-        TINY, TINY_AE, None, num_steps=28, guidance=2.0, txt_tokens=32, two_passes=True, difference="redux.safetensors"
-    ),
+    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, difference="fill.safetensors"),
+    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, difference="canny.safetensors"),
+    "tiny-kontext": replace(TINY_TOOL, difference="kontext.safetensors"),
+    "tiny-redux": replace(TINY_TOOL, difference="redux.safetensors"),
     "tiny-schnell": ModelSpec(
         TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, difference="schnell.safetensors"
     ),

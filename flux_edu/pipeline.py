@@ -20,7 +20,7 @@ from flux_edu import lora
 from flux_edu.advice import advise, unknown_words
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.budget import WAYS, Way
-from flux_edu.checkpoint import load_strict, read
+from flux_edu.checkpoint import State, load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
@@ -232,8 +232,7 @@ def round_size(width: int, height: int) -> tuple[int, int]:
 def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
     """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
 
-    The distilled ones and the tools are the same files and a low-rank difference of the transformer; where a tool's
-    tokens are wider, so is first the entrance. Redux brings a small network of its own, `model.redux`.
+    The distilled ones and the tools are the same files and a low-rank difference of the transformer.
     """
     if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
         stages = {"dev": "guidance", "schnell": "few_steps"}
@@ -251,10 +250,21 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
         if file == "t5":  # one matrix under two names; the file holds it once
             state["encoder.embed_tokens.weight"] = state["shared.weight"]
         if file == "flux" and spec.difference:
-            difference = read(TINY_FOLDER / spec.difference)
-            state = lora.merge(widen_img_in(state, spec.params.in_channels), difference, source=spec.difference)
-            if (up := difference.get("redux.redux_up.weight")) is not None:
-                with torch.device("meta"):
-                    model.redux = Redux(up.shape[1], spec.params.context_in_dim)
-        load_strict(part, state, source=path.name)
+            model = with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
+        else:
+            load_strict(part, state, source=path.name)
     return (t5, clip, model, ae), WAYS[0]
+
+
+def with_difference(spec: ModelSpec, base: State, difference: State, source: str) -> Flux:
+    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the difference in them.
+
+    Redux brings a small network of its own; it becomes `redux`, a part of the transformer.
+    """
+    state = lora.merge(widen_img_in(base, spec.params.in_channels), difference, source=source)
+    with torch.device("meta"):
+        model = Flux(spec.params)
+        if (up := difference.get("redux.redux_up.weight")) is not None:
+            model.redux = Redux(up.shape[1], spec.params.context_in_dim)
+    load_strict(model, state, source=source)
+    return model

@@ -37,10 +37,7 @@ def canny(picture: Float[Tensor, "3 H W"], low: float = 50, high: float = 200) -
     """
     if not 0 <= low <= high:
         raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first, and neither is below 0")
-    try:
-        import cv2  # large, and nothing else here needs it
-    except ImportError:
-        raise ImportError("outlines need OpenCV: pip install opencv-python-headless") from None
+    import cv2  # large, and nothing else here needs it
 
     pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()
     edges = torch.from_numpy(cv2.Canny(rearrange(pixels, "c h w -> h w c").contiguous().numpy(), low, high))
@@ -121,8 +118,12 @@ def reference_tokens(z: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B L 4*
     The first axis of the ids tells the two pictures apart: 0 for the one being painted. Give the result to `denoise` as
     img_cond_seq. The reference may have another size; it costs attention as any tokens do.
     """
-    ids = make_img_ids(len(z), z.shape[2] // PATCH, z.shape[3] // PATCH) + torch.tensor([1.0, 0.0, 0.0])
-    return patchify(z), ids.to(z.device)
+    return patchify(z), make_ref_ids(len(z), z.shape[2] // PATCH, z.shape[3] // PATCH).to(z.device)
+
+
+def make_ref_ids(batch: int, h: int, w: int) -> Float[Tensor, "B L 3"]:
+    """The ids of a reference picture of h × w tokens: (1, row, column)."""
+    return make_img_ids(batch, h, w) + torch.tensor([1.0, 0.0, 0.0])
 
 
 # ---------------------------------------------------------------- more text: Redux

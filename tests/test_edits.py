@@ -8,12 +8,13 @@ import torch
 
 from flux_edu import lora, tools
 from flux_edu.checkpoint import read, save_rows8
-from flux_edu.pipeline import TINY_FOLDER
+from flux_edu.configs import configs
+from flux_edu.pipeline import TINY_FOLDER, with_difference
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
 from flux_edu.train import evaluate_tools
 from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, paint, seen
-from flux_edu.train.tools import POOLS, make_student, merged, velocity
+from flux_edu.train.tools import POOLS, make_student, velocity
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,10 @@ def drawings():
 @pytest.fixture(scope="module")
 def base():
     return read(TINY_FOLDER / "flux.safetensors")
+
+
+def merged(name, base, difference):
+    return with_difference(configs[f"tiny-{name}"], base, difference, name)
 
 
 def test_training_sees_nothing_that_is_held_out_and_measuring_nothing_else(drawings):
@@ -115,14 +120,20 @@ def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(base, name):
     with torch.inference_mode():
         trained = velocity(pool, student, x, t, text, given)
         torch.testing.assert_close(
-            velocity(pool, merged(name, base, difference), x, t, text, given), trained, atol=2e-4, rtol=2e-4
+            velocity(pool, merged(name, base, difference), x, t, text, given),
+            trained,
+            atol=2e-4,
+            rtol=2e-4,
         )
     assert (trained - v).abs().max() > 1e-3
 
 
 def test_kontext_is_trained_on_what_denoise_feeds_it(base):
     """Training puts the reference where sampling puts it."""
-    flux, pool = merged("kontext", base, {"img_in.bias": base["img_in.bias"]}), POOLS["kontext"]
+    flux, pool = (
+        merged("kontext", base, {"img_in.bias": base["img_in.bias"]}),
+        POOLS["kontext"],
+    )
     torch.manual_seed(1)
     x, text, given = torch.randn(1, 64, 64), (torch.randn(1, 32, 256), torch.randn(1, 256)), torch.randn(1, 64, 64)
     with torch.inference_mode():

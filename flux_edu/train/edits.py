@@ -70,8 +70,7 @@ def draw_edits(
     rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
     pairs = 0.7 if len(kinds) > 1 else float(min(kinds) in (SWAP, REMOVE)) or 0.5
     while sum(map(len, parts)) < n:
-        of = [draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in {False, unseen}]
-        before = join_scenes(of)
+        before = draw_before(drawings, n, rng, pairs, unseen)
         m, one = len(before), before.layout == ONE
         kind = rng.choice(kinds, m)
         kind = np.where(one & (kind >= SWAP), kind - SWAP, kind)  # one thing alone: another background or style
@@ -89,6 +88,12 @@ def draw_edits(
         wanted = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
         parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & wanted))])
     return join_edits(parts)[:n]
+
+
+def draw_before(drawings: Drawings, n: int, rng: np.random.Generator, pairs: float, unseen: bool) -> Scenes:
+    """Scenes to change, more than n of them; with unseen=True as many again that training has not seen."""
+    kinds = (False, True) if unseen else (False,)
+    return join_scenes([draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in kinds])
 
 
 def join_edits(parts: list[Edits]) -> Edits:
@@ -238,9 +243,7 @@ def draw_variations(drawings: Drawings, n: int, seed: int, unseen: bool = False)
     """n pictures of one thing each, and the same thing as it shall be varied: its style, its background, both, none."""
     rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
     while sum(map(len, parts)) < n:
-        before = join_scenes(
-            [draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), 0.0, held) for held in {False, unseen}]
-        )
+        before = draw_before(drawings, n, rng, 0.0, unseen)
         m = len(before)
         new_style, new_colour = rng.random((2, m)) < [[0.6], [0.6]]
         style = drawings.style[before.drawing[:, 0]]

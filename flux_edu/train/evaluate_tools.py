@@ -2,8 +2,8 @@
 
 Every edit has a true picture, painted from the same drawings, and three questions are asked of what the tool has made
 of it. Is it done, by the judge of `evaluate`, which also sees where things stand? Is what should stay the same as good
-as the autoencoder alone would have left it? And, of outlines, do they agree?
-The judge first looks at the true pictures themselves.
+as the autoencoder alone would have left it? And, of outlines, do they agree? Of edits by instruction the judge also
+looks at the true pictures, to show how far it can be trusted there.
 """
 
 import argparse
@@ -22,14 +22,15 @@ from flux_edu.checkpoint import read
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.pipeline import TINY_FOLDER, to_picture
+from flux_edu.pipeline import TINY_FOLDER, to_picture, with_difference
 from flux_edu.sampling import denoise
-from flux_edu.tools import control_cond, fill_cond, hide, see
+from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids, see
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
 from flux_edu.train.distil import Text, Texts, half, schedule
 from flux_edu.train.edits import (
     KINDS,
+    STYLE,
     draw_edits,
     draw_masks,
     draw_variations,
@@ -74,8 +75,7 @@ def paint_with(
         x, (txt, vec), picture = patchify(noise[rows].to(device)), (each[rows] for each in text), given[rows]
         how: dict = {}
         if name == "kontext":
-            ids = make_img_ids(len(x), SIZE // 16, SIZE // 16) + torch.tensor([1.0, 0.0, 0.0])
-            how["img_cond_seq"] = picture, ids.to(device)
+            how["img_cond_seq"] = picture, make_ref_ids(len(x), SIZE // 16, SIZE // 16).to(device)
         elif name == "redux":
             txt = flux.redux(txt, picture)
             empty_txt = flux.redux(empty[0], torch.zeros_like(picture[:1]))
@@ -141,15 +141,8 @@ class Judged:
     """What all four measures need."""
 
     def __init__(self, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int, name: str):
-        self.flux, self.texts, self.ae, self.drawings, self.out, self.n, self.name = (
-            flux,
-            texts,
-            ae,
-            drawings,
-            out,
-            n,
-            name,
-        )
+        self.flux, self.texts, self.ae, self.drawings = flux, texts, ae, drawings
+        self.out, self.n, self.name = out, n, name
         self.bench: Bench = load_bench(device=drawings.pixels.device)
         self.strict, self.empty = Strict(drawings), texts.read([""])
 
@@ -180,26 +173,21 @@ class Judged:
         high = np.full(self.n, THRESHOLD)
         edges = outlines(pictures, high)
         given = control_cond(encode(self.ae, edges))
-        report = {
-            "f1_of_the_autoencoder": float(edge_agreement(outlines(round_trip(self.ae, pictures), high), edges).mean())
-        }
+        back = edge_agreement(outlines(round_trip(self.ae, pictures), high), edges)
+        report: dict = {"f1 of the autoencoder": round(float(back.mean()), 4)}
         for key, scene, at in (("own style", scenes, np.arange(self.n)), ("another style", other, rows)):
             where = torch.from_numpy(at).to(given.device)
             painted = self.paint(prompts(self.drawings, scene, seed=0), given[where], guidance)
             f1 = edge_agreement(outlines(painted, high[at]), edges[where])
-            report[key] = shares(
-                verdict(self.bench, painted, scene) | self.strict.verdict(painted, scene), (*SEEN, "strict object")
-            )
-            report[key] |= {"f1": round(float(f1.mean()), 4), "n": len(at)}
+            found = verdict(self.bench, painted, scene) | self.strict.verdict(painted, scene)
+            report[key] = shares(found, (*SEEN, "strict object")) | {"f1": round(float(f1.mean()), 4), "n": len(at)}
             self.sheet(f"canny_{key.split()[0]}_w{guidance:g}", edges[where], painted, paint(self.drawings, scene))
         return report
 
     def kontext(self, guidance: float) -> dict:
         report = {}
-        for what, kind, named in [
-            *((KINDS[k], k, 0.0) for k in range(4)),
-            ("style, by name", KINDS.index("style"), 1.0),
-        ]:
+        asked = [(what, kind, 0.0) for kind, what in enumerate(KINDS)] + [("style, by name", STYLE, 1.0)]
+        for what, kind, named in asked:
             edits = draw_edits(self.drawings, self.n, seed=4000 + kind, kinds=(kind,), unseen=True)
             before, after = paint_edits(self.drawings, edits)
             texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
@@ -243,15 +231,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512, help="of each kind")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    from flux_edu.train.tools import merged  # which measures with this module when it has trained
-
     base, texts = read(TINY_FOLDER / "flux.safetensors", args.device), Texts(TINY_FOLDER, 32).to(args.device)
     ae, drawings = load_ae(TINY_FOLDER / "ae.safetensors").to(args.device), load_drawings(args.data).to(args.device)
     for name in args.tools:
         if name not in TOOLS or not (args.weights / f"{name}.safetensors").is_file():
             print(f"{name} is left out: there is no {args.weights / name}.safetensors", flush=True)
             continue
-        flux = merged(name, base, read(args.weights / f"{name}.safetensors", args.device))
+        difference = read(args.weights / f"{name}.safetensors", args.device)
+        flux = with_difference(configs[f"tiny-{name}"], base, difference, name).requires_grad_(False).eval()
         report = measure(name, flux, texts, ae, drawings, args.out, args.pictures)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
         print(name, json.dumps(report), flush=True)

@@ -18,8 +18,9 @@ from flux_edu import lora
 from flux_edu.checkpoint import State
 from flux_edu.configs import configs
 from flux_edu.model import Flux
-from flux_edu.patchify import make_img_ids, patchify
-from flux_edu.tools import Redux, control_cond, fill_cond, hide, see, widen_img_in
+from flux_edu.patchify import patchify
+from flux_edu.pipeline import with_difference
+from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, see, widen_img_in
 from flux_edu.train import distil
 from flux_edu.train.data import captions, draw_scenes, paint
 from flux_edu.train.distil import Stage, Text, build, half
@@ -67,7 +68,17 @@ class ToolPool(Pool):
         raise NotImplementedError
 
 
-class CannyPool(ToolPool):
+class ChannelPool(ToolPool):
+    """What is given has a token for every place, and joins it channel by channel."""
+
+    @staticmethod
+    def inputs(flux: Flux, x: Tensor, t: Tensor, text: Text, given: Tensor) -> tuple[Tensor, ...]:
+        """Eq. (12.1) and (12.2)."""
+        x, *others = distil.inputs(x, t, text)
+        return torch.cat([x, given], dim=-1), *others
+
+
+class CannyPool(ChannelPool):
     """Scenes with their own outlines, drawn with a threshold that differs from picture to picture."""
 
     shape = (64, 64)
@@ -80,15 +91,9 @@ class CannyPool(ToolPool):
         texts = self.encode_text(captions(self.drawings, scenes, seed))
         return patchify(self.encode(pictures)), texts, control_cond(self.encode(edges))
 
-    @staticmethod
-    def inputs(flux: Flux, x: Tensor, t: Tensor, text: Text, given: Tensor) -> tuple[Tensor, ...]:
-        """Eq. (12.1)."""
-        x, *others = distil.inputs(x, t, text)
-        return torch.cat([x, given], dim=-1), *others
 
-
-class FillPool(CannyPool):
-    """Scenes with a hole, and the hole; the text is that of the whole scene. Eq. (12.2) joins it as Eq. (12.1) does."""
+class FillPool(ChannelPool):
+    """Scenes with a hole, and the hole; the text is that of the whole scene."""
 
     shape = (64, 64 + 256)
 
@@ -117,8 +122,8 @@ class KontextPool(ToolPool):
         """Eq. (12.3)."""
         x, ids, *others = distil.inputs(x, t, text)
         side = int(given.shape[1] ** 0.5)
-        apart = make_img_ids(1, side, side).to(x.device) + torch.tensor([1.0, 0.0, 0.0], device=x.device)
-        return torch.cat([x, given], dim=1), torch.cat([ids, apart.expand(len(x), -1, -1)], dim=1), *others
+        apart = make_ref_ids(len(x), side, side).to(x.device)
+        return torch.cat([x, given], dim=1), torch.cat([ids, apart], dim=1), *others
 
 
 class ReduxPool(ToolPool):
@@ -158,31 +163,14 @@ POOLS: dict[str, type[ToolPool]] = {
 # ---------------------------------------------------------------- training
 
 
-def add_redux(flux: Flux) -> Flux:
-    """The network of Eq. (12.4) as a part of the transformer, so that both are trained and kept as one."""
-    flux.redux = Redux(EYE, flux.params.context_in_dim).to(flux.img_in.weight.device)
-    return flux
-
-
 def make_student(name: str, base: State, rank: int) -> Flux:
     """The base, wider at its entrance if the tool needs that, with an untrained difference."""
     spec = configs[f"tiny-{name}"]
     student = build(spec, widen_img_in(base, spec.params.in_channels))
     whole = ("redux",) if name == "redux" else ()
-    return lora.make_trainable(
-        add_redux(student) if whole else student, rank, train_whole=whole, leave=LEAVE, ranks=RANKS
-    )
-
-
-def merged(name: str, base: State, difference: State) -> Flux:
-    """The tool as it is used: the difference in the base's weights."""
-    spec = configs[f"tiny-{name}"]
-    own = {key: x for key, x in difference.items() if key.startswith("redux.")}
-    rest = {key: x for key, x in difference.items() if key not in own}
-    flux = build(spec, lora.merge(widen_img_in(base, spec.params.in_channels), rest, source=name))
-    if own:
-        add_redux(flux).redux.load_state_dict({key.removeprefix("redux."): x for key, x in own.items()})
-    return flux.requires_grad_(False).eval()
+    if whole:  # a part of the transformer, so that both are trained and kept as one
+        student.redux = Redux(EYE, spec.params.context_in_dim).to(base["img_in.weight"].device)
+    return lora.make_trainable(student, rank, train_whole=whole, leave=LEAVE, ranks=RANKS)
 
 
 def velocity(
@@ -225,7 +213,8 @@ def main() -> None:
     difference, steps = stage.train(student, loss, held_out, inputs=partial(pool.inputs, student), given=held[2])
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        flux = merged(name, stage.base, stage.keep(difference, f"{name}.safetensors", noted))
+        kept = stage.keep(difference, f"{name}.safetensors", noted)
+        flux = with_difference(stage.spec, stage.base, kept, name).requires_grad_(False).eval()
         report = noted | {"held_out": held_out(flux, steps)}
         report |= measure(name, flux, stage.texts, stage.ae, stage.drawings, args.out, args.judged)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
