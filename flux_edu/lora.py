@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu.checkpoint import CheckpointError, State, check_finite, listed
+from flux_edu.checkpoint import CheckpointError, State, check_finite, listed, load_strict
+from flux_edu.configs import ModelSpec
+from flux_edu.model import Flux
+from flux_edu.tools import Redux, widen_img_in
 
 A, B, BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
 
@@ -66,6 +69,20 @@ def merge_into(model: nn.Module, difference: State, scale: float = 1.0, source: 
 def unmerge(model: nn.Module, before: State) -> None:
     """Put back what `merge_into` returned, bit for bit."""
     model.load_state_dict(before, strict=False)
+
+
+def with_difference(spec: ModelSpec, base: State, difference: State, source: str) -> Flux:
+    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the difference in them.
+
+    Redux brings a small network of its own; it becomes `redux`, a part of the transformer.
+    """
+    state = merge(widen_img_in(base, spec.params.in_channels), difference, source=source)
+    with torch.device("meta"):
+        model = Flux(spec.params)
+        if (up := difference.get("redux.redux_up.weight")) is not None:
+            model.redux = Redux(up.shape[1], spec.params.context_in_dim)
+    load_strict(model, state, source=source)
+    return model
 
 
 def check_fits(state: State, difference: State, source: str) -> None:

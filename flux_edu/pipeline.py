@@ -20,7 +20,7 @@ from flux_edu import lora
 from flux_edu.advice import advise, unknown_words
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.budget import WAYS, Way
-from flux_edu.checkpoint import State, load_strict, read
+from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.device import pick_device
 from flux_edu.model import Flux
@@ -30,7 +30,6 @@ from flux_edu.real import load_published, settle, visiting
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
-from flux_edu.tools import Redux, widen_img_in
 
 Callback = Callable[[int, float, Tensor, Tensor], None]  # that of `denoise`
 TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
@@ -250,21 +249,7 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
         if file == "t5":  # one matrix under two names; the file holds it once
             state["encoder.embed_tokens.weight"] = state["shared.weight"]
         if file == "flux" and spec.difference:
-            model = with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
+            model = lora.with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
         else:
             load_strict(part, state, source=path.name)
     return (t5, clip, model, ae), WAYS[0]
-
-
-def with_difference(spec: ModelSpec, base: State, difference: State, source: str) -> Flux:
-    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the difference in them.
-
-    Redux brings a small network of its own; it becomes `redux`, a part of the transformer.
-    """
-    state = lora.merge(widen_img_in(base, spec.params.in_channels), difference, source=source)
-    with torch.device("meta"):
-        model = Flux(spec.params)
-        if (up := difference.get("redux.redux_up.weight")) is not None:
-            model.redux = Redux(up.shape[1], spec.params.context_in_dim)
-    load_strict(model, state, source=source)
-    return model

@@ -64,8 +64,7 @@ class ToolGenerator(FluxGenerator):
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
         self._check_tool("fill")
-        x = exact("picture", picture).to(self.device)
-        m = mask_numbers(mask, picture.size).to(self.device)
+        x, m = exact("picture", picture).to(self.device), mask_numbers(mask, picture.size).to(self.device)
         opts = self._asked(prompt, picture.size, num_steps, guidance, seed)
         beside = {"img_cond": fill_cond(self._encode(hide(x, m)), m)}
         return self.paint(opts, beside=beside, noted=made_by("fill", picture=picture, mask=mask), callback=callback)

@@ -9,7 +9,7 @@ import torch
 from flux_edu import lora, tools
 from flux_edu.checkpoint import read, save_rows8
 from flux_edu.configs import configs
-from flux_edu.pipeline import TINY_FOLDER, with_difference
+from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
 from flux_edu.train import evaluate_tools
@@ -28,7 +28,7 @@ def base():
 
 
 def merged(name, base, difference):
-    return with_difference(configs[f"tiny-{name}"], base, difference, name)
+    return lora.with_difference(configs[f"tiny-{name}"], base, difference, name)
 
 
 def test_training_sees_nothing_that_is_held_out_and_measuring_nothing_else(drawings):

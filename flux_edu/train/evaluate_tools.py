@@ -17,12 +17,13 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flux_edu import lora
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.checkpoint import read
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.pipeline import TINY_FOLDER, to_picture, with_difference
+from flux_edu.pipeline import TINY_FOLDER, to_picture
 from flux_edu.sampling import denoise
 from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids, see
 from flux_edu.train.autoencoder import load_ae
@@ -238,7 +239,7 @@ def main() -> None:
             print(f"{name} is left out: there is no {args.weights / name}.safetensors", flush=True)
             continue
         difference = read(args.weights / f"{name}.safetensors", args.device)
-        flux = with_difference(configs[f"tiny-{name}"], base, difference, name).requires_grad_(False).eval()
+        flux = lora.with_difference(configs[f"tiny-{name}"], base, difference, name).requires_grad_(False).eval()
         report = measure(name, flux, texts, ae, drawings, args.out, args.pictures)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
         print(name, json.dumps(report), flush=True)

@@ -19,7 +19,6 @@ from flux_edu.checkpoint import State
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
-from flux_edu.pipeline import with_difference
 from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, see, widen_img_in
 from flux_edu.train import distil
 from flux_edu.train.data import captions, draw_scenes, paint
@@ -214,7 +213,7 @@ def main() -> None:
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
         kept = stage.keep(difference, f"{name}.safetensors", noted)
-        flux = with_difference(stage.spec, stage.base, kept, name).requires_grad_(False).eval()
+        flux = lora.with_difference(stage.spec, stage.base, kept, name).requires_grad_(False).eval()
         report = noted | {"held_out": held_out(flux, steps)}
         report |= measure(name, flux, stage.texts, stage.ae, stage.drawings, args.out, args.judged)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
