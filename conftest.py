@@ -94,6 +94,8 @@ def keep_executed_notebooks(written):
     from nbmake import nb_run, pytest_items
 
     class MeasuredClient(nb_run.NotebookClient):
+        shutdown_kernel = "immediate"  # when asked politely a kernel takes 1.5 s to end
+
         async def async_execute_cell(self, cell, cell_index, **options):
             try:
                 done = await super().async_execute_cell(cell, cell_index, **options)
