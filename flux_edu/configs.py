@@ -79,7 +79,7 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
     AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.66696, shift_factor=0.05045
 )
 
-# The tiny tools: `python -m flux_edu.train.tools` makes their differences; none ships yet.
+# The tiny tools: differences of "tiny", made by `python -m flux_edu.train.tools`.
 TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=2.0, txt_tokens=32, two_passes=True)
 
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation

@@ -197,7 +197,8 @@ def explore(draw: Callable[..., Figure | Image.Image], **sliders) -> Panel:
         default = parameters[name].default
         control = wanted if isinstance(wanted, W.Widget) else W.interactive.widget_from_abbrev(wanted, default)
         control.description = control.description or name.replace("_", " ")
-        control.style.description_width = "initial"
+        if hasattr(control, "style"):  # a canvas has none
+            control.style.description_width = "initial"
         if isinstance(control, W.Text):
             control.continuous_update = False
         controls[name] = control

@@ -171,6 +171,15 @@ def make_trainable(
     return model
 
 
+def go_on(model: nn.Module, difference: State, source: str) -> None:
+    """Begin the training where another has ended: the difference becomes the trainable part, which has its shapes."""
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: tuple(x.shape) for name, x in difference.items()}
+    if odd := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+        raise CheckpointError(f"{source} is of another tool or rank: {listed(odd)}. Give --rank as it was then")
+    model.load_state_dict(difference, strict=False)
+
+
 def trained_difference(model: nn.Module, numbers: nn.Module | None = None) -> State:
     """What `make_trainable` has left to train, by its published name: what is trained is what is kept.
 

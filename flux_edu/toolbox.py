@@ -33,10 +33,10 @@ SAID = "and bottom in into it left make off remove right style swap the top turn
 class ToolGenerator(FluxGenerator):
     """A FLUX.1 tool with its encoders and autoencoder, ready to paint.
 
-    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux", once `flux_edu.train.tools` has trained
-    them (their files do not ship yet); "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from your own files
-    as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is drawn. `info` tells
-    pictures by their hashes, `repaint` paints again.
+    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, differences of
+    "tiny" that `flux_edu.train.tools` has trained; "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from
+    your own files as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is
+    drawn. `info` tells pictures by their hashes, `repaint` paints again.
     """
 
     def __init__(self, name: str = "tiny-fill", device: str | torch.device | None = None):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flux_edu.plots.chapter_06 import start_level
 from flux_edu.plots.chapter_08 import as_pixels
-from flux_edu.plots.style import BLUE, GREEN, ORANGE, RED, new_figure, place
+from flux_edu.plots.style import BLUE, GREEN, ORANGE, RED, SKY, new_figure, place
 from flux_edu.rope import rope
 from flux_edu.schedule import get_schedule
 from flux_edu.tools import KONTEXT_SIZES, hide, kontext_size, pack_mask
@@ -110,24 +110,31 @@ def where_strength_enters(
 ) -> Figure:
     """Left what was painted from a start picture, right the noise level at which its walk began, Eq. (6.3).
 
-    The steps of FLUX's own schedule for so many tokens lie above those of an even one, so most strengths begin in what
-    is nearly noise.
+    Blue is FLUX's own schedule for so many tokens, orange one of even steps; thin, for comparison, those of 64 tokens
+    (the tiny FLUX) and of 4096 (1024 × 1024 pixels). Steps are counted, so a strength means another level on each.
     """
     painted = Image.new("RGB", (128, 128), (140, 140, 140)) if painted is None else painted
     schedules = {"shifted": get_schedule(num_steps, tokens), "even": get_schedule(num_steps, tokens, shift=False)}
     strengths, told = np.linspace(0, 1, 201).tolist(), []
-    fig, (left, right) = new_figure(1, 2, width=7.2, height=3.2)
-    place(fig, 0.02, 0.98, 0.15, wspace=0.12)
+    fig, (left, right) = new_figure(1, 2, width=7.2, height=3.2, width_ratios=[2.4, 3.7])
+    place(fig, 0.02, 0.98, 0.15, wspace=0.26)  # so the picture is square
     left.imshow(painted, interpolation="nearest", aspect="auto", extent=(0, 1, 0, 1))
     left.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=f"strength {strength:.2f}")
+    for other, colour in ((64, SKY), (4096, GREEN)):
+        if other == tokens:
+            continue
+        levels = get_schedule(num_steps, other)
+        steps = [start_level(s, levels)[1] for s in strengths]
+        right.plot(strengths, steps, color=colour, lw=1, ls="--", label=f"{other} tokens")
     for (name, levels), colour in zip(schedules.items(), (BLUE, ORANGE), strict=True):
-        right.plot(strengths, [start_level(s, levels)[1] for s in strengths], color=colour, label=name)
+        label = f"{tokens} tokens, this walk" if name == "shifted" else name
+        right.plot(strengths, [start_level(s, levels)[1] for s in strengths], color=colour, label=label)
         i, t = start_level(strength, levels)
         right.plot([strength], [t], "o", color=colour)
         told.append(f"{t:.2f} on the {name} schedule")
     right.axhline(0.5, color="0.75", lw=1, ls=":")
     right.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), xlabel="strength ς", ylabel="noise level at the start")
-    right.set_title(f"{num_steps - i} of {num_steps} steps, {tokens} tokens", fontsize=9)
+    right.set_title(f"{num_steps - i} of {num_steps} steps", fontsize=9)
     right.legend(fontsize=8, frameon=False, loc="lower right")
     fig.set_label(
         f"A picture painted with strength {strength:.2f}, and the noise level at which {num_steps} steps begin over"

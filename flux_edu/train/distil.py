@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from flux_edu import lora
 from flux_edu.checkpoint import State, load_strict, read, save_rows8
 from flux_edu.configs import ModelSpec
+from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify
 from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
+from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.text import tiny_embedders
 from flux_edu.train import loop
 from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.common import Average, record, seed_of
+from flux_edu.train.common import Average, compile_blocks, record, seed_of
 from flux_edu.train.data import SIZE, Drawings, load_drawings
 from flux_edu.train.flow import Pool
 from flux_edu.train.muon import Muon
@@ -149,12 +151,13 @@ class Stage:
         torch.manual_seed(seed_of(args.seed, rank))
 
     def recorded(self, flux: Flux, batch: int, inputs: Inputs = inputs, *others: Tensor) -> nn.Module:
-        """On a GPU the network is replayed as a CUDA graph, for batches of this size only; see `common.record`.
+        """On a GPU the network is compiled and replayed as a CUDA graph, for this size only; see `common.record`.
 
         inputs makes what the network takes of latents, levels, texts, and of the others if there are any.
         """
         if self.device.type != "cuda" or self.args.no_record:
             return flux
+        compile_blocks(flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
         x = torch.randn(batch, *self.pool.x.shape[1:], device=self.device)
         levels, text = (
             torch.rand(batch, device=self.device),

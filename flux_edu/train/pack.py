@@ -19,8 +19,9 @@ NAMES = (
     "flux.safetensors",
     "ae.safetensors",
 )
-OPTIONAL = ("dev.safetensors", "schnell.safetensors")  # differences that distillation adds, if they are there
-LIMIT = 40_000_000  # bytes of weights and drawings together, so that the package stays a small download
+# differences that distillation and the tools add, if they are there
+OPTIONAL = tuple(f"{name}.safetensors" for name in ("dev", "schnell", "fill", "canny", "kontext", "redux"))
+LIMIT = 44_000_000  # bytes of weights and drawings together, so that the package stays a small download
 TABLE = re.compile(r"(<!-- files -->\n).*?(<!-- /files -->)", re.DOTALL)
 
 
@@ -30,7 +31,7 @@ def shipped_bytes() -> int:
 
 
 def shipped_names(folder: Path = Path(str(TINY_FOLDER))) -> tuple[str, ...]:
-    """The files that every tiny model needs, and those of the distilled ones that exist."""
+    """The files that every tiny model needs, and those of the distilled ones and the tools that exist."""
     return NAMES + tuple(name for name in OPTIONAL if (folder / name).is_file())
 
 

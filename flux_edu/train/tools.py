@@ -8,6 +8,7 @@ network alone.
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flux_edu import lora
-from flux_edu.checkpoint import State
+from flux_edu.checkpoint import State, read
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
@@ -24,12 +25,17 @@ from flux_edu.train import distil
 from flux_edu.train.data import captions, draw_scenes, paint
 from flux_edu.train.distil import Stage, Text, build, half
 from flux_edu.train.edits import (
+    BACKGROUND,
+    REMOVE,
+    STYLE,
+    SWAP,
     draw_edits,
     draw_masks,
     draw_variations,
     instructions,
     outlines,
     paint_edits,
+    scatter,
     wishes,
 )
 from flux_edu.train.evaluate_tools import measure
@@ -40,6 +46,7 @@ from flux_edu.train.judge import load_bench
 LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a picture is, and how that steers the blocks
 # A picture's tokens have 64 numbers: where they come in and where they go out, no fewer dimensions may be left.
 RANKS = {"img_in": 128, "final_layer.linear": 64}
+TAUGHT = (BACKGROUND, STYLE, STYLE, SWAP, REMOVE)  # another style is learned last: it is taught twice as often
 EYE = 104  # numbers a token of `tools.see`
 
 # ---------------------------------------------------------------- what is seen beside the noise
@@ -78,13 +85,16 @@ class ChannelPool(ToolPool):
 
 
 class CannyPool(ChannelPool):
-    """Scenes with their own outlines, drawn with a threshold that differs from picture to picture."""
+    """Scenes with their own outlines, drawn with a threshold that differs from picture to picture.
+
+    Half of them stand where no drawing of the base's training stands: outlines shall be followed wherever they are.
+    """
 
     shape = (64, 64)
 
     @torch.no_grad()
     def compose(self, n: int, seed: int, unseen: bool = False) -> tuple[Tensor, ...]:
-        scenes = draw_scenes(self.drawings, n, seed, unseen=unseen)
+        scenes = scatter(draw_scenes(self.drawings, n, seed, unseen=unseen), seed)
         pictures = paint(self.drawings, scenes)
         edges = outlines(pictures, np.exp(np.random.default_rng(seed).uniform(np.log(100), np.log(400), n)))
         texts = self.encode_text(captions(self.drawings, scenes, seed))
@@ -111,7 +121,7 @@ class KontextPool(ToolPool):
 
     @torch.no_grad()
     def compose(self, n: int, seed: int, unseen: bool = False) -> tuple[Tensor, ...]:
-        edits = draw_edits(self.drawings, n, seed, unseen=unseen)
+        edits = draw_edits(self.drawings, n, seed, kinds=(0, 1, 2, 3) if unseen else TAUGHT, unseen=unseen)
         before, after = paint_edits(self.drawings, edits)
         texts = self.encode_text(instructions(self.drawings, edits, seed))
         return patchify(self.encode(after)), texts, patchify(self.encode(before))
@@ -183,6 +193,7 @@ def main() -> None:
     parser = distil.arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(POOLS))
     parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 latents are replaced")
+    parser.add_argument("--start", type=Path, help="a difference of the same ranks to begin with")
     parser.add_argument("--judged", type=int, default=512, help="pictures of each kind to judge at the end")
     args = parser.parse_args()
     name, pool = args.tool, POOLS[args.tool]
@@ -190,6 +201,8 @@ def main() -> None:
     stage = Stage(args, configs[f"tiny-{name}"], pool)
     device, held = stage.device, stage.held
     student = make_student(name, stage.base, args.rank)
+    if args.start:
+        lora.go_on(student, read(args.start, device), str(args.start))
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (9.1) with a picture in the condition."""
