@@ -110,6 +110,8 @@ class Lab:
             path.write_text(json.dumps(values))
         own = {f"JUPYTER_{name}_DIR": str(self.folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
         own |= {f"JUPYTERLAB_{name}_DIR": str(self.folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
+        own |= {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(self.folder / "ipython")}
+        own["OMP_WAIT_POLICY"] = "passive"  # two threads that wait in a loop would keep the browser from its core
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
         command += [f"--port={self.address.rpartition(':')[2]}", "--ServerApp.port_retries=0"]
         command += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"]
@@ -118,7 +120,7 @@ class Lab:
         with (self.folder / "lab.log").open("w") as log:
             self.server = subprocess.Popen(
                 command,
-                env=os.environ | own | {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(self.folder / "ipython")},
+                env=os.environ | own,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
