@@ -2,7 +2,7 @@
 
     FLUX_EDU_BROWSER=1 python -m pytest tests/browser
 
-needs Chromium or Chrome and about ten minutes. With FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
+needs Chromium or Chrome and about twenty minutes. With FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
 Every notebook is left in build/executed as `pytest --nbmake` leaves it; `pytest --executed` then reads those.
 """
 
@@ -34,7 +34,7 @@ SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds
 @pytest.fixture(scope="module")
 def browser():
     if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to run every notebook in a real browser (about ten minutes)")
+        pytest.skip("set FLUX_EDU_BROWSER=1 to run every notebook in a real browser (about twenty minutes)")
     program = find_browser()
     if program is None:
         pytest.skip("no Chromium or Chrome was found on this machine")
@@ -58,6 +58,15 @@ def visit(server, browser, request):
     visit = server.visit(browser, request.param)
     yield visit
     server.leave(visit)
+
+
+@pytest.fixture(scope="module")
+def meanwhile(server, browser, visit, request):
+    """The next notebook opens and runs meanwhile: from the first test that asks for this, nothing is timed any more."""
+    wanted = {item.callspec.params["visit"] for item in request.session.items if "visit" in item.fixturenames}
+    later = [notebook for notebook in wanted if notebook.name > visit.name]
+    if later:
+        server.start(browser, min(later))
 
 
 def picture(panel):
@@ -125,24 +134,6 @@ def test_sliders_move_by_keyboard_and_reset_brings_the_first_picture_back(visit)
     assert not visit.page_errors
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_a_screen_reader_and_weak_eyes_find_their_way(visit, theme):
-    visit.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-    visit.page.wait_for_function(
-        "light => document.body.dataset.jpThemeLight === light", arg=str("Light" in theme).lower()
-    )
-    outputs = {"include": [[f"{PANEL} .jp-OutputArea-output"]]}
-    if not visit.page.locator(outputs["include"][0][0]).count():
-        return
-    found = Axe().run(visit.page, context=outputs, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = {
-        each["id"]: [node["html"][:200] for node in each["nodes"]][:3]
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    }
-    assert not serious, f"{visit.name}, {theme}: {json.dumps(serious, indent=1)}"
-
-
 def the_schedule_in_the_browser_follows_the_hand(visit):
     card = visit.page.locator(".flux-live")
     card.scroll_into_view_if_needed()
@@ -195,7 +186,25 @@ def test_what_only_this_notebook_has(visit):
     OWN.get(visit.name, lambda visit: None)(visit)
 
 
-def test_what_was_run_is_kept(visit):
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_a_screen_reader_and_weak_eyes_find_their_way(visit, meanwhile, theme):
+    visit.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+    visit.page.wait_for_function(
+        "light => document.body.dataset.jpThemeLight === light", arg=str("Light" in theme).lower()
+    )
+    outputs = {"include": [[f"{PANEL} .jp-OutputArea-output"]]}
+    if not visit.page.locator(outputs["include"][0][0]).count():
+        return
+    found = Axe().run(visit.page, context=outputs, options={"resultTypes": ["violations"]}).response["violations"]
+    serious = {
+        each["id"]: [node["html"][:200] for node in each["nodes"]][:3]
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    }
+    assert not serious, f"{visit.name}, {theme}: {json.dumps(serious, indent=1)}"
+
+
+def test_what_was_run_is_kept(visit, meanwhile):
     """The last look at a notebook: what `pytest --nbmake` would have left, in the same place."""
     told, notebook = visit.ask(LEFT), visit.notebook()
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": told["state"]}
