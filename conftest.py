@@ -1,9 +1,10 @@
-"""Two additions to pytest, here at the root so that they hold for tests/ and notebooks/ alike.
+"""Three additions to pytest, here at the root so that they hold for tests/ and notebooks/ alike.
 
 Under --nbmake every executed notebook is kept in build/executed with its outputs, its widgets' state, the
 seconds it took and the most memory its kernel held: a notebook runs once, and all who want to know about it
 read that file. After its last cell every slider is moved to both ends, in the same kernel; what came of it is kept
 in the file as well. `--equation 1.3` keeps only the tests marked with that equation.
+What tests have measured stands at the end, also when they ran in several processes.
 """
 
 import ast
@@ -79,6 +80,14 @@ def pytest_runtest_makereport(item):
     if required and report.skipped:
         report.outcome, report.longrepr = "failed", f"skipped, though FLUX_EDU_BROWSER=required: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests have measured and told by `record_property("told", …)`, from whichever process they ran in."""
+    reports = [report for result in ("passed", "failed") for report in terminalreporter.stats.get(result, [])]
+    for name, told in [each for report in reports if report.when == "call" for each in report.user_properties]:
+        if name == "told":
+            terminalreporter.write_line(told)
 
 
 @pytest.fixture(scope="session")

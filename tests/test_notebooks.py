@@ -140,16 +140,13 @@ def test_pictures_in_the_text_say_what_they_show(path):
 # ---------------------------------------------------------------- what a run showed
 
 
-def test_a_notebook_needs_little_time_and_memory(executed_notebooks, capsys):
+def test_a_notebook_needs_little_time_and_memory(executed_notebooks, record_property):
     if not executed_notebooks:
         pytest.skip("this run executed no notebook")
     rows = [(name, each.metadata["seconds"], each.metadata["peak_mb"]) for name, each in executed_notebooks.items()]
     total = sum(seconds for _, seconds, _ in rows)
-    with capsys.disabled():
-        told = [
-            f"{name} {seconds:.0f} s, {f'{peak} MB' if peak else 'memory not known'}" for name, seconds, peak in rows
-        ]
-        print(f"\n{'; '.join(told)}; together {total:.0f} s", end=" ")
+    told = [f"{name} {seconds:.0f} s, {f'{peak} MB' if peak else 'memory not known'}" for name, seconds, peak in rows]
+    record_property("told", f"{'; '.join(told)}; together {total:.0f} s")
     assert all(peak is None or peak < 2000 for _, _, peak in rows), "a kernel held more than 2 GB"
     if os.environ.get("CI"):
         core = sum(seconds for name, seconds, _ in rows if name < "07")

@@ -108,13 +108,12 @@ def test_no_error_hides_in_a_widget(notebooks):
             assert not errors, f"{name}: a {model} holds {errors}"
 
 
-def test_sliders_are_quick(notebooks, capsys):
+def test_sliders_are_quick(notebooks, record_property):
     seconds = {}
     for name, _, move in moves(notebooks):
         seconds.setdefault(name, []).append(move["seconds"])
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    with capsys.disabled():
-        told = ", ".join(f"{name[:2]} {1000 * each:.0f} ms" for name, each in medians.items())
-        print(f"\nmedian time to redraw: {told}", end=" ")
+    told = ", ".join(f"{name[:2]} {1000 * each:.0f} ms" for name, each in medians.items())
+    record_property("told", f"median time to redraw: {told}")
     slow = {name: each for name, each in medians.items() if each > 3}
     assert not slow, f"more than three seconds, even for a busy machine: {slow}"
