@@ -2,7 +2,7 @@
 
     python -m flux_edu.bench                   the 12B model with random weights on a GPU; the tiny one on a CPU
     python -m flux_edu.bench --diffusers       the same with diffusers' class beside it (extra: dev)
-    python -m flux_edu.bench --compile --fp8   more arms, for GPUs; fp8 needs torchao
+    python -m flux_edu.bench --compile --fp8   more arms, for GPUs
     python -m flux_edu.bench --scaling         one evaluation at many sizes and text lengths, the floor beside
 
 A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the

@@ -1,6 +1,5 @@
 """The bench, on a small model: what it counts, that its arms compute the same, and what it says."""
 
-import sys
 import time
 from dataclasses import replace
 
@@ -94,10 +93,24 @@ def test_scaling_goes_over_sizes_and_texts():
     assert [line.split()[:2] for line in said] == [["side", "text"], ["32", "7"], ["64", "7"], ["48", "3"]]
 
 
-def test_fp8_without_torchao_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ImportError, match="pip install torchao"):
-        bench.in_fp8(torch.nn.Linear(3, 3))
+def test_a_linear_layer_in_eight_bits_is_a_few_per_cent_off():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(64, 48).to(torch.bfloat16), torch.randn(2, 7, 64, dtype=torch.bfloat16)
+    x[1, 3] *= 1000  # a token that is longer than others does not cost these their digits
+    small = beside.Linear8(layer)
+    assert small.rows.dtype == torch.float8_e4m3fn and small.rows.abs().float().amax(1).eq(448).all()
+    with torch.inference_mode():
+        off = (small(x) - layer(x)).float().norm(dim=-1) / layer(x).float().norm(dim=-1)
+    assert 0.005 < off.mean() and off.max() < 0.06
+
+
+def test_the_blocks_in_eight_bits_paint_nearly_the_same():
+    said, one = [], case(dtype=torch.bfloat16)
+    bench.run(one, ["ours", "ours fp8"], said.append)
+    apart = float(next(line for line in said if line.startswith("ours fp8")).split("latent is ")[1].split()[0])
+    assert 0 < apart < 0.1
+    layers = [type(m) for block in bench.blocks(beside.in_fp8(bench.random_model(one))) for m in block.modules()]
+    assert layers.count(beside.Linear8) == 8 + 2 * 2 and layers.count(torch.nn.Linear) == 2 + 2  # the modulations
 
 
 def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
