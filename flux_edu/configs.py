@@ -104,7 +104,7 @@ configs = {
     "tiny-dev": ModelSpec(
         TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
     ),
-    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, difference="fill.safetensors"),
+    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, guidance=1.5, difference="fill.safetensors"),
     "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, guidance=3.0, difference="canny.safetensors"),
     "tiny-kontext": replace(TINY_TOOL, guidance=3.0, difference="kontext.safetensors"),
     "tiny-redux": replace(TINY_TOOL, guidance=3.0, difference="redux.safetensors"),
