@@ -304,7 +304,7 @@ def test_the_eye_needs_an_extra(monkeypatch):
     [
         (dict(num_steps=0), "num_steps = 0: at least one step"),
         (dict(seed=-1), "seed = -1: choose one from 0"),
-        (dict(guidance=float("nan")), "guidance = nan: it must be a finite number; 2.0 is usual"),
+        (dict(guidance=float("nan")), "guidance = nan: it must be a finite number; 1.5 is usual"),
     ],
 )
 def test_values_out_of_range(generators, picture, mask, options, message):
