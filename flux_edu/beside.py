@@ -107,7 +107,7 @@ def to_rows8(x: Float[Tensor, "rows K"]) -> tuple[Float[Tensor, "rows K"], Float
 
 
 class Linear8(nn.Module):
-    """A linear layer whose product is of 8-bit numbers: half the bytes, twice the rate, 4 significant bits.
+    """A linear layer whose product is of 8-bit numbers: half the bytes, 4 significant bits.
 
     y_ij = a_i s_j Σ_k X_ik W_jk + c_j  with 8-bit X and W, a scale a_i for every token and s_j for every output channel
     """

@@ -80,7 +80,7 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
 )
 
 # The tiny tools: differences of "tiny", made by `python -m flux_edu.train.tools`.
-TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=2.0, txt_tokens=32, two_passes=True)
+TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True)
 
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation
 configs = {
@@ -105,9 +105,9 @@ configs = {
         TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
     ),
     "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, guidance=1.5, difference="fill.safetensors"),
-    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, guidance=3.0, difference="canny.safetensors"),
-    "tiny-kontext": replace(TINY_TOOL, guidance=3.0, difference="kontext.safetensors"),
-    "tiny-redux": replace(TINY_TOOL, guidance=3.0, difference="redux.safetensors"),
+    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, difference="canny.safetensors"),
+    "tiny-kontext": replace(TINY_TOOL, difference="kontext.safetensors"),
+    "tiny-redux": replace(TINY_TOOL, difference="redux.safetensors"),
     "tiny-schnell": ModelSpec(
         TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, difference="schnell.safetensors"
     ),
