@@ -41,7 +41,9 @@ class QKNorm(nn.Module):
     def forward(
         self, q: Float[Tensor, "B H L K"], k: Float[Tensor, "B H L K"]
     ) -> tuple[Float[Tensor, "B H L K"], Float[Tensor, "B H L K"]]:
-        return self.query_norm(q), self.key_norm(k)
+        # token by token, as they lie in memory: head by head, every step from here to the kernel would copy them first
+        q, k = self.query_norm(q.transpose(1, 2)), self.key_norm(k.transpose(1, 2))
+        return q.transpose(1, 2), k.transpose(1, 2)
 
 
 def split_heads(qkv: Float[Tensor, "B L qkv"], num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,8 +110,11 @@ def attention_explicit(
 
 
 def join_streams(txt: Tensor, img: Tensor, dim: int = 1) -> Tensor:
-    """Text tokens, then image tokens, along the token axis. Eq. (4.8). The order must be that of the ids."""
-    return torch.cat([txt, img], dim=dim)
+    """Text tokens, then image tokens, along the token axis dim. Eq. (4.8). The order must be that of the ids.
+
+    In memory the result lies token by token whichever axis that is: heads stay strided views, as `split_heads` makes.
+    """
+    return torch.cat([txt.transpose(1, dim), img.transpose(1, dim)], dim=1).transpose(1, dim)
 
 
 def split_streams(

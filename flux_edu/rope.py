@@ -44,7 +44,9 @@ def _rotate(x: Float[Tensor, "B H L K"], R: Float[Tensor, "B 1 L K/2 2 2"]) -> F
         turned = R[..., 0] * pairs[..., :1] + R[..., 1] * pairs[..., 1:]
     else:
         rotation = torch.complex(R[..., 0, 0], R[..., 1, 0])
-        turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * rotation)
+        # a complex number is two neighbours in memory, the first at an even place
+        fit = pairs.stride(-1) == 1 and not any(n % 2 for n in (pairs.storage_offset(), *pairs.stride()[:-1]))
+        turned = torch.view_as_real(torch.view_as_complex(pairs if fit else pairs.contiguous()) * rotation)
     return turned.flatten(-2).to(x.dtype)
 
 

@@ -4,17 +4,19 @@ The generator of `pipeline` with a method a tool. Each method prepares what goes
 (12.4), and hands it on; the walk from noise to picture is the same.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from flux_edu.advice import advise
 from flux_edu.configs import configs
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.pictures import picture_hash
 from flux_edu.pipeline import Callback, FluxGenerator, to_picture, to_tensor
-from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, see
+from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, see, spell_out
 
 # method → the models that can do it
 TOOLS = {
@@ -45,7 +47,6 @@ class ToolGenerator(FluxGenerator):
         super().__init__(name, device)
         if self.vocabulary and name in TOOLS["edit"] + TOOLS["vary"]:
             self.vocabulary = self.vocabulary + SAID
-        self.eye: nn.Module | None = None  # the image encoder of `vary`, loaded when it is needed
 
     @torch.inference_mode()
     def fill(
@@ -81,8 +82,7 @@ class ToolGenerator(FluxGenerator):
     ) -> Image.Image:
         """Paint what the prompt says along these edges: white outlines on black, as `outline` makes them.  Eq. (12.1)
 
-        A Depth model takes distances instead, near ones light. The picture painted has the size of the edges, sides
-        multiples of 16.
+        A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
         self._check_tool("follow")
         x = exact("edges", edges)
@@ -105,12 +105,14 @@ class ToolGenerator(FluxGenerator):
         """Paint the picture changed as the instruction says: "make the background blue".  Eq. (12.3)
 
         The picture is first resized (with advice) to 128 × 128 for the tiny Kontext, to the nearest of `KONTEXT_SIZES`
-        for the published one; that is the size of what is painted.
+        for the published one. The tiny one recognises nothing: for "it" come names that the judge finds, see `info`.
         """
         self._check_tool("edit")
         check_picture("picture", picture)
         size = TINY_SIZE if self.spec.repo_id is None else kontext_size(*picture.size)
         x = resized(picture, size, f"{self.name} edits it at")
+        if self.spec.repo_id is None and spell_out(instruction, []) != instruction:
+            instruction = spell_out(instruction, load_judge(self.device).things(x.to(self.device))[0])
         opts = self._asked(instruction, size, num_steps, guidance, seed)
         beside = {"img_cond_seq": reference_tokens(self._encode(x))}
         return self.paint(opts, beside=beside, noted=made_by("edit", picture=picture), callback=callback)
@@ -131,10 +133,8 @@ class ToolGenerator(FluxGenerator):
         """
         self._check_tool("vary")
         x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
-        if self.eye is None:
-            self.eye = load_eye(self.device)
-        opts = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed)
-        return self.paint(opts, seen=see(self.eye, x), noted=made_by("vary", picture=picture), callback=callback)
+        opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("vary", picture=picture)
+        return self.paint(opts, seen=see(load_judge(self.device).judge, x), noted=noted, callback=callback)
 
     def repaint(
         self,
@@ -189,14 +189,14 @@ def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.I
     return to_picture(canny(to_tensor(picture)[0], low, high))
 
 
-def load_eye(device: torch.device) -> nn.Module:
-    """The judge's network, whose features the tiny Redux was trained on."""
+@cache
+def load_judge(device: torch.device) -> "flux_edu.train.judge.Bench":
+    """The judge of chapter 9: the tiny Redux was trained on its network's features, and it knows all things by name."""
     try:
         from flux_edu.train.judge import load_bench
     except ImportError as error:
-        told = f"the tiny Redux sees with the judge of flux_edu.train, which needs {error.name}"
-        raise ImportError(f'{told}: pip install "flux-edu[train]"') from None
-    return load_bench(device=device).judge
+        raise ImportError(f'the judge in flux_edu.train needs {error.name}: pip install "flux-edu[train]"') from None
+    return load_bench(device=device)
 
 
 def made_by(tool: str, **pictures: Image.Image) -> dict:

@@ -4,6 +4,8 @@ Three ways. Control and fill widen every image token by channels; Kontext append
 tokens; Redux appends a few to the text. The transformer itself stays what it is.
 """
 
+import re
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -124,6 +126,16 @@ def reference_tokens(z: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B L 4*
 def make_ref_ids(batch: int, h: int, w: int) -> Float[Tensor, "B L 3"]:
     """The ids of a reference picture of h × w tokens: (1, row, column)."""
     return make_img_ids(batch, h, w) + torch.tensor([1.0, 0.0, 0.0])
+
+
+def spell_out(instruction: str, things: list[dict]) -> str:
+    """The instruction with names for "it", {"en": [name, …], "zh": name} each; Chinese leaves "it" out: in front there.
+
+    "turn it into 3d style" of a fox becomes "turn the fox into 3d style", "变成立体风格" becomes "把狐狸变成立体风格".
+    """
+    if instruction.startswith("变成"):
+        return f"把{'和'.join(thing['zh'] for thing in things)}{instruction}"
+    return re.sub(r"\bit\b", " and ".join(f"the {thing['en'][0]}" for thing in things), instruction)
 
 
 # ---------------------------------------------------------------- more text: Redux

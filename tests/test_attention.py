@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_edu import attention
-from flux_edu.rope import EmbedND
+from flux_edu.rope import EmbedND, apply_rope
 
 B, H, K, L_TXT, L_IMG = 2, 3, 14, 5, 6
 AXES = (2, 4, 8)
@@ -152,6 +152,17 @@ def test_rms_norm_of_zeros_is_zero_in_every_dtype(dtype):
 
 
 @pytest.mark.equation("4.8")
+def test_heads_are_views_from_the_projection_to_the_kernel():
+    """Token by token in memory: norms, joins and rotations copy nothing into another order."""
+    qkv, norm = torch.randn(2, 5, 3 * 4 * 8), attention.QKNorm(8)
+    q, k, v = attention.split_heads(qkv, 4)
+    q, k = norm(q, k)
+    joined = [attention.join_streams(x, x, dim=2) for x in (q, k, v)]
+    R = torch.eye(2).expand(2, 1, 10, 4, 2, 2)
+    for x in (q, k, *joined, *apply_rope(*joined[:2], R)):
+        assert x.transpose(1, 2).is_contiguous()
+
+
 @pytest.mark.equation("4.9")
 @pytest.mark.equation("4.10")
 def test_joint_attention_in_loops(streams):

@@ -68,6 +68,9 @@ def test_another_style_can_be_asked_for_by_name(drawings):
     for i, text in enumerate(ed.instructions(drawings, edits, seed=0, chinese=0, named=1)):
         first = drawings.names[drawings.concept[edits.before.drawing[i, 0]]]["en"][0]
         assert text.startswith(f"turn the {first}") and (" and the " in text) == (edits.before.layout[i] != ONE)
+    for i, text in enumerate(ed.instructions(drawings, edits, seed=0, chinese=1, named=1)):
+        first = drawings.names[drawings.concept[edits.before.drawing[i, 0]]]["zh"]
+        assert text.startswith(f"把{first}") and text.endswith("风格")
 
 
 def test_opacity_is_that_of_the_drawing(drawings):

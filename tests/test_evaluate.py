@@ -119,6 +119,18 @@ def is_held_out(things, colour):
     )
 
 
+def test_the_judge_names_what_it_sees(bench, drawings):
+    """Things and their places, in pictures composed anew."""
+    scenes = draw_scenes(drawings, 60, seed=12)
+    seen = bench.things(paint(drawings, scenes))
+    assert [len(things) for things in seen] == [1 if layout == ONE else 2 for layout in scenes.layout]
+    true = [[drawings.names[c]["en"][0] for c in drawings.concept[row]] for row in scenes.drawing]
+    right = [
+        [thing["en"][0] for thing in found] == named[: len(found)] for found, named in zip(seen, true, strict=True)
+    ]
+    assert np.mean(right) >= 0.95
+
+
 def test_nothing_leaks_into_training(index):
     trained, tested = draw_scenes(index, 1500, seed=3), prompt_scenes(index, 400, seed=4)
     assert not any(is_held_out(*parts_of(index, trained, i)) for i in range(len(trained)))

@@ -24,7 +24,7 @@ from flux_edu.pictures import picture_hash, read_metadata, save_image
 from flux_edu.pipeline import FluxGenerator, to_picture, to_tensor
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
-from flux_edu.toolbox import TOOLS, ToolGenerator, check_picture, load_eye, mask_numbers, outline
+from flux_edu.toolbox import TOOLS, ToolGenerator, check_picture, load_judge, mask_numbers, outline
 from flux_edu.train.evaluate_tools import paint_with
 
 NAMES = ("fill", "canny", "kontext", "redux")
@@ -101,7 +101,7 @@ def given(generator: ToolGenerator, name: str, picture: Image.Image, mask: Image
             return "a 3d fox", patchify(encode(tools.canny(x[0])[None]))
         if name == "kontext":
             return "make the background blue", patchify(encode(x))
-        return "in 3d style", tools.see(load_eye(torch.device("cpu")), x)
+        return "in 3d style", tools.see(load_judge(torch.device("cpu")).judge, x)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -286,7 +286,28 @@ def test_the_published_redux_needs_siglip(generators, picture, monkeypatch):
         generators["kontext"].vary(picture)
 
 
-def test_the_eye_needs_an_extra(monkeypatch):
+def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
+    """So the network is told a name where it was asked about "it", and painting from `info` gives the same picture."""
+    fox, apple = ({"en": ["fox", "fox face"], "zh": "狐狸"}, {"en": ["red apple"], "zh": "红苹果"})
+    bench = load_judge(torch.device("cpu"))
+    seen = {(0,): [fox], (1,): [fox, apple]}
+    kontext = generators["kontext"]
+    for things, asked, told in (
+        ((0,), "turn it into 3d style", "turn the fox into 3d style"),
+        ((1,), "turn it into 3d style", "turn the fox and the red apple into 3d style"),
+        ((1,), "变成立体风格", "把狐狸和红苹果变成立体风格"),
+        ((0,), "remove it", "remove the fox"),
+        ((0,), "make the white background blue", "make the white background blue"),
+    ):
+        monkeypatch.setattr(bench, "things", lambda x, things=things: [seen[things]])
+        painted = kontext.edit(picture, asked, num_steps=1, seed=5)
+        assert painted.info["prompt"] == told
+        assert same(painted, kontext.repaint(painted.info, picture=picture))
+        monkeypatch.setattr(bench, "things", None)  # whoever names the things need not ask
+        assert same(painted, kontext.edit(picture, told, num_steps=1, seed=5))
+
+
+def test_the_judge_needs_an_extra(monkeypatch):
     usual = builtins.__import__
 
     def without(name, *rest):
@@ -295,8 +316,8 @@ def test_the_eye_needs_an_extra(monkeypatch):
         return usual(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r'which needs accelerate: pip install "flux-edu\[train\]"'):
-        load_eye(torch.device("cpu"))
+    with pytest.raises(ImportError, match=r'needs accelerate: pip install "flux-edu\[train\]"'):
+        load_judge.__wrapped__(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,18 @@ def test_denoise_joins_channels_and_tokens(guidance):
 # ---------------------------------------------------------------- text
 
 
+def test_it_is_spelled_out():
+    fox, apple = {"en": ["fox", "fox face"], "zh": "狐狸"}, {"en": ["red apple"], "zh": "红苹果"}
+    for instruction, things, wanted in (
+        ("turn it into 3d style", [fox], "turn the fox into 3d style"),
+        ("turn it into 3d style", [fox, apple], "turn the fox and the red apple into 3d style"),
+        ("变成立体风格", [apple, fox], "把红苹果和狐狸变成立体风格"),
+        ("remove the kitten", [fox], "remove the kitten"),  # "it" is a word, not two letters
+        ("把背景变成红色", [fox], "把背景变成红色"),
+    ):
+        assert tools.spell_out(instruction, things) == wanted
+
+
 @pytest.mark.equation("12.4")
 def test_redux_is_the_class_of_diffusers():
     from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flux_edu.tools import canny
+from flux_edu.tools import canny, spell_out
 from flux_edu.train.data import (
     BESIDE,
     CHINESE,
@@ -102,10 +102,10 @@ def join_edits(parts: list[Edits]) -> Edits:
     return Edits(before, after, *(np.concatenate([getattr(part, key) for part in parts]) for key in ("shown", "kind")))
 
 
-def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, named: float = 0.5) -> list[str]:
-    """What is said for each edit: "make the background blue", "turn it into 3d style", "swap left and right" …
+def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, named: float = 1.0) -> list[str]:
+    """What is said for each edit: "make the background blue", "turn the fox into 3d style", "swap left and right" …
 
-    named is how often, for another style, the thing is called by its name, which is easier than to be recognised.
+    named is how often, for another style, the thing is called by its name and not "it", which has to be recognised.
     """
     rng = np.random.default_rng(seed)
     in_chinese, second_name, by_name = rng.random((3, len(edits))) < [[chinese], [0.3], [named]]
@@ -113,23 +113,21 @@ def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0
     for i, kind in enumerate(edits.kind):
         colour, style = colours[edits.after.colour[i]], STYLES[drawings.style[edits.after.drawing[i, 0]]]
         beside, away = edits.after.layout[i] == BESIDE, int(not edits.shown[i, 1])
-        entry = drawings.names[drawings.concept[edits.before.drawing[i, away]]]
-        name = entry["en"][-1 if second_name[i] else 0]
-        names = [drawings.names[drawings.concept[d]]["en"][0] for d in edits.before.drawing[i]]
-        it = " and ".join(f"the {each}" for each in names[: 1 if edits.before.layout[i] == ONE else 2])
+        things = [drawings.names[drawings.concept[d]] for d in edits.before.drawing[i]]
         english = {
             BACKGROUND: f"make the background {colour}",
-            STYLE: f"turn {it if by_name[i] else 'it'} into {style} style",
+            STYLE: f"turn it into {style} style",
             SWAP: f"swap {'left and right' if beside else 'top and bottom'}",
-            REMOVE: f"remove the {name}",
+            REMOVE: f"remove the {things[away]['en'][-1 if second_name[i] else 0]}",
         }
         translated = {
             BACKGROUND: f"把背景变成{CHINESE[colour]}色",
             STYLE: f"变成{CHINESE.get(style, style)}风格",
             SWAP: f"{'左右' if beside else '上下'}互换",
-            REMOVE: f"去掉{entry['zh']}",
+            REMOVE: f"去掉{things[away]['zh']}",
         }
-        texts.append((translated if in_chinese[i] else english)[kind])
+        text = (translated if in_chinese[i] else english)[kind]
+        texts.append(spell_out(text, things[: 1 if edits.before.layout[i] == ONE else 2]) if by_name[i] else text)
     return texts
 
 

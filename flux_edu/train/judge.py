@@ -254,6 +254,19 @@ class Bench:
         style = p.new_zeros(len(p), len(STYLES)).index_add_(1, self.style, p)
         return concept.argmax(dim=1), style.argmax(dim=1)
 
+    def things(self, pictures: Float[Tensor, "B 3 128 128"]) -> list[list[dict]]:
+        """What is seen in each picture, as entries of names: one thing, or two beside or above each other.
+
+        Of the three arrangements the one whose views look most like a drawing's text; left and top come first.
+        """
+        similarity = self.similarity(views(pictures).flatten(0, 1))
+        concept = rearrange(self.answers(similarity)[0], "(b v) -> b v", v=5).tolist()
+        likeness = rearrange(similarity.amax(dim=1), "(b v) -> b v", v=5)
+        arrangements = ([0], [1, 2], [3, 4])
+        best = torch.stack([likeness[:, at].mean(dim=1) for at in arrangements], dim=1).argmax(dim=1).tolist()
+        names = self.drawings.names
+        return [[names[found[view]] for view in arrangements[k]] for found, k in zip(concept, best, strict=True)]
+
 
 def load_bench(folder: str | Path = JUDGE_FOLDER, device: torch.device | str = "cpu") -> Bench:
     """The trained judge with its index: names, styles, and drawings without pixels, enough to write prompts."""
