@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flux_edu import learn, plots
@@ -154,14 +156,44 @@ def test_outside_of_a_panel_every_figure_is_new():
     assert style.new_figure()[0] is not inside and not style.LAST
 
 
-def test_what_cannot_be_taken_away_is_made_anew():
-    def with_colours(n):
-        fig, ax = style.new_figure()
-        fig.colorbar(ax.imshow(np.eye(n)), ax=ax)
+def with_colours(n):
+    fig, ax = style.new_figure()
+    fig.colorbar(ax.imshow(n * np.eye(n)), ax=ax)
+    return fig
+
+
+def with_a_small_one_inside(n):
+    fig, ax = style.new_figure()
+    fig.add_axes((0.6, 0.6, 0.2, 0.2)).imshow(np.eye(n))
+    return fig
+
+
+@pytest.mark.parametrize(("draw", "again"), [(with_colours, True), (with_a_small_one_inside, False)])
+def test_a_scale_of_colours_is_used_again_and_what_cannot_be_taken_away_is_made_anew(draw, again):
+    kept, figures = {}, []
+    for n in (3, 5, 3):
+        with style.redrawing(kept):
+            figures.append(draw(n))
+        assert_alike(canvas.pixels(figures[-1]), canvas.pixels(draw(n)))
+    assert (figures[0] is figures[1] is figures[2]) == again
+
+
+@pytest.mark.parametrize("C", [16, 5])
+def test_axes_whose_places_are_drawn_with_letters_are_used_again(C):
+    kept = {}
+    for n in (3, 5, 3):
+        x, z = torch.full((3, 16, 16), n / 5), torch.arange(n * C * 6.0).reshape(n, C, 2, 3)[-1]
+        with style.redrawing(kept):
+            fig = plots.latent_maps(x, z)
+        assert_alike(canvas.pixels(fig), canvas.pixels(plots.latent_maps(x, z)))
+
+
+def test_a_word_at_the_edge_is_cut_like_matplotlibs():
+    def at_the_edge():
+        fig = Figure(figsize=(2, 1.013))  # a height that is no whole number of pixels
+        for i, (x, y) in enumerate([(0, 0), (1, 1), (0.98, 0.2), (-0.01, 0.7)]):
+            fig.text(x, y, f"$x^{i}$ long word", rotation=40 * i)
         return fig
 
-    kept = {}
-    for n in (3, 5):
-        with style.redrawing(kept):
-            fig = with_colours(n)
-        assert_alike(canvas.pixels(fig), canvas.pixels(with_colours(n)))
+    for _ in range(2):
+        assert_alike(canvas.pixels(at_the_edge()), own(at_the_edge()))

@@ -1,5 +1,6 @@
 """Figures of chapter 8: what a latent holds, what comes back, and what norms and paddings do."""
 
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,15 +34,13 @@ def latent_maps(x: Float[Tensor, "3 H W"], z: Float[Tensor, "C h w"], caption: s
     """A picture beside the channels of its latent, all on one scale of colour."""
     C, columns = len(z), 8
     rows = -(-C // columns)
-    fig, axes = new_figure(rows, columns + 2, width=9, height=0.35 + 1.0 * rows, squeeze=False)
-    grid = axes[0, 0].get_gridspec()
-    for ax in axes[:, :2].flat:
-        ax.remove()
-    _bare(fig.add_subplot(grid[:, :2]), as_pixels(x), f"3 × {x.shape[1]} × {x.shape[2]}")
+    places = [string.ascii_letters[:C][columns * row :][:columns].ljust(columns, ".") for row in range(rows)]
+    fig, axes = new_figure(";".join("00" + row for row in places), width=9, height=0.35 + 1.0 * rows)
+    picture, *maps = axes.values()
+    _bare(picture, as_pixels(x), f"3 × {x.shape[1]} × {x.shape[2]}")
     top = float(z.abs().max())
-    for ax in axes[:, 2:].flat:
+    for c, ax in enumerate(maps):
         ax.set_axis_off()
-    for c, ax in enumerate(axes[:, 2:].flat[:C]):
         ax.imshow(z[c].numpy(), cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
         ax.set_title(f"{c}: {z[c].std():.1f}", fontsize=8, pad=2)
     strongest = int(z.flatten(1).std(dim=1).argmax())
