@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 MOST = 4000  # words kept, a few kilobytes each; then the memory starts anew
 WORDS: dict[tuple, tuple[int, int, np.ndarray] | None] = {}  # how a word at a place looks: left, bottom, its pixels
 SIZES: dict[tuple, tuple[float, float, float]] = {}  # its width, height and descent
+HEIGHTS: dict[tuple, list[float | None]] = {}  # of all words in a font
 
 
 class RememberingRenderer(RendererAgg):
-    """matplotlib's renderer, with its two functions for text answered from memory where they can be."""
+    """matplotlib's renderer, with its functions for text answered from memory where they can be."""
 
     def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
         ink = (*gc.get_rgb()[:3], gc.get_alpha())
@@ -37,7 +38,7 @@ class RememberingRenderer(RendererAgg):
         width, height, _ = self.get_text_width_height_descent(s, prop, ismath)
         far = math.ceil(width + height) + 4  # no pixel of the word is further from its place, whatever the angle
         aside, above = math.floor(x) - far, math.floor(y) - far
-        ground = RendererAgg(2 * far, 2 * far + self.height % 1, self.dpi)
+        ground = RendererAgg(2 * far, 2 * far, self.dpi)
         gc = ground.new_gc()
         gc.set_foreground(ink[:3])
         gc.set_alpha(ink[3])
@@ -48,7 +49,7 @@ class RememberingRenderer(RendererAgg):
             return None
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         word = pixels[top:bottom, left:right][::-1].copy()
-        return int(left) + aside, int(self.height) - int(bottom) - above, word
+        return int(left) + aside, self.height - int(bottom) - above, word
 
     def get_text_width_height_descent(self, s, prop, ismath):
         key = (s, ismath, prop, self.dpi)
@@ -58,12 +59,22 @@ class RememberingRenderer(RendererAgg):
             SIZES[(s, ismath, prop.copy(), self.dpi)] = super().get_text_width_height_descent(s, prop, ismath)
         return SIZES[key]
 
+    def _get_font_height_metrics(self, prop):
+        """Ascent, descent and line gap of a font; untold, matplotlib 3.11 reads its tables again for every word."""
+        key = (prop, self.dpi)
+        if key not in HEIGHTS:
+            font = self._prepare_font(prop)
+            table, scale = font.get_sfnt_table("OS/2"), prop.get_size_in_points() * self.dpi / 72 / font.units_per_EM
+            names = ("sTypoAscender", 1), ("sTypoDescender", -1), ("sTypoLineGap", 1)
+            HEIGHTS[(prop.copy(), self.dpi)] = [sign * table[name] * scale if table else None for name, sign in names]
+        return HEIGHTS[key]
+
 
 class RememberingCanvas(FigureCanvasAgg):
     """A canvas with that renderer."""
 
     def get_renderer(self):
-        size = (*self.figure.bbox.size, self.figure.dpi)
+        size = (*self.get_width_height(), self.figure.dpi)
         if getattr(self, "renderer", None) is None or self._size != size:
             self.renderer, self._size = RememberingRenderer(*size), size
         return self.renderer
@@ -71,7 +82,7 @@ class RememberingCanvas(FigureCanvasAgg):
 
 def pixels(fig: Figure) -> np.ndarray:
     """A figure drawn once, as an array (height, width, 3)."""
-    canvas = RememberingCanvas(fig)
+    canvas = fig.canvas if isinstance(fig.canvas, RememberingCanvas) else RememberingCanvas(fig)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
