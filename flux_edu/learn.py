@@ -130,14 +130,16 @@ class Panel(W.VBox):
         self._redraw()
 
     def sweep(self) -> list[Move]:
-        """Every control to each of its ends (or options) in turn, the others at their first value; then Reset."""
+        """Every control to each of its ends (or options) in turn, the others at their first value; then Reset.
+
+        Where an end is the first value there is nothing to move: that picture was drawn first, and Reset draws it again.
+        """
+        tries = [(name, value) for name, control in self.controls.items() for value in ends(control)]
         moves = []
-        for name, control in self.controls.items():
-            for value in ends(control):
-                start = time.perf_counter()
-                self.set(**(self.first | {name: value}))
-                moves.append(Move(name, value, time.perf_counter() - start, self.error))
-        self.set(**self.first)
+        for name, value in [each for each in tries if each[1] != self.first[each[0]]] + [("Reset", None)]:
+            start = time.perf_counter()
+            self.set(**(self.first | ({} if name == "Reset" else {name: value})))
+            moves.append(Move(name, value, time.perf_counter() - start, self.error))
         return moves
 
     def _redraw(self, _=None) -> None:

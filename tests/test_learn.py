@@ -127,11 +127,9 @@ def test_sweep_goes_to_the_ends_and_comes_back(panel):
     assert [(m.control, m.value) for m in moves] == [
         ("height", 0.0),
         ("height", 2.0),
-        ("kind", "plain"),
-        ("kind", "other"),
-        ("grid", False),
+        ("kind", "other"),  # "plain" is what it begins with, as is no grid and the title
         ("grid", True),
-        ("title", "a line"),
+        ("Reset", None),
     ]
     assert all(m.error is None and 0 < m.seconds < 5 for m in moves)
     assert panel.values() == panel.first and alt(panel) == "a line up to 0.5, plain, grid False"
@@ -143,7 +141,7 @@ def test_an_error_is_shown_in_the_panel_and_kept():
     assert 'role="alert"' in panel.picture.value and "<img" not in panel.picture.value
     assert "ValueError: a &lt;broken&gt; kind" in panel.picture.value
     assert "Traceback" in panel.error and "a <broken> kind" in panel.error
-    assert [m.error is not None for m in panel.sweep()] == [False, True]
+    assert [(m.value, m.error is not None) for m in panel.sweep()] == [("broken", True), (None, False)]
     assert panel.error is None and "<img" in panel.picture.value  # Reset clears it
 
 

@@ -74,15 +74,21 @@ def picture(panel):
     return panel.locator(".flux-picture").inner_html()
 
 
-def press(visit, handle, key, patience=4.0):
-    """Seconds from a key on a slider's handle to the next picture of its panel; None when none came."""
+def press(visit, handle, key):
+    """Seconds from a key on a slider's handle to the next picture of its panel; None when none came.
+
+    The kernel does one thing after the other: when it answers a question, it has drawn what the key asked for.
+    """
     handle.focus()
     visit.page.keyboard.press(key)
-    try:
-        visit.page.wait_for_function(FOLLOWED, timeout=1000 * patience)
-    except NothingCame:
-        return None
-    return visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
+    for _ in range(2):
+        try:
+            visit.page.wait_for_function(FOLLOWED, timeout=1000)
+        except NothingCame:
+            visit.ask({})
+        else:
+            return visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
+    return None
 
 
 # ---------------------------------------------------------------- one notebook after the other
@@ -116,9 +122,11 @@ def test_sliders_move_by_keyboard_and_reset_brings_the_first_picture_back(visit)
             before = picture(panel)
             now, top = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
             forth, back, far = ("ArrowLeft", "ArrowRight", "Home") if now >= top else ("ArrowRight", "ArrowLeft", "End")
-            took = [press(visit, handle, key) for key in (forth, back, forth)]
+            took = [press(visit, handle, forth)]
             if took[0] is None:  # a step may change nothing that can be seen; the whole way does
-                took = [press(visit, handle, far, patience=20)]
+                took = [press(visit, handle, far)]
+            else:
+                took += [press(visit, handle, key) for key in (back, forth)]
             assert took[0] is not None, f"{visit.name}: nothing followed {name}"
             assert picture(panel) != before, f"{visit.name}: {name} moved, the picture did not"
             assert "flux-error" not in picture(panel), picture(panel)[:500]
@@ -195,7 +203,10 @@ def test_a_screen_reader_and_weak_eyes_find_their_way(visit, meanwhile, theme):
     outputs = {"include": [[f"{PANEL} .jp-OutputArea-output"]]}
     if not visit.page.locator(outputs["include"][0][0]).count():
         return
-    found = Axe().run(visit.page, context=outputs, options={"resultTypes": ["violations"]}).response["violations"]
+    options = {"resultTypes": ["violations"]}
+    if theme == "JupyterLab Dark":  # the same page in other colours: what does not look at them has been asked
+        options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
+    found = Axe().run(visit.page, context=outputs, options=options).response["violations"]
     serious = {
         each["id"]: [node["html"][:200] for node in each["nodes"]][:3]
         for each in found
