@@ -173,7 +173,11 @@ def install_book_tools():
     code = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('sphinx_book_theme', 'mathjax'))))"
     if call([venv_python(), "-c", code]) != 0:
         say("fetching what the book is made with (once; 20 MB)")
-        if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", "-e", ".[book]"]) != 0:
+        import tomllib  # from Python 3.11 on; older ones must come as far as check_python
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        names = project["optional-dependencies"]["book"]  # by name: with -e all of the package is worked out again
+        if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", *names]) != 0:
             fail("pip could not install it: its last lines above say why. Check the network, then try again.")
 
 

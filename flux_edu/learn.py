@@ -132,7 +132,7 @@ class Panel(W.VBox):
     def sweep(self) -> list[Move]:
         """Every control to each of its ends (or options) in turn, the others at their first value; then Reset.
 
-        Where an end is the first value there is nothing to move: that picture was drawn first, and Reset draws it again.
+        Where an end is the first value there is nothing to move; Reset draws that picture again.
         """
         tries = [(name, value) for name, control in self.controls.items() for value in ends(control)]
         moves = []
