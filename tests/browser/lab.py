@@ -53,6 +53,7 @@ ASK = """async ([code, expressions]) => {
   return (await kernel.requestExecute(request).done).content;
 }"""
 PANELS = {"panels": "len(__import__('flux_edu.learn').learn.PANELS)"}
+AT_REST = {"at_rest": "int(__import__('gc').isenabled())"}  # a panel puts off the collection of garbage while it draws
 LEFT = {
     "sweep": SWEEP_RESULT,
     "state": "__import__('json').dumps(__import__('ipywidgets').Widget.get_manager_state(), default=str)",

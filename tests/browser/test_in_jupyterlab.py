@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from lab import FOLLOWED, LEFT, PANEL, PANELS, QUIET, WATCH, Lab, find_browser
+from lab import AT_REST, FOLLOWED, LEFT, PANEL, PANELS, QUIET, WATCH, Lab, find_browser
 from playwright.sync_api import TimeoutError as NothingCame
 from playwright.sync_api import sync_playwright
 
@@ -74,18 +74,22 @@ def picture(panel):
     return panel.locator(".flux-picture").inner_html()
 
 
-def press(visit, handle, key):
+def press(visit, handle, key, patience=60):
     """Seconds from a key on a slider's handle to the next picture of its panel; None when none came.
 
-    The kernel does one thing after the other: when it answers a question, it has drawn what the key asked for.
+    None has come when a second passes after the kernel was found at rest. (JupyterLab has sliders served beside the
+    cells, so the kernel answers while it draws.)
     """
     handle.focus()
     visit.page.keyboard.press(key)
-    for _ in range(2):
+    at_rest = False
+    for _ in range(patience):
         try:
             visit.page.wait_for_function(FOLLOWED, timeout=1000)
         except NothingCame:
-            visit.ask({})
+            if at_rest:
+                return None
+            at_rest = visit.ask(AT_REST)["at_rest"]
         else:
             return visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
     return None
