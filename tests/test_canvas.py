@@ -89,6 +89,14 @@ def test_the_memory_is_bounded(monkeypatch):
     assert len(canvas.WORDS) <= 20 and len(canvas.SIZES) <= 20
 
 
+def test_an_array_stays_as_it_was_when_its_figure_is_drawn_again():
+    fig = figure()
+    before = canvas.pixels(fig)
+    kept = before.copy()
+    fig.axes[0].plot([0, 1], [1, 0])
+    assert (canvas.pixels(fig) != before).any() and (before == kept).all()
+
+
 def test_a_png_of_the_same_pixels():
     with Image.open(io.BytesIO(canvas.png(figure()))) as picture:
         assert (np.asarray(picture) == canvas.pixels(figure())).all()

@@ -84,7 +84,7 @@ def pixels(fig: Figure) -> np.ndarray:
     """A figure drawn once, as an array (height, width, 3)."""
     canvas = fig.canvas if isinstance(fig.canvas, RememberingCanvas) else RememberingCanvas(fig)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # the canvas draws on the same buffer the next time
 
 
 def png(fig: Figure) -> bytes:

@@ -229,12 +229,12 @@ def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: i
     left.set_yticks(middle, ["text", "image"], rotation=90, va="center")
     left.set(xlabel="takes from token (key)", ylabel="token (query)")
     left.set_title(f"head {head}; the brightest weight is {mine.max():.2f}", fontsize=10)
-    names = ["text rows", "image rows"]
-    right.barh(names, share[:, 0], color=TXT, label="from text")
-    right.barh(names, share[:, 1], left=share[:, 0], color=IMG, label="from image")
+    right.barh([0, 1], share[:, 0], color=TXT, label="from text")
+    right.barh([0, 1], share[:, 1], left=share[:, 0], color=IMG, label="from image")
     for i in range(2):
         right.text(0.02, i, f"{share[i, 0]:.0%}", va="center", color=BLACK)
         right.text(0.98, i, f"{share[i, 1]:.0%}", va="center", ha="right", color="white")
+    right.set_yticks([0, 1], ["text rows", "image rows"])
     right.invert_yaxis()
     right.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="share of the weight, mean over the rows")
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)

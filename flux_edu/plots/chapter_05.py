@@ -43,9 +43,10 @@ def block_costs(side: int = 1024, L_txt: int = 512) -> Figure:
     ):
         start = [0.0, 0.0]
         for (name, sizes), colour in zip(stack.items(), colours, strict=True):
-            ax.barh(["double", "single"], sizes, left=start, color=colour, label=name, height=0.6)
+            ax.barh([0, 1], sizes, left=start, color=colour, label=name, height=0.6)
             start = [a + b for a, b in zip(start, sizes, strict=True)]
         ax.set(xlabel=unit, ylabel="block", xlim=(0, 1.5 * max(start)))
+        ax.set_yticks([0, 1], ["double", "single"])
         ax.invert_yaxis() if ax is left else None
         ax.legend(loc="lower right", fontsize=8, frameon=False)
     total = (DEV.depth + DEV.depth_single_blocks) * sum(work.values()) / 1e12
