@@ -227,6 +227,8 @@ def main(arguments):
         return call([python, Path("docs", "build.py"), *options])
     if command in ("doctor", "sample"):
         return call([python, "-m", "flux_edu", command, *options], folder=os.getcwd())
+    # threads of PyTorch that wait in a loop would keep the browser from the processor
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return call([python, "-m", "jupyterlab", Path("notebooks", "00_map.ipynb")])
 
 

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,19 @@ def test_outside_of_a_panel_every_figure_is_new():
     kept = {}
     with style.redrawing(kept):
         inside = style.new_figure()[0]
-    assert style.new_figure()[0] is not inside and not style.LAST
+    assert style.new_figure()[0] is not inside and not style.KEPT.last
+
+
+def test_a_cell_that_draws_beside_a_panel_has_its_own_figure():
+    kept, found = {}, []
+    for _ in range(2):
+        with style.redrawing(kept):
+            beside = threading.Thread(target=lambda: found.append(style.new_figure()[0]))
+            beside.start()
+            beside.join()
+            found.append(style.new_figure()[0])
+    cell, panel, cell_again, panel_again = found
+    assert panel is panel_again and len({id(fig) for fig in (cell, cell_again, panel)}) == 3
 
 
 def with_colours(n):

@@ -1,5 +1,6 @@
 """One look for every figure: a palette that colour-blind readers can tell apart, a solid ground, alternative text."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,7 +50,7 @@ def new_figure(
     rows may draw the places of the axes with letters: "AAB;AAC" (matplotlib's subplot_mosaic).
     """
     size = (rows, cols, width, height, repr(subplots))
-    made = LAST.pop(size, None)
+    made = KEPT.last.pop(size, None)
     if made is None or not _emptied(*made):
         fig = NotebookFigure(figsize=(width, height), facecolor="white", layout="constrained")
         axes = fig.subplot_mosaic(rows) if isinstance(rows, str) else fig.subplots(rows, cols, **subplots)
@@ -57,12 +58,19 @@ def new_figure(
             ax.spines[["top", "right"]].set_visible(False)
             ax.set_title("", y=1.0)  # a height of its own: else every draw lays the labels out twice to find one
         made = fig, axes, list(fig.axes)
-    MADE[size] = made
+    KEPT.made[size] = made
     return made[:2]
 
 
-LAST: dict[tuple, tuple] = {}  # figures that may be used again, by their sizes; empty but for `redrawing`
-MADE: dict[tuple, tuple] = {}  # figures made since then
+class Kept(threading.local):
+    """Of each thread its own: JupyterLab draws what a slider asks for in another one than the cells."""
+
+    def __init__(self):
+        self.last: dict[tuple, tuple] = {}  # figures that may be used again, by their sizes; empty but for `redrawing`
+        self.made: dict[tuple, tuple] = {}  # figures made since then
+
+
+KEPT = Kept()
 
 
 @contextmanager
@@ -72,15 +80,15 @@ def redrawing(figures: dict) -> Iterator[None]:
     `figures` keeps them from one time to the next. What a drawing function always sets (scales, limits, ticks, labels)
     it sets again; so it must set the same properties every time, whatever its arguments.
     """
-    LAST.update(figures)
-    MADE.clear()
+    KEPT.last.update(figures)
+    KEPT.made.clear()
     try:
         yield
     finally:
-        LAST.clear()
+        KEPT.last.clear()
         figures.clear()
-        figures.update(MADE)
-        MADE.clear()
+        figures.update(KEPT.made)
+        KEPT.made.clear()
 
 
 def _emptied(fig: Figure, _: Axes | np.ndarray | dict[str, Axes], made: list[Axes]) -> bool:
