@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import statistics
+import time
 from pathlib import Path
 
 import nbformat
@@ -231,10 +232,22 @@ def test_what_was_run_is_kept(visit, meanwhile):
 # ---------------------------------------------------------------- all together
 
 
+def matrix_rate() -> float:
+    """FLOP a second: how fast the machine is that the times below were measured on."""
+    a, taken = torch.randn(1024, 1024), []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        taken.append(time.perf_counter() - start)
+    return 2 * len(a) ** 3 / min(taken)
+
+
 def test_pictures_follow_a_key_quickly(capsys):
     if not any(SECONDS.values()):
         pytest.skip("no slider was moved")
     slow = {}
+    with capsys.disabled():
+        print(f"\nthis machine multiplies matrices at {matrix_rate() / 1e9:.0f} GFLOP/s (float32, all threads)")
     for kind, by_notebook in SECONDS.items():
         medians = {name[:2]: 1000 * statistics.median(each) for name, each in by_notebook.items()}
         median = statistics.median([second for each in by_notebook.values() for second in each] or [0])
