@@ -150,12 +150,13 @@ def test_kontext_is_trained_on_what_denoise_feeds_it(base):
 
 def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
     """The whole command, with one step and two pictures."""
-    save_rows8(lora.trained_difference(make_student("redux", base, rank=1)), tmp_path / "redux.safetensors")
+    for name in ("redux", "kontext"):
+        save_rows8(lora.trained_difference(make_student(name, base, rank=1)), tmp_path / f"{name}.safetensors")
     whole = evaluate_tools.paint_with
     monkeypatch.setattr(evaluate_tools, "paint_with", lambda *given: whole(*given[:-1], steps=1))
     monkeypatch.setattr(evaluate_tools, "GUIDANCES", (1.0,))
     monkeypatch.setattr(evaluate_tools, "load_drawings", lambda _: load_drawings())
-    given = ["redux", "fill", "--weights", str(tmp_path), "--out", str(tmp_path / "out"), "--pictures", "2"]
+    given = ["redux", "kontext", "fill", "--weights", str(tmp_path), "--out", str(tmp_path / "out"), "--pictures", "2"]
     monkeypatch.setattr("sys.argv", ["evaluate_tools", *given, "--device", "cpu"])
     evaluate_tools.main()
     report = json.loads((tmp_path / "out" / "redux.json").read_text())["w = 1"]
@@ -163,3 +164,7 @@ def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
         report
     ) and "fill is left out" in capsys.readouterr().out
     assert (tmp_path / "out" / "redux_w1.png").is_file()
+    report = json.loads((tmp_path / "out" / "kontext.json").read_text())["w = 1"]
+    assert set(report) == {*ed.KINDS, "style, by name"} and report["swap"]["autoencoder_db"] > 20
+    said = [(tmp_path / "out" / f"kontext_style{which}.txt").read_text("utf-8") for which in ("", "_name")]
+    assert said[0] == said[1] and said[0].startswith("turn the ")  # the judge has found the names

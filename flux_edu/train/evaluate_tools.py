@@ -187,21 +187,20 @@ class Judged:
 
     def kontext(self, guidance: float) -> dict:
         report = {}
-        asked = [(what, kind, 0.0) for kind, what in enumerate(KINDS)]
-        asked += [("style, by name", STYLE, 1.0), ("style, named by the judge", STYLE, 0.0)]
+        asked = [(what, kind, 0.0) for kind, what in enumerate(KINDS)] + [("style, by name", STYLE, 1.0)]
         for what, kind, named in asked:
             edits = draw_edits(self.drawings, self.n, seed=4000 + kind, kinds=(kind,), unseen=True)
             before, after = paint_edits(self.drawings, edits)
             texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
-            if "judge" in what:
-                texts = [spell_out(text, seen) for text, seen in zip(texts, self.bench.things(before), strict=True)]
+            # "it" reaches the network by the names that the judge finds, as in `ToolGenerator.edit`
+            texts = [spell_out(text, seen) for text, seen in zip(texts, self.bench.things(before), strict=True)]
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
             report[what] = shares(edit_verdict(self.bench, painted, edits), SEEN)
             report[what] |= kept(painted, after, self.ae, should_stay(self.drawings, edits))
             if guidance == GUIDANCES[0]:
                 for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
                     report[what][f"judge on {true}"] = shares(edit_verdict(self.bench, x, edits), ("all",))["all"]
-            file = f"kontext_{what.replace(', ', '_').replace(' ', '_')}"
+            file = f"kontext_{what.replace(', by ', '_')}"
             self.sheet(f"{file}_w{guidance:g}", before, painted, after)
             (self.out / f"{file}.txt").write_text("\n".join(texts[:24]), "utf-8")
         return report
