@@ -4,6 +4,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+# imported here, before Sphinx forks the processes that read the pages: else each of them loads PyTorch again
+from flux_edu import learn, pipeline  # noqa: F401
+
 project = "flux_edu"
 author = "the authors of flux_edu"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
