@@ -204,20 +204,23 @@ class Widgets:
     def frames(self, code: str) -> str | None:
         """A slider of FRAMES as a row of pictures drawn now, and a native range input that chooses one."""
         from flux_edu import plots
-        from flux_edu.learn import picture_html
+        from flux_edu.learn import explore
 
         call = panel_call(code)
         if call is None or call[0] not in FRAMES:
             return None
         name, (moving, limits) = call[0], (FRAMES[call[0]], call[1][FRAMES[call[0]]])
         draw = getattr(plots, name)
-        values = spread(*limits)
+        values, panel = spread(*limits), explore(draw, **{moving: limits})  # as in the notebook: axes are kept
         first = min(range(len(values)), key=lambda k: abs(values[k] - default_of(draw, moving)))
         folder = self.static / "frames"
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
         for k, value in enumerate(values):
-            found = re.search(r'alt="([^"]*)".*base64,([^"]+)"', picture_html(draw(**{moving: value})))
+            panel.set(**{moving: value})
+            if panel.error:
+                raise Broken(f"{name}, {moving} = {value}: {panel.error}")
+            found = re.search(r'alt="([^"]*)".*base64,([^"]+)"', panel.picture.value)
             (folder / f"{name}-{k}.png").write_bytes(b64decode(found[2]))
             hidden = "" if k == first else " hidden"
             pictures.append(
