@@ -329,6 +329,12 @@ def test_call_runs_in_the_repository_and_returns_the_exit_code():
     assert run.call([sys.executable, "-c", check]) == 7
 
 
+def test_what_pip_has_not_compiled_is_compiled_once(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    check = "import os, sys; sys.exit(sys.dont_write_bytecode or os.environ['PIP_COMPILE'] != '0')"
+    assert run.call([sys.executable, "-c", check]) == 0
+
+
 @pytest.mark.parametrize(("windows", "where"), [(True, ("Scripts", "python.exe")), (False, ("bin", "python"))])
 def test_where_an_environment_keeps_its_python(windows, where):
     assert run.venv_python(windows) == run.VENV.joinpath(*where)
