@@ -154,6 +154,18 @@ def test_a_group_of_channels_is_normed_as_one(ae):
     assert (other.encode(x) - ae.encode(x)).norm() / ae.encode(x).norm() > 0.05
 
 
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+def test_the_group_norm_of_gpus_gives_the_same_numbers(dtype, bar):
+    """Sums and sums of squares a channel: also where a channel's level is thirty times what varies about it."""
+    norm = drawn(autoencoder.GroupNorm(3, 12)).to(dtype)
+    x = (picture(2, 12, 9, 7) + 30 * picture(1, 12, 1, 1)).to(dtype)
+    x[1, :4] = 0.5  # a group in which nothing varies
+    for each in (x, x.to(memory_format=torch.channels_last)):
+        summed, exact = norm.by_sums(each), norm(each)
+        assert summed.dtype == dtype and summed.stride() == each.stride()
+        assert (summed - exact).norm() < bar * exact.norm()
+
+
 # ---------------------------------------------------------------- what does not fit
 
 
