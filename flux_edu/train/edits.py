@@ -61,14 +61,19 @@ def drawing_table(drawings: Drawings) -> Int[np.ndarray, "S C"]:
 
 
 def draw_edits(
-    drawings: Drawings, n: int, seed: int, kinds: tuple[int, ...] = (0, 1, 2, 3), unseen: bool = False
+    drawings: Drawings,
+    n: int,
+    seed: int,
+    kinds: tuple[int, ...] = (0, 1, 2, 3),
+    unseen: bool = False,
+    pairs: float = 0.7,
 ) -> Edits:
-    """n edits of these kinds; swapped and removed are things of pairs only.
+    """n edits of these kinds; pairs is the share with two things, and only those are swapped and removed.
 
     Training sees combinations that it may see, before and after; with unseen=True what shall come of it is held out.
     """
     rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
-    pairs = 0.7 if len(kinds) > 1 else float(min(kinds) in (SWAP, REMOVE)) or 0.5
+    pairs = pairs if len(kinds) > 1 else float(min(kinds) in (SWAP, REMOVE)) or 0.5
     while sum(map(len, parts)) < n:
         before = draw_before(drawings, n, rng, pairs, unseen)
         m, one = len(before), before.layout == ONE

@@ -46,7 +46,8 @@ from flux_edu.train.judge import load_bench
 LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a picture is, and how that steers the blocks
 # A picture's tokens have 64 numbers: where they come in and where they go out, no fewer dimensions may be left.
 RANKS = {"img_in": 128, "final_layer.linear": 64}
-TAUGHT = (BACKGROUND, STYLE, STYLE, SWAP, REMOVE)  # another style is learned last: it is taught twice as often
+# Another style is learned last, and of two things later than of one: both are taught more often than the rest.
+TAUGHT, PAIRS = (BACKGROUND, STYLE, STYLE, STYLE, SWAP, REMOVE), 0.9
 EYE = 104  # numbers a token of `tools.see`
 
 # ---------------------------------------------------------------- what is seen beside the noise
@@ -121,7 +122,8 @@ class KontextPool(ToolPool):
 
     @torch.no_grad()
     def compose(self, n: int, seed: int, unseen: bool = False) -> tuple[Tensor, ...]:
-        edits = draw_edits(self.drawings, n, seed, kinds=(0, 1, 2, 3) if unseen else TAUGHT, unseen=unseen)
+        shares = {} if unseen else {"kinds": TAUGHT, "pairs": PAIRS}
+        edits = draw_edits(self.drawings, n, seed, unseen=unseen, **shares)
         before, after = paint_edits(self.drawings, edits)
         texts = self.encode_text(instructions(self.drawings, edits, seed))
         return patchify(self.encode(after)), texts, patchify(self.encode(before))
