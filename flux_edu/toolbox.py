@@ -104,8 +104,8 @@ class ToolGenerator(FluxGenerator):
     ) -> Image.Image:
         """Paint the picture changed as the instruction says: "make the background blue".  Eq. (12.3)
 
-        The picture is first resized (with advice) to 128 × 128 for the tiny Kontext, to the nearest of `KONTEXT_SIZES`
-        for the published one. The tiny one recognises nothing: for "it" come names that the judge finds, see `info`.
+        It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it" the
+        tiny one takes names from the judge, see `info`. What stays is painted too: `tools.changed` helps put it back.
         """
         self._check_tool("edit")
         check_picture("picture", picture)

@@ -138,6 +138,30 @@ def spell_out(instruction: str, things: list[dict]) -> str:
     return re.sub(r"\bit\b", " and ".join(f"the {thing['en'][0]}" for thing in things), instruction)
 
 
+def changed(
+    painted: Float[Tensor, "3 H W"], given: Float[Tensor, "3 h w"], share: float = 0.75
+) -> Float[Tensor, "1 H W"]:
+    """Where an edit has changed a picture: 1 where much, 0 where hardly, and a slope between.
+
+    m = min(max(d / τ - 1, 0), 1);  given + m ⊙ (painted - given) has the given pixels again where m is 0
+
+    d is the largest of the three colours' differences, averaged over 5 × 5 pixels, and τ a share of Otsu's threshold,
+    the one that best parts the numbers d in two classes (1979, by OpenCV). So it is for edits that change much wherever
+    they change anything, such as another background. Of a thing removed from a ground like it, a shadow comes back.
+    """
+    if share <= 0:
+        raise ValueError(f"share = {share:g}: it must be above 0; near 0, all that was painted stays painted")
+    if painted.shape != given.shape:
+        shapes = tuple(painted.shape), tuple(given.shape)
+        raise ValueError(f"pictures of shapes {shapes[0]} and {shapes[1]}: compare two of one size, each (3, H, W)")
+    import cv2
+
+    d = ((painted.clamp(-1, 1) - given.clamp(-1, 1)).abs().amax(dim=0) * 127.5).round().byte()
+    d = cv2.blur(d.cpu().numpy(), (5, 5))
+    threshold, _ = cv2.threshold(d, 0, 255, cv2.THRESH_OTSU)
+    return (torch.from_numpy(d)[None] / max(share * threshold, 1) - 1).clamp(0, 1).to(given)
+
+
 # ---------------------------------------------------------------- more text: Redux
 
 

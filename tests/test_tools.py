@@ -207,6 +207,35 @@ def test_denoise_joins_channels_and_tokens(guidance):
     torch.testing.assert_close(x, walk(after), rtol=1e-4, atol=1e-5)
 
 
+# ---------------------------------------------------------------- what an edit has changed
+
+
+def test_what_an_edit_leaves_alone_is_put_back_and_the_rest_is_not():
+    """A ground in another colour behind a thing that is nearly what it was; between them a slope."""
+    given = torch.full((3, 60, 80), 0.9)
+    given[:, 20:40, 20:60] = torch.rand(3, 20, 40, generator=torch.Generator().manual_seed(0)) - 0.5
+    painted = given.clone()
+    painted[0] = -0.9
+    painted[:, 20:40, 20:60] = given[:, 20:40, 20:60] + 0.1
+    m = tools.changed(painted, given)
+    assert m.shape == (1, 60, 80) and m.min() == 0 and m.max() == 1
+    mixed = given + m * (painted - given)
+    assert torch.equal(mixed[:, 24:36, 24:56], given[:, 24:36, 24:56])
+    assert torch.equal(mixed[:, :14], painted[:, :14]) and torch.equal(mixed[:, :, 68:], painted[:, :, 68:])
+    assert ((m > 0) & (m < 1)).any()
+    # a smaller share leaves more of what was painted, and what is the same all over stays it
+    assert tools.changed(painted, given, 0.05).sum() > m.sum() > tools.changed(painted, given, 1.2).sum()
+    assert not tools.changed(given, given).any()
+
+
+def test_pictures_that_cannot_be_compared_are_an_error():
+    one = torch.zeros(3, 8, 8)
+    with pytest.raises(ValueError, match=r"shapes \(3, 8, 8\) and \(3, 8, 9\)"):
+        tools.changed(one, torch.zeros(3, 8, 9))
+    with pytest.raises(ValueError, match="share = 0"):
+        tools.changed(one, one, 0)
+
+
 # ---------------------------------------------------------------- text
 
 

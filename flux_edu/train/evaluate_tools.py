@@ -25,7 +25,7 @@ from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
 from flux_edu.pipeline import TINY_FOLDER, to_picture
 from flux_edu.sampling import denoise
-from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids, see, spell_out
+from flux_edu.tools import changed, control_cond, fill_cond, hide, make_ref_ids, see, spell_out
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
 from flux_edu.train.distil import Text, Texts, half, schedule
@@ -124,6 +124,12 @@ def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[
     }
 
 
+def put_back(painted: Float[Tensor, "n 3 H W"], given: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    """The given pixels wherever an edit has hardly changed anything, `tools.changed`."""
+    m = torch.stack([changed(one, other) for one, other in zip(painted, given, strict=True)])
+    return given + m * (painted - given)
+
+
 def in_another_style(drawings: Drawings, scenes: Scenes, seed: int) -> tuple[Scenes, np.ndarray]:
     """The same scenes drawn in another style, where there is such a drawing; and which rows those are."""
     rng, table = np.random.default_rng(seed), drawing_table(drawings)
@@ -195,8 +201,15 @@ class Judged:
             # "it" reaches the network by the names that the judge finds, as in `ToolGenerator.edit`
             texts = [spell_out(text, seen) for text, seen in zip(texts, self.bench.things(before), strict=True)]
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
-            report[what] = shares(edit_verdict(self.bench, painted, edits), SEEN)
-            report[what] |= kept(painted, after, self.ae, should_stay(self.drawings, edits))
+            stay, found = should_stay(self.drawings, edits), edit_verdict(self.bench, painted, edits)
+            report[what] = shares(found, SEEN) | kept(painted, after, self.ae, stay)
+            # one thing wrongly removed weighs more than all small errors: the same of what is done, and put back
+            done = torch.from_numpy(found["all"]).to(stay.device)
+            report[what]["of edits done"] = kept(painted[done], after[done], self.ae, stay[done]) if done.any() else {}
+            mixed = put_back(painted, before)
+            report[what]["put back"] = shares(edit_verdict(self.bench, mixed, edits), ("all",)) | {
+                "stays_db": round(psnr_where(mixed, after, stay), 2)
+            }
             if guidance == GUIDANCES[0]:
                 for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
                     report[what][f"judge on {true}"] = shares(edit_verdict(self.bench, x, edits), ("all",))["all"]
