@@ -147,7 +147,7 @@ def changed(
 
     d is the largest of the three colours' differences, averaged over 5 × 5 pixels, and τ a share of Otsu's threshold,
     the one that best parts the numbers d in two classes (1979, by OpenCV). So it is for edits that change much wherever
-    they change anything, such as another background. Of a thing removed from a ground like it, a shadow comes back.
+    they change anything, such as another background. Of a thing removed, the pale rim comes back.
     """
     if share <= 0:
         raise ValueError(f"share = {share:g}: it must be above 0; near 0, all that was painted stays painted")
