@@ -104,8 +104,8 @@ class ToolGenerator(FluxGenerator):
     ) -> Image.Image:
         """Paint the picture changed as the instruction says: "make the background blue".  Eq. (12.3)
 
-        It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it" the
-        tiny one takes names from the judge, see `info`. What stays is painted too: `tools.changed` helps put it back.
+        It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it"
+        the tiny one takes names from the judge, see `info`. What stays is painted too; see `tools.changed`.
         """
         self._check_tool("edit")
         check_picture("picture", picture)
