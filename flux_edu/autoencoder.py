@@ -48,8 +48,9 @@ class GroupNorm(nn.GroupNorm):
         PyTorch's kernel for GPUs reads channel after channel, and copies such memory there and back. Sums are float32.
         """
         groups, wide = {"g": self.num_groups}, {"dtype": torch.promote_types(x.dtype, torch.float32)}
+        n = x[0].numel() // self.num_groups  # numbers in a group
         sums = x.sum((2, 3), **wide), torch.linalg.vector_norm(x, 2, (2, 3), **wide) ** 2
-        mean, square = (reduce(s, "b (g c) -> b g 1", "sum", **groups) * (self.num_groups / x[0].numel()) for s in sums)
+        mean, square = (reduce(s, "b (g c) -> b g 1", "sum", **groups) / n for s in sums)
         gamma, beta = (rearrange(p.to(**wide), "(g c) -> g c", **groups) for p in (self.weight, self.bias))
         scale = gamma * (square - mean**2).clamp(min=0).add(self.eps).rsqrt()
         scale, shift = (rearrange(p, "b g c -> b (g c) 1 1") for p in (scale, beta - mean * scale))

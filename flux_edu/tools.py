@@ -39,7 +39,7 @@ def canny(picture: Float[Tensor, "3 H W"], low: float = 50, high: float = 200) -
     """
     if not 0 <= low <= high:
         raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first, and neither is below 0")
-    import cv2  # large, and nothing else here needs it
+    import cv2  # large, and only few here need it
 
     pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()
     edges = torch.from_numpy(cv2.Canny(rearrange(pixels, "c h w -> h w c").contiguous().numpy(), low, high))
@@ -147,7 +147,7 @@ def changed(
 
     d is the largest of the three colours' differences, averaged over 5 × 5 pixels, and τ a share of Otsu's threshold,
     the one that best parts the numbers d in two classes (1979, by OpenCV). So it is for edits that change much wherever
-    they change anything, such as another background. Of a thing removed, the pale rim comes back.
+    they change anything, such as another background. Of a thing removed, the rim comes back.
     """
     if share <= 0:
         raise ValueError(f"share = {share:g}: it must be above 0; near 0, all that was painted stays painted")
@@ -159,7 +159,8 @@ def changed(
     d = ((painted.clamp(-1, 1) - given.clamp(-1, 1)).abs().amax(dim=0) * 127.5).round().byte()
     d = cv2.blur(d.cpu().numpy(), (5, 5))
     threshold, _ = cv2.threshold(d, 0, 255, cv2.THRESH_OTSU)
-    return (torch.from_numpy(d)[None] / max(share * threshold, 1) - 1).clamp(0, 1).to(given)
+    tau = max(share * threshold, 1)  # at least one of 255 steps: two equal pictures have the threshold 0
+    return (torch.from_numpy(d)[None] / tau - 1).clamp(0, 1).to(given)
 
 
 # ---------------------------------------------------------------- more text: Redux

@@ -68,12 +68,13 @@ def draw_edits(
     unseen: bool = False,
     pairs: float = 0.7,
 ) -> Edits:
-    """n edits of these kinds; pairs is the share with two things, and only those are swapped and removed.
+    """n edits of these kinds; with several, `pairs` is the share of two things. Only pairs are swapped and removed.
 
     Training sees combinations that it may see, before and after; with unseen=True what shall come of it is held out.
     """
     rng, table, parts = np.random.default_rng(seed), drawing_table(drawings), []
-    pairs = pairs if len(kinds) > 1 else float(min(kinds) in (SWAP, REMOVE)) or 0.5
+    if len(kinds) == 1:
+        pairs = 1.0 if kinds[0] in (SWAP, REMOVE) else 0.5
     while sum(map(len, parts)) < n:
         before = draw_before(drawings, n, rng, pairs, unseen)
         m, one = len(before), before.layout == ONE

@@ -203,7 +203,7 @@ class Judged:
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
             stay, found = should_stay(self.drawings, edits), edit_verdict(self.bench, painted, edits)
             report[what] = shares(found, SEEN) | kept(painted, after, self.ae, stay)
-            # one thing wrongly removed weighs more than all small errors: the same of what is done, and put back
+            # a few edits that failed can outweigh all else in these decibels: so those that are done stand apart
             done = torch.from_numpy(found["all"]).to(stay.device)
             report[what]["of edits done"] = kept(painted[done], after[done], self.ae, stay[done]) if done.any() else {}
             mixed = put_back(painted, before)
