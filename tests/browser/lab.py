@@ -27,23 +27,30 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},  # all cells on the page
 }
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
-# All cells, as soon as the notebook and its kernel are there. The page does it by itself, nobody needs to wait.
-RUN_ALL = """(panel) => {
+# A notebook and all its cells, as soon as its kernel is there. The page does it by itself, nobody needs to wait.
+RUN_ALL = """(path) => {
   const until = async (there) => {
     while (!there()) await new Promise((again) => setTimeout(again, 100));
-    return performance.now();
   };
-  const ready = () => {
-    const context = window.jupyterapp?.shell.currentWidget?.sessionContext, kernel = context?.session?.kernel;
-    return context?.isReady && kernel?.connectionStatus === "connected" && kernel.status === "idle";
-  };
+  window.fluxSeconds = null;
   void (async () => {
-    const start = await until(() => document.querySelector(panel));
-    await until(ready);
-    window.jupyterapp.shell.collapseLeft();
-    await window.jupyterapp.commands.execute("notebook:run-all-cells");
+    await until(() => window.jupyterapp);
+    const app = window.jupyterapp;
+    await app.restored;
+    const start = performance.now(), panel = await app.commands.execute("docmanager:open", { path });
+    const context = panel.sessionContext, connected = () => context.session?.kernel?.connectionStatus === "connected";
+    await until(() => context.isReady && connected() && context.session.kernel.status === "idle");
+    app.shell.collapseLeft();
+    await app.commands.execute("notebook:run-all-cells");
     window.fluxSeconds = (performance.now() - start) / 1000;
   })();
+}"""
+# Its kernel ends, and it is closed without being saved.
+CLOSE = """async () => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  await panel.sessionContext.shutdown();
+  panel.context.model.dirty = false;
+  panel.close();
 }"""
 RAN = "() => window.fluxSeconds"
 # Asked of the kernel: how many panels there are; after all, the sliders at both ends, the widgets' states, the memory.
@@ -72,6 +79,7 @@ WATCH = """(panel) => {
   });
   window.fluxWatcher.observe(box, { childList: true, subtree: true, characterData: true });
 }"""
+IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
 FOLLOWED = "() => window.fluxShown > window.fluxKey"
 
 
@@ -110,7 +118,9 @@ class Lab:
     """A JupyterLab of its own folders, which sees copies of the notebooks; `with` ends it and its kernels."""
 
     def __init__(self, folder: Path):
-        self.folder, self.token, self.started = folder, secrets.token_hex(16), {}
+        self.folder, self.token = folder, secrets.token_hex(16)
+        self.started: dict[Path, Visit] = {}  # notebooks at work
+        self.free: list[Visit] = []  # pages without a notebook
         self.root = folder / "notebooks"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -165,20 +175,21 @@ class Lab:
         shutil.copytree(notebook.parent / "img", self.root / "img", dirs_exist_ok=True)
         shutil.copyfile(notebook, self.root / notebook.name)
 
-    def start(self, browser, notebook: Path) -> None:
-        """Open a notebook and leave it to run all its cells."""
-        self.copy(notebook)
-        visit = Visit(notebook.name, browser.new_page(viewport={"width": 1300, "height": 1400}))
+    def open(self, browser) -> Visit:
+        """A page of JupyterLab, to be used for one notebook after the other."""
+        visit = Visit("", browser.new_page(viewport={"width": 1300, "height": 1400}))
         page, local = visit.page, (self.address, "data:", "blob:", self.address.replace("http", "ws"))
         page.on("pageerror", lambda error: visit.page_errors.append(str(error)))
         page.on("request", lambda each: each.url.startswith(local) or visit.outside.append(each.url))
-        page.goto(
-            f"{self.address}/lab/tree/{notebook.name}?token={self.token}&reset",
-            wait_until="domcontentloaded",
-            timeout=60_000,
-        )
-        page.evaluate(RUN_ALL, PANEL)
-        self.started[notebook] = visit
+        page.goto(f"{self.address}/lab?token={self.token}&reset", wait_until="domcontentloaded", timeout=60_000)
+        return visit
+
+    def start(self, browser, notebook: Path) -> None:
+        """Open a notebook and leave it to run all its cells."""
+        self.copy(notebook)
+        visit = self.started[notebook] = self.free.pop() if self.free else self.open(browser)
+        visit.name = notebook.name
+        visit.page.evaluate(RUN_ALL, notebook.name)
 
     def visit(self, browser, notebook: Path, seconds: int = 400) -> Visit:
         """A notebook of which all cells have run."""
@@ -190,6 +201,8 @@ class Lab:
         return visit
 
     def leave(self, visit: Visit) -> None:
-        """End the kernel, then close the page."""
-        visit.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-        visit.page.close()
+        """End the kernel and close the notebook; the page is free for the next one."""
+        visit.page.evaluate(CLOSE)
+        visit.page_errors.clear()
+        visit.outside.clear()
+        self.free.append(visit)
