@@ -41,7 +41,7 @@ SWEEP_RESULT = "_sweep_panels()"
 
 def pytest_addoption(parser):
     parser.addoption("--equation", metavar="NUMBER", help="run only the tests of this equation, e.g. 1.3")
-    parser.addoption("--executed", action="store_true", help="take the notebooks that tests/browser has run")
+    parser.addoption("--executed", action="store_true", help="take the notebooks that have been run before")
 
 
 def pytest_configure(config):
@@ -53,11 +53,13 @@ def pytest_configure(config):
 
 
 def already_executed():
-    """What tests/browser has made of every notebook, none missing and none older than its notebook."""
+    """What an earlier run has made of every notebook, none missing and none older than its notebook."""
     pairs = [(path, EXECUTED / path.name) for path in sorted((Path(__file__).parent / "notebooks").glob("*.ipynb"))]
     stale = [kept.name for path, kept in pairs if not kept.exists() or kept.stat().st_mtime < path.stat().st_mtime]
     if stale:
-        raise pytest.UsageError(f"--executed: run tests/browser first, these are missing or old: {', '.join(stale)}")
+        raise pytest.UsageError(
+            f"--executed: run `pytest --nbmake notebooks` first, missing or old are {', '.join(stale)}"
+        )
     return [kept for _, kept in pairs]
 
 
@@ -137,6 +139,7 @@ def keep_executed_notebooks(written):
             result = super().execute()
             seconds = time.perf_counter() - start - result.nb.metadata.pop("sweep_seconds", 0)
             result.nb.metadata["seconds"] = round(seconds, 1)
+            result.nb.metadata["alone"] = "PYTEST_XDIST_WORKER" not in os.environ  # else it had a part of the machine
             EXECUTED.mkdir(parents=True, exist_ok=True)
             written.append(EXECUTED / self.filename.name)
             nbformat.write(result.nb, written[-1])

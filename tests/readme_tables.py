@@ -2,9 +2,10 @@
 
 Of the equations' table a person writes number, equation and functions; the links to notebook sections and tests follow
 from the notebooks' \\tag and the tests' marks. Of the notebooks' table a person writes what one learns; the minutes are
-those that the notebook names, seconds and memory those of the last `.ci/run` or `python run.py test`, which leave them
-in build/executed. README.zh.md has the same tables: of each row it keeps the translated column and takes all else from
-README.md, with the English words where a translation is missing (tests/test_readme_zh.py then names the row).
+those that the notebook names, seconds and memory those of the last `.ci/run`, which leaves them in build/executed
+(`python run.py test` runs two notebooks at a time: what each took then is not written down). README.zh.md has the same
+tables: of each row it keeps the translated column and takes all else from README.md, with the English words where a
+translation is missing (tests/test_readme_zh.py then names the row).
 """
 
 import json
@@ -83,6 +84,8 @@ def measured(readme: str) -> str:
         if not executed.exists():
             return row[0]
         metadata = json.loads(executed.read_text("utf-8"))["metadata"]
+        if not metadata.get("alone", True):
+            return row[0]
         memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[5]
         return (
             f"| [{row[1]}](notebooks/{row[1]}.ipynb) | {row[2]} | {row[3]} | {metadata['seconds']:.0f} s | {memory} |"

@@ -26,8 +26,8 @@ from flux_edu import schedule
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# seconds from a key to the new picture, on two quiet cores
-AIMS = {"plots": 0.1, "the tiny FLUX at four steps": 0.5, "longer walks of the tiny FLUX": 2.0}
+PLOTS, FOUR, LONGER = "plots", "the tiny FLUX at four steps", "longer walks of the tiny FLUX"
+AIMS = {PLOTS: 0.1, FOUR: 0.5, LONGER: 2.0}  # seconds from a key to the new picture, on two quiet cores
 BUSY = 2.5  # how much slower a busy machine may be
 SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds, a key each
 
@@ -75,6 +75,11 @@ def picture(panel):
     return panel.locator(".flux-picture").inner_html()
 
 
+def kind_of(shown):
+    """Which of the aims a picture has to meet."""
+    return PLOTS if "pixelated" not in shown else FOUR if " 4 steps" in shown else LONGER
+
+
 def press(visit, handle, key, patience=60):
     """Seconds from a key on a slider's handle to the next picture of its panel; None when none came.
 
@@ -82,12 +87,13 @@ def press(visit, handle, key, patience=60):
     cells, so the kernel answers while it draws.)
     """
     handle.focus()
-    visit.page.wait_for_function(IDLE)  # nobody presses a key in the millisecond after the last picture
+    visit.page.wait_for_function(IDLE, polling=20)  # nobody presses a key in the millisecond after the last picture
     visit.page.keyboard.press(key)
     at_rest = False
     for _ in range(patience):
         try:
-            visit.page.wait_for_function(FOLLOWED, timeout=1000)
+            # every 20 ms: asked every frame, as by default, the page would draw 60 of them a second for the question
+            visit.page.wait_for_function(FOLLOWED, timeout=1000, polling=20)
         except NothingCame:
             if at_rest:
                 return None
@@ -95,6 +101,15 @@ def press(visit, handle, key, patience=60):
         else:
             return visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
     return None
+
+
+def moves(visit, panel, handle, key):
+    """Whether a key brings a new picture; the seconds it took are kept under what the picture is."""
+    took, shown = press(visit, handle, key), picture(panel)
+    assert "flux-error" not in shown, shown[:500]
+    if took is not None:
+        SECONDS[kind_of(shown)].setdefault(visit.name, []).append(took)
+    return took is not None
 
 
 # ---------------------------------------------------------------- one notebook after the other
@@ -120,23 +135,18 @@ def test_sliders_move_by_keyboard_and_reset_brings_the_first_picture_back(visit)
         panel.locator(".flux-picture img").wait_for()
         panel.evaluate(WATCH)
         first, moved = picture(panel), False
-        plots, four, longer = AIMS
-        kind = plots if "pixelated" not in first else four if " 4 steps" in first else longer
         for handle in panel.locator(".noUi-handle").all():
             name = handle.get_attribute("aria-label")
             assert name, "a slider without a name for screen readers"
             before = picture(panel)
             now, top = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
             forth, back, far = ("ArrowLeft", "ArrowRight", "Home") if now >= top else ("ArrowRight", "ArrowLeft", "End")
-            took = [press(visit, handle, forth)]
-            if took[0] is None:  # a step may change nothing that can be seen; the whole way does
-                took = [press(visit, handle, far)]
-            elif kind != longer:  # those are seconds of work, not of waiting: one is enough
-                took += [press(visit, handle, key) for key in (back, forth)]
-            assert took[0] is not None, f"{visit.name}: nothing followed {name}"
+            if not moves(visit, panel, handle, forth):  # a step may change nothing that can be seen; the whole way does
+                assert moves(visit, panel, handle, far), f"{visit.name}: nothing followed {name}"
+            elif kind_of(first) != LONGER:  # seconds of work are seen once
+                for key in (back, forth):
+                    moves(visit, panel, handle, key)
             assert picture(panel) != before, f"{visit.name}: {name} moved, the picture did not"
-            assert "flux-error" not in picture(panel), picture(panel)[:500]
-            SECONDS[kind].setdefault(visit.name, []).extend(each for each in took if each is not None)
             moved = True
         if moved:
             panel.get_by_role("button", name="Reset").click()
