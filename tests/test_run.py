@@ -23,6 +23,7 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "STAMP", tmp_path / ".venv" / "flux-edu.stamp")
     monkeypatch.setattr(run, "has_nvidia_driver", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # run.main would set it, for every test from here on
     made = []
 
     def call(command, folder=None):
@@ -309,6 +310,15 @@ def test_the_exit_code_is_that_of_the_command(calls, monkeypatch):
     run.set_up()
     monkeypatch.setattr(run, "call", lambda command, folder=None: 5)
     assert {run.main([command]) for command in ("test", "lint", "doctor", "sample")} == {5}
+
+
+def test_everything_is_the_notebooks_and_then_the_tests_that_read_them(calls, monkeypatch):
+    run.set_up()
+    codes = iter([1, 0])
+    monkeypatch.setattr(run, "call", lambda command, folder=None: calls.append(command) or next(codes))
+    assert run.main(["test"]) == 1, "a notebook that fails is not forgotten"
+    (*both, notebooks), (*same, executed) = calls[-2:]
+    assert both == same and "--nbmake" in both and (notebooks, executed) == ("notebooks", "--executed")
 
 
 def test_doctor_and_sample_are_those_of_the_package_in_the_readers_own_folder(calls, monkeypatch, tmp_path):
