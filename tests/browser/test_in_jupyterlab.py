@@ -2,7 +2,7 @@
 
     FLUX_EDU_BROWSER=1 python -m pytest tests/browser
 
-needs Chromium or Chrome and about twenty minutes. With FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
+needs Chromium or Chrome and about sixteen minutes. With FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
 Every notebook is left in build/executed as `pytest --nbmake` leaves it; `pytest --executed` then reads those.
 """
 
@@ -35,7 +35,7 @@ SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds
 @pytest.fixture(scope="module")
 def browser():
     if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to run every notebook in a real browser (about twenty minutes)")
+        pytest.skip("set FLUX_EDU_BROWSER=1 to run every notebook in a real browser (about sixteen minutes)")
     program = find_browser()
     if program is None:
         pytest.skip("no Chromium or Chrome was found on this machine")
