@@ -211,7 +211,7 @@ def test_what_only_this_notebook_has(visit):
 
 
 THEMES = {"true": "JupyterLab Light", "false": "JupyterLab Dark"}  # by what the page says of itself
-COLOURS = ["color-contrast", "link-in-text-block"]  # the rules of axe that look at them
+COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}  # the rules of axe that look at them
 
 
 def test_a_screen_reader_and_weak_eyes_find_their_way(visit, meanwhile):
