@@ -23,7 +23,7 @@ EXECUTED_NOW = pytest.StashKey[list[Path]]()
 SWEEP = """
 def _sweep_panels():
     import dataclasses, json, sys
-    panels = sys.modules["flux_edu.learn"].PANELS if "flux_edu.learn" in sys.modules else []
+    panels = sys.modules["flux_edu.teaching.panel"].PANELS if "flux_edu.teaching.panel" in sys.modules else []
     return json.dumps(
         [
             {

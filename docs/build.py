@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from readme_tables import equations, tags  # noqa: E402  README's tables are read in one place
 
-# Sliders that the book plays without a kernel: function of flux_edu.plots → the slider that moves
+# Sliders that the book plays without a kernel: function of flux_edu.teaching.plots → the slider that moves
 FRAMES = {
     "straight_path": "t",
     "time_shift_curve": "mu",
@@ -203,8 +203,8 @@ class Widgets:
 
     def frames(self, code: str) -> str | None:
         """A slider of FRAMES as a row of pictures drawn now, and a native range input that chooses one."""
-        from flux_edu import plots
-        from flux_edu.learn import explore
+        from flux_edu.teaching import plots
+        from flux_edu.teaching.panel import explore
 
         call = panel_call(code)
         if call is None or call[0] not in FRAMES:

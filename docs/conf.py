@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 # imported here, before Sphinx forks the processes that read the pages: else each of them loads PyTorch again
-from flux_edu import learn, pipeline  # noqa: F401
+from flux_edu.teaching import panel  # noqa: F401
 
 project = "flux_edu"
 author = "the authors of flux_edu"

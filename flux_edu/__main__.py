@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from flux_edu import doctor
+from flux_edu.apps import doctor
 
 MODELS = "tiny, tiny-dev or tiny-schnell; with files of your own flux-dev, flux-schnell and their kin; default tiny"
 
@@ -18,8 +18,8 @@ def sample(options: argparse.Namespace) -> int:
     try:
         from tqdm import tqdm
 
-        from flux_edu.advice import Advice
-        from flux_edu.painting import paint
+        from flux_edu.apps.sample import paint
+        from flux_edu.io.advice import Advice
     except ImportError as error:
         print(f"flux_edu: {error}; `python -m flux_edu doctor` says what to do", file=sys.stderr)
         return 2

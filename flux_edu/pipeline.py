@@ -6,45 +6,25 @@ import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from importlib.resources import files
 
-import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
 import flux_edu
-from flux_edu import lora
-from flux_edu.advice import advise, unknown_words
-from flux_edu.autoencoder import AutoEncoder
-from flux_edu.budget import WAYS, Way
-from flux_edu.checkpoint import load_strict, read
-from flux_edu.configs import ModelSpec, get_spec
-from flux_edu.device import pick_device
-from flux_edu.model import Flux
+from flux_edu.configs import get_spec
+from flux_edu.io.advice import advise, unknown_words
+from flux_edu.io.device import pick_device
+from flux_edu.io.images import picture_hash, to_picture, to_tensor
+from flux_edu.io.published import load_published, settle, visiting
+from flux_edu.io.tiny import TINY_FOLDER, load_tiny
 from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, make_txt_ids, patchify, prepare, unpatchify
-from flux_edu.pictures import picture_hash
-from flux_edu.real import load_published, settle, visiting
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
-from flux_edu.text import TextEmbedder, embed_empty, tiny_embedders
+from flux_edu.text import embed_empty
 
 Callback = Callable[[int, float, Tensor, Tensor], None]  # that of `denoise`
-TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
-
-
-def to_tensor(picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
-    """A picture as numbers in [-1, 1], as the autoencoder reads it; [0, 1] would change its colours."""
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
-    return rearrange(pixels, "h w c -> 1 c h w") / 127.5 - 1
-
-
-def to_picture(x: Float[Tensor, "3 H W"]) -> Image.Image:
-    """Numbers in [-1, 1], cut off beyond, as an 8-bit picture."""
-    pixels = (x.float().clamp(-1, 1) + 1) * 127.5
-    return Image.fromarray(rearrange(pixels.round().byte().cpu(), "c h w -> h w c").numpy())
 
 
 class FluxGenerator:
@@ -93,7 +73,7 @@ class FluxGenerator:
             raise ValueError(
                 f"{self.name} needs a control picture or a mask beside the prompt; pass what"
                 " tools.control_cond or tools.fill_cond makes of it to sampling.denoise as img_cond, or let"
-                f" toolbox.ToolGenerator({self.name!r}) do it"
+                f" apps.tools.ToolGenerator({self.name!r}) do it"
             )
         opts = self._options(prompt, *round_size(width, height), num_steps, guidance, seed)
         self._check(opts, init_image, image2image_strength)
@@ -156,7 +136,7 @@ class FluxGenerator:
             inputs = [key.removesuffix("_sha256") for key in metadata if key.endswith("_sha256")]
             raise ValueError(
                 f"the picture was painted by ToolGenerator.{tool} from more than a prompt: make"
-                f" flux_edu.toolbox.ToolGenerator({metadata['model']!r}) and call its repaint(metadata,"
+                f" flux_edu.apps.tools.ToolGenerator({metadata['model']!r}) and call its repaint(metadata,"
                 f" {', '.join(f'{name}=…' for name in inputs)}) with the same {' and '.join(inputs)}"
             )
         self._check_painter(metadata)
@@ -226,30 +206,3 @@ def round_size(width: int, height: int) -> tuple[int, int]:
     if rounded != (width, height):
         advise(f"sizes are multiples of 16: painting {rounded[0]} × {rounded[1]} instead of {width} × {height}")
     return rounded
-
-
-def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
-    """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
-
-    The distilled ones and the tools are the same files and a low-rank difference of the transformer.
-    """
-    if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
-        stages = {"dev": "guidance", "schnell": "few_steps"}
-        name = spec.difference.removesuffix(".safetensors")
-        raise FileNotFoundError(
-            f"{TINY_FOLDER / spec.difference} is not there: this model is 'tiny' and that difference. Train it with"
-            f" python -m flux_edu.train.{stages.get(name, f'tools {name}')}, or take 'tiny'"
-        )
-    t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
-    with torch.device("meta"):
-        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
-    for part, file in ((t5.encoder, "t5"), (clip.encoder, "clip"), (model, "flux"), (ae, "ae")):
-        path = TINY_FOLDER / f"{file}.safetensors"
-        state = read(path)
-        if file == "t5":  # one matrix under two names; the file holds it once
-            state["encoder.embed_tokens.weight"] = state["shared.weight"]
-        if file == "flux" and spec.difference:
-            model = lora.with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
-        else:
-            load_strict(part, state, source=path.name)
-    return (t5, clip, model, ae), WAYS[0]

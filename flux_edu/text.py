@@ -7,16 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
-    CLIPTextConfig,
     CLIPTextModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    T5Config,
     T5EncoderModel,
 )
 
-from flux_edu.advice import advise
-from flux_edu.checkpoint import CheckpointError, listed
+from flux_edu.io.advice import advise
+from flux_edu.io.checkpoint import CheckpointError, listed
 
 
 class TextEmbedder(nn.Module):
@@ -113,20 +110,3 @@ class TextEmbedder(nn.Module):
 def embed_empty(t5: TextEmbedder, clip: TextEmbedder, batch: int) -> tuple[Tensor, Tensor]:
     """(txt, vec) of the empty prompt, the unconditioned half of two-pass guidance, Eq. (6.4)."""
     return t5([""] * batch), clip([""] * batch)
-
-
-# ---------------------------------------------------------------- the tiny encoders that ship with the package
-
-TINY_T5 = dict(
-    d_model=256, d_kv=64, d_ff=704, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu", dropout_rate=0.0
-)
-TINY_CLIP = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
-
-
-def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmbedder, TextEmbedder]:
-    """A T5 and a CLIP of transformers' own classes, small and untrained, that share one tokenizer."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<pad>", eos_token="</s>")
-    special = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    t5 = T5EncoderModel(T5Config(**TINY_T5, **special))
-    clip = CLIPTextModel(CLIPTextConfig(**TINY_CLIP, **special, bos_token_id=None, max_position_embeddings=max_length))
-    return TextEmbedder(t5.eval(), tokenizer, max_length), TextEmbedder(clip.eval(), tokenizer, max_length)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu.checkpoint import CheckpointError, State
+from flux_edu.io.checkpoint import CheckpointError, State
 from flux_edu.patchify import PATCH, make_img_ids, patchify
 
 PIXELS_PER_LATENT = 8  # a side; the autoencoder shrinks so much

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from flux_edu.learn import check
+from flux_edu.teaching.exercise import check
 
 
 def told(number: str, answer: Callable) -> str:

@@ -149,9 +149,9 @@ def get_ready() -> None:
     import hypothesis  # noqa: F401
 
     install_import_hook([PACKAGE], "typecheck.typecheck")
-    import flux_edu.learn
     import flux_edu.pipeline
-    import flux_edu.plots  # noqa: F401
+    import flux_edu.teaching.panel
+    import flux_edu.teaching.plots  # noqa: F401
 
     marked_files()
     gc.freeze()  # nothing imported so far is garbage: the forks need not look again

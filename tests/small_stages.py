@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from flux_edu import checkpoint
-from flux_edu.train import loop
+from flux_edu.io import checkpoint
+from flux_edu.train import trainer
 from flux_edu.train.common import Average
 from flux_edu.train.muon import Muon
 
@@ -37,19 +37,19 @@ class Walk:
         self.x = state["x"]
 
 
-def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, pause: float = 0.0) -> loop.Run:
+def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, pause: float = 0.0) -> trainer.Run:
     """The shared loop with two optimizers, something random in every step, and a walk. Each batch goes into `seen`.
 
     After `stop` steps the run is broken off.
     """
-    args = loop.arguments("A toy.", "", seconds=1e9, batch=3, rate=0.01).parse_args([f"--out={out}", *options])
+    args = trainer.arguments("A toy.", "", seconds=1e9, batch=3, rate=0.01).parse_args([f"--out={out}", *options])
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(args.seed)
     model, walk = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 2)), Walk(accelerator.process_index)
     average, seen = Average(model, decay=0.9), [] if seen is None else seen
     matrices, biases = ([p for p in model.parameters() if p.ndim == n] for n in (2, 1))
     optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, Muon(matrices, lr=0.0): 0.02}
-    run = loop.Run(args, accelerator, model, average, optimizers, walk)
+    run = trainer.Run(args, accelerator, model, average, optimizers, walk)
 
     def loss(model: nn.Module, step: int) -> torch.Tensor:
         x = walk.x + torch.randn(args.batch, 5)
@@ -123,13 +123,15 @@ def shared(folder: Path) -> None:
     first step is the sign of the gradient and Muon makes all its directions count alike, and signs of what is zero but
     for rounding are anything.
     """
+    from flux_edu.io.tiny import TINY_FOLDER
+    from flux_edu.train.objectives import flow_loss
+    from flux_edu.train.text_to_velocity import TextToVelocity
+
     from flux_edu.configs import configs
     from flux_edu.model import FluxParams
-    from flux_edu.pipeline import TINY_FOLDER
-    from flux_edu.train.flow import TextToVelocity, flow_loss
 
     params = FluxParams(64, 64, 256, 256, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
-    args = loop.arguments("Shared.", "", seconds=1e9, batch=4, rate=10.0).parse_args(["--steps=3", "--report=1"])
+    args = trainer.arguments("Shared.", "", seconds=1e9, batch=4, rate=10.0).parse_args(["--steps=3", "--report=1"])
     accelerator = Accelerator(cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     args.out = folder / f"{processes}"
@@ -138,7 +140,7 @@ def shared(folder: Path) -> None:
     for p in model.parameters():
         p.data += 0.05 * torch.randn(p.shape)
     descent = torch.optim.SGD(model.parameters(), lr=0.0)
-    run = loop.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate}, Walk(rank))
+    run = trainer.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate}, Walk(rank))
     gradients: dict[str, torch.Tensor] = {}
 
     def note(*_) -> None:

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flux_edu.ahead import Known, known_ahead
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.modulation import Modulation
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
+from flux_edu.speed.modulation_cache import Known, known_ahead
 
 B, ROWS, COLUMNS, L_TXT, STEPS = 2, 3, 5, 7, 4
 

@@ -9,14 +9,15 @@ import torch
 from answers import told
 from PIL import Image, ImageDraw
 
-from flux_edu import atlas, plots
-from flux_edu.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
-from flux_edu.exercises.chapter_15 import where_a_word_is_read as where
-from flux_edu.learn import explore
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
-from flux_edu.trace import without
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
+from flux_edu.teaching.exercises.chapter_15 import where_a_word_is_read as where
+from flux_edu.teaching.labs import attention_maps
+from flux_edu.teaching.labs.activations import without
+from flux_edu.teaching.panel import explore
 
 H, GRID, TXT = 3, (2, 5), 7  # heads, rows and columns, text tokens
 L = TXT + GRID[0] * GRID[1]
@@ -31,7 +32,7 @@ def A():
 
 
 def test_shares_of_the_quadrants_by_hand(A):
-    found = atlas.quadrant_shares(A, TXT)
+    found = attention_maps.quadrant_shares(A, TXT)
     assert found.shape == (2, H, 2, 2)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, H, 2, dtype=torch.float64))
     for b, h in itertools.product(range(2), range(H)):
@@ -44,25 +45,25 @@ def test_shares_of_the_quadrants_by_hand(A):
 
 def test_an_even_look_has_even_shares_and_no_direction():
     even = torch.full((1, L, L), 1 / L)
-    torch.testing.assert_close(atlas.quadrant_shares(even, TXT)[0, 0], torch.tensor([TXT / L, 1 - TXT / L]))
-    offset, spread = atlas.gaze(even, TXT, GRID)
+    torch.testing.assert_close(attention_maps.quadrant_shares(even, TXT)[0, 0], torch.tensor([TXT / L, 1 - TXT / L]))
+    offset, spread = attention_maps.gaze(even, TXT, GRID)
     torch.testing.assert_close(offset, torch.zeros(1, 2))
     torch.testing.assert_close(spread, torch.tensor([float(L - TXT)]))
-    torch.testing.assert_close(atlas.offset_profile(even, TXT, GRID), torch.ones(1, 3, 9))
+    torch.testing.assert_close(attention_maps.offset_profile(even, TXT, GRID), torch.ones(1, 3, 9))
 
 
 def test_a_words_map_by_hand(A):
-    found = atlas.word_map(A, [2, 5], TXT, GRID)
+    found = attention_maps.word_map(A, [2, 5], TXT, GRID)
     assert found.shape == (2, H, *GRID)
     for row, column in itertools.product(*map(range, GRID)):
         query = TXT + row * GRID[1] + column
         torch.testing.assert_close(found[..., row, column], A[:, :, query, 2] + A[:, :, query, 5])
-    every_word = sum(atlas.word_map(A, [i], TXT, GRID) for i in range(TXT)).mean((-1, -2))
-    torch.testing.assert_close(every_word, atlas.quadrant_shares(A, TXT)[..., 1, 0])
+    every_word = sum(attention_maps.word_map(A, [i], TXT, GRID) for i in range(TXT)).mean((-1, -2))
+    torch.testing.assert_close(every_word, attention_maps.quadrant_shares(A, TXT)[..., 1, 0])
 
 
 def test_the_offset_profile_by_hand(A):
-    found, (h, w) = atlas.offset_profile(A, TXT, GRID), GRID
+    found, (h, w) = attention_maps.offset_profile(A, TXT, GRID), GRID
     assert found.shape == (2, H, 2 * h - 1, 2 * w - 1)
     places = list(itertools.product(range(h), range(w)))
     for dy, dx in [(0, 0), (1, 0), (0, -3), (-1, 4)]:
@@ -85,16 +86,16 @@ def test_a_head_that_looks_aside(dy, dx):
         inside += met
         looks[i, (y + dy) * w + x + dx if met else i] = 1
     A = torch.block_diag(torch.eye(TXT), looks)
-    profile = atlas.offset_profile(A, TXT, (h, w))
+    profile = attention_maps.offset_profile(A, TXT, (h, w))
     assert divmod(int(profile.argmax()), 2 * w - 1) == (dy + h - 1, dx + w - 1)
     assert profile.max().item() == pytest.approx(h * w)
-    offset, spread = atlas.gaze(A, TXT, (h, w))
+    offset, spread = attention_maps.gaze(A, TXT, (h, w))
     torch.testing.assert_close(offset, torch.tensor([dy, dx]) * inside / (h * w))
     assert spread.item() == pytest.approx(1)
 
 
 def test_gaze_by_hand(A):
-    offset, spread = atlas.gaze(A, TXT, GRID)
+    offset, spread = attention_maps.gaze(A, TXT, GRID)
     places = list(itertools.product(range(GRID[0]), range(GRID[1])))
     dy, dx, seen = 0.0, 0.0, 0.0
     for i, (y, x) in enumerate(places):
@@ -114,41 +115,45 @@ def test_a_head_that_looks_into_a_mirror(parts):
         mirror = w - 1 - x if parts == 1 else (5 - x if x < 6 else 17 - x)
         looks[y * w + x, y * w + mirror] += 0.5
     A = torch.block_diag(torch.eye(TXT), looks)[None]
-    assert atlas.mirror_look(A, TXT, (h, w), parts).item() == pytest.approx(h * w / 2)
-    assert atlas.mirror_look(A, TXT, (h, w), 3 - parts).item() == pytest.approx(0)
+    assert attention_maps.mirror_look(A, TXT, (h, w), parts).item() == pytest.approx(h * w / 2)
+    assert attention_maps.mirror_look(A, TXT, (h, w), 3 - parts).item() == pytest.approx(0)
     even = torch.full((1, TXT + h * w, TXT + h * w), 1 / (TXT + h * w))
-    assert atlas.mirror_look(even, TXT, (h, w), parts).item() == pytest.approx(1)
+    assert attention_maps.mirror_look(even, TXT, (h, w), parts).item() == pytest.approx(1)
 
 
 def test_neighbours_are_no_mirror_images():
     """The middle columns mirror each other, and are next to each other: a head that looks right must not count."""
     looks = torch.zeros(8, 8)
     looks[torch.arange(8), (torch.arange(8) + 1) % 8] = 1
-    assert atlas.mirror_look(torch.block_diag(torch.eye(TXT), looks), TXT, (1, 8)).item() == pytest.approx(1 / 3 * 4)
+    assert attention_maps.mirror_look(torch.block_diag(torch.eye(TXT), looks), TXT, (1, 8)).item() == pytest.approx(
+        1 / 3 * 4
+    )
 
 
 def test_asymmetry_of_pictures():
     disc = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(disc)
     draw.ellipse((20, 20, 40, 40), fill="red")
-    assert atlas.asymmetry(disc) < 0.01 < atlas.asymmetry(disc, reach=0), "the axis need not be the picture's middle"
+    assert attention_maps.asymmetry(disc) < 0.01 < attention_maps.asymmetry(disc, reach=0), (
+        "the axis need not be the picture's middle"
+    )
     draw.rectangle((20, 28, 28, 34), fill="blue")
-    assert atlas.asymmetry(disc) > 0.1
+    assert attention_maps.asymmetry(disc) > 0.1
 
 
 def test_what_does_not_fit_is_refused(A):
     with pytest.raises(ValueError, match="5 columns cannot be shared out to 2"):
-        atlas.mirror_look(A, TXT, GRID, parts=2)
+        attention_maps.mirror_look(A, TXT, GRID, parts=2)
     with pytest.raises(ValueError, match="7 text tokens and a grid of 5 × 3 make 22 tokens, the weights are for 17"):
-        atlas.offset_profile(A, TXT, (5, 3))
+        attention_maps.offset_profile(A, TXT, (5, 3))
     with pytest.raises(ValueError, match="pass the L_txt and the grid"):
-        atlas.gaze(A, TXT + 1, GRID)
+        attention_maps.gaze(A, TXT + 1, GRID)
     for tokens in ([], [TXT], [-1]):
         with pytest.raises(ValueError, match="from 0 to 6"):
-            atlas.word_map(A, tokens, TXT, GRID)
+            attention_maps.word_map(A, tokens, TXT, GRID)
     for L_txt in (0, L):
         with pytest.raises(ValueError, match="a quadrant would be empty"):
-            atlas.quadrant_shares(A, L_txt)
+            attention_maps.quadrant_shares(A, L_txt)
 
 
 # ---------------------------------------------------------------- without a head, without a block
@@ -207,13 +212,13 @@ def hooks(model):
 
 
 def test_blocks_are_named_in_the_order_of_the_forward_pass(model):
-    assert atlas.block_names(model) == BLOCKS
+    assert attention_maps.block_names(model) == BLOCKS
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model, inputs, block):
     whole = model(**inputs)
-    with atlas.ablate(model, block):
+    with attention_maps.ablate(model, block):
         without_it = model(**inputs)
     assert hooks(model) == 0 and torch.equal(model(**inputs), whole)
     close_the_gates(model, block)
@@ -224,7 +229,7 @@ def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model
 @pytest.mark.parametrize("block", BLOCKS)
 def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
     """The same as zero columns for this head in the matrix behind the attention."""
-    with atlas.ablate(model, block, 1):
+    with attention_maps.ablate(model, block, 1):
         found = model(**inputs)
     part, K = model.get_submodule(block), D // HEADS
     ends = [part.img_attn.proj, part.txt_attn.proj] if block.startswith("double") else [part.linear2]
@@ -235,20 +240,20 @@ def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
 
 @pytest.mark.parametrize("block", BLOCKS[2:])
 def test_all_heads_silent_is_a_block_without_attention(model, inputs, block):
-    with atlas.ablate(model, block, range(HEADS)):
+    with attention_maps.ablate(model, block, range(HEADS)):
         found = model(**inputs)
     with without(model.get_submodule(block), "attention"):
         torch.testing.assert_close(found, model(**inputs))
 
 
 def test_hooks_go_after_an_error_and_wrong_names_are_answered(model):
-    with pytest.raises(RuntimeError), atlas.ablate(model, "single_blocks.0", [0, 2]):
+    with pytest.raises(RuntimeError), attention_maps.ablate(model, "single_blocks.0", [0, 2]):
         raise RuntimeError
     assert hooks(model) == 0
     with pytest.raises(KeyError, match="there are double_blocks.0, .*single_blocks.1"):
-        with atlas.ablate(model, "single_blocks.2"):
+        with attention_maps.ablate(model, "single_blocks.2"):
             pass
-    with pytest.raises(ValueError, match="heads 0 to 2"), atlas.ablate(model, "single_blocks.1", 3):
+    with pytest.raises(ValueError, match="heads 0 to 2"), attention_maps.ablate(model, "single_blocks.1", 3):
         pass
     assert hooks(model) == 0
 
@@ -259,7 +264,9 @@ def test_hooks_go_after_an_error_and_wrong_names_are_answered(model):
 @pytest.fixture(scope="module")
 def painted():
     generator = FluxGenerator("tiny-schnell", "cpu")
-    return generator, atlas.survey(generator, "a 3d cat face left of a dog face on a pink background", num_steps=2)
+    return generator, attention_maps.survey(
+        generator, "a 3d cat face left of a dog face on a pink background", num_steps=2
+    )
 
 
 def test_a_survey_holds_every_step_block_and_head(painted):
@@ -279,14 +286,14 @@ def test_words_and_their_tokens(painted):
     assert len(found.tokens("3d")) == 2 and found.tokens("a") == [0]
     with pytest.raises(KeyError, match="'fox' is not a word of .*there are a, 3d, cat"):
         found.tokens("fox")
-    long = atlas.words_of(generator.t5, "fox " * 31)
+    long = attention_maps.words_of(generator.t5, "fox " * 31)
     assert [word for word, _ in long] == ["fox"] * 31 + ["(end)"]
 
 
 def test_a_survey_of_the_other_models():
-    two_passes = atlas.survey(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
+    two_passes = attention_maps.survey(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
     assert two_passes.attention.shape == (1, 9, 5, 96, 96)
-    distilled = atlas.survey(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
+    distilled = attention_maps.survey(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
     assert distilled.attention.shape == (1, 9, 5, 96, 96) and distilled.levels == [1.0]
 
 
@@ -329,12 +336,12 @@ def test_a_usual_mistake_is_named(number, answer, diagnosis):
 
 def test_the_exercises_are_the_packages_functions():
     A = (2 * torch.randn(2, L_TXT + ROWS * COLUMNS, L_TXT + ROWS * COLUMNS)).softmax(-1)
-    torch.testing.assert_close(SOLUTIONS["15.1"](A, L_TXT), atlas.quadrant_shares(A, L_TXT))
+    torch.testing.assert_close(SOLUTIONS["15.1"](A, L_TXT), attention_maps.quadrant_shares(A, L_TXT))
     torch.testing.assert_close(
-        where(A, [0, 3], L_TXT, (ROWS, COLUMNS)), atlas.word_map(A.mean(0), [0, 3], L_TXT, (ROWS, COLUMNS))
+        where(A, [0, 3], L_TXT, (ROWS, COLUMNS)), attention_maps.word_map(A.mean(0), [0, 3], L_TXT, (ROWS, COLUMNS))
     )
     torch.testing.assert_close(
-        mean_offset(A[1, L_TXT:, L_TXT:], (ROWS, COLUMNS)), atlas.gaze(A[1], L_TXT, (ROWS, COLUMNS))[0]
+        mean_offset(A[1, L_TXT:, L_TXT:], (ROWS, COLUMNS)), attention_maps.gaze(A[1], L_TXT, (ROWS, COLUMNS))[0]
     )
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flux_edu import bench, beside, budget
 from flux_edu.configs import configs
+from flux_edu.io import memory
 from flux_edu.model import Flux
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
+from flux_edu.speed import bench, diffusers_arm
 
 SMALL = replace(
     configs["tiny-dev"],
@@ -31,7 +32,7 @@ def test_the_work_is_that_of_the_counter():
     with torch.device("meta"):
         model = Flux(SMALL.params)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(**budget.transformer_inputs(model, 64 * 6, 512))
+        model(**memory.transformer_inputs(model, 64 * 6, 512))
     small = sum(bench.work(case(width=1024, height=96, txt_tokens=512)))
     assert small == pytest.approx(counter.get_total_flops(), rel=0.05)  # modulation and ends are left out
 
@@ -46,21 +47,21 @@ def test_both_arms_compute_the_same():
     one = case()
     ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
     out = denoise(ours, **given, timesteps=timesteps, guidance=2.5)
-    theirs = beside.Theirs(ours)
-    expected = beside.their_loop(theirs, given, timesteps, 2.5)
+    theirs = diffusers_arm.Theirs(ours)
+    expected = diffusers_arm.their_loop(theirs, given, timesteps, 2.5)
     assert (expected - given["img"]).std() > 0.1, "the model does nothing"
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
-    assert (beside.their_loop(theirs, given, timesteps, 3.5) - expected).abs().max() > 1e-3
+    assert (diffusers_arm.their_loop(theirs, given, timesteps, 3.5) - expected).abs().max() > 1e-3
     assert len(bench.blocks(ours)) == len(bench.blocks(theirs)) == 3
 
 
 def test_in_bfloat16_both_arms_are_asked_about_the_same_noise_level():
     one = case(dtype=torch.bfloat16)
     ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
-    out, theirs = denoise(ours, **given, timesteps=timesteps, guidance=2.5), beside.Theirs(ours)
-    apart = [(beside.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm()]
+    out, theirs = denoise(ours, **given, timesteps=timesteps, guidance=2.5), diffusers_arm.Theirs(ours)
+    apart = [(diffusers_arm.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm()]
     theirs.inner.time_text_embed = theirs.inner.time_text_embed.inner  # as diffusers rounds them
-    apart.append((beside.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm())
+    apart.append((diffusers_arm.their_loop(theirs, given, timesteps, 2.5) - out).norm() / out.norm())
     assert apart[0] < 0.02 < 0.05 < apart[1]
 
 
@@ -68,7 +69,7 @@ def test_our_loop_is_that_of_denoise():
     one = case()
     ours, given, timesteps = bench.random_model(one), bench.inputs(one), get_schedule(3, one.tokens)
     expected = denoise(ours, **given, timesteps=timesteps, guidance=2.5)
-    torch.testing.assert_close(beside.our_loop(ours, given, timesteps, 2.5), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(diffusers_arm.our_loop(ours, given, timesteps, 2.5), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_says_device_rates_floor_kernel_and_arms():
@@ -97,7 +98,7 @@ def test_a_linear_layer_in_eight_bits_is_a_few_per_cent_off():
     torch.manual_seed(0)
     layer, x = torch.nn.Linear(64, 48).to(torch.bfloat16), torch.randn(2, 7, 64, dtype=torch.bfloat16)
     x[1, 3] *= 1000  # a token that is longer than others does not cost these their digits
-    small = beside.Linear8(layer)
+    small = diffusers_arm.Linear8(layer)
     assert small.rows.dtype == torch.float8_e4m3fn and small.rows.abs().float().amax(1).eq(448).all()
     with torch.inference_mode():
         off = (small(x) - layer(x)).float().norm(dim=-1) / layer(x).float().norm(dim=-1)
@@ -109,8 +110,10 @@ def test_the_blocks_in_eight_bits_paint_nearly_the_same():
     bench.run(one, ["ours", "ours fp8"], said.append)
     apart = float(next(line for line in said if line.startswith("ours fp8")).split("latent is ")[1].split()[0])
     assert 0 < apart < 0.1
-    layers = [type(m) for block in bench.blocks(beside.in_fp8(bench.random_model(one))) for m in block.modules()]
-    assert layers.count(beside.Linear8) == 8 + 2 * 2 and layers.count(torch.nn.Linear) == 2 + 2  # the modulations
+    layers = [type(m) for block in bench.blocks(diffusers_arm.in_fp8(bench.random_model(one))) for m in block.modules()]
+    assert (
+        layers.count(diffusers_arm.Linear8) == 8 + 2 * 2 and layers.count(torch.nn.Linear) == 2 + 2
+    )  # the modulations
 
 
 def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from readme_tables import equations, tags
 
-from flux_edu import plots
+from flux_edu.teaching import plots
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("book", ROOT / "docs" / "build.py")
@@ -53,7 +53,7 @@ def test_every_link_of_every_notebook_leads_somewhere(notebooks, links):
         ("[`rope.rope`](../flux_edu/rope.py)", r"\{py:obj\}`rope\.rope <flux_edu\.rope\.rope>`"),
         ("[`interpolate`](../flux_edu/schedule.py)", r"\{py:obj\}`interpolate <flux_edu\.schedule\.interpolate>`"),
         ("[the file](../flux_edu/rope.py)", r"\{py:mod\}`the file <flux_edu\.rope>`"),
-        ("[`x.flow_loss`](../flux_edu/train/flow.py)", r"\{py:obj\}`x\.flow_loss <flux_edu\.x\.flow_loss>`"),
+        ("[`x.flow_loss`](../flux_edu/train/objectives.py)", r"\{py:obj\}`x\.flow_loss <flux_edu\.x\.flow_loss>`"),
         ("[out](https://arxiv.org/abs/1)", r"\[out\]\(https://arxiv\.org/abs/1\)"),
         ("![a picture](img/flux.svg)", r"!\[a picture\]\(img/flux\.svg\)"),
     ],
@@ -142,7 +142,9 @@ def test_what_else_there_is_becomes_its_pictures_and_words(tmp_path):
         "ask": widget("VBoxModel", children=["IPY_MODEL_text", "IPY_MODEL_guess"]),
         "text": widget("HTMLModel", value="<b>Larger?</b>"),
         "guess": widget("RadioButtonsModel", _options_labels=["yes", "a < b"], description="Your guess"),
-        "live": widget("AnyModel", _anywidget_id="flux_edu.browser.LiveSchedule", _esm="export default {}", mu=1.15),
+        "live": widget(
+            "AnyModel", _anywidget_id="flux_edu.teaching.widgets.LiveSchedule", _esm="export default {}", mu=1.15
+        ),
     }
     notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": models}}
     widgets = book.Widgets(notebook, tmp_path)

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flux_edu import learn, plots
-from flux_edu.plots import canvas, style
+from flux_edu.teaching import explore, plots
+from flux_edu.teaching.plots import canvas, style
 
 
 def own(fig):
@@ -108,7 +108,7 @@ def test_axes_stand_still_while_a_slider_moves_and_reset_brings_the_same_picture
     draw = getattr(plots, name)
     first = {"rope_spectrum": "log10_theta", "block_costs": "side", "euler_paths": "num_steps"}[name]
     ends = {"log10_theta": (2.0, 6.0, 0.5), "side": (256, 2048, 64), "num_steps": (1, 40, 1)}[first]
-    panel = learn.explore(draw, **{first: ends})
+    panel = explore(draw, **{first: ends})
     picture = panel.picture.value
     seen = []
     panel.draw = lambda **values: seen.append(draw(**values)) or seen[-1]

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from flux_edu import checkpoint
-from flux_edu.checkpoint import CheckpointError
 from flux_edu.configs import configs
+from flux_edu.io import checkpoint
+from flux_edu.io.checkpoint import CheckpointError
 from flux_edu.model import Flux, FluxParams
 
 PARAMS = FluxParams(12, 8, 10, 14, 24, 4.0, 2, 1, 1, (2, 4, 6), 10_000, qkv_bias=True, guidance_embed=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flux_edu import device
+from flux_edu.io import device
 
 
 @pytest.fixture

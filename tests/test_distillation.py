@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flux_edu import lora, sampling
-from flux_edu.checkpoint import read, read_header
+from flux_edu import sampling
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import read, read_header
 from flux_edu.model import Flux, FluxParams
-from flux_edu.train import distil, few_steps, guidance
-from flux_edu.train.flow import Pool
+from flux_edu.train import distillation, few_steps, guidance, objectives
+from flux_edu.train.latent_pool import Pool
 
 SMALL = FluxParams(12, 12, 10, 14, 22, 2.0, 1, 1, 1, (6, 6, 10), 10_000, True, False)
 B, L, L_TXT = 3, 4, 5
@@ -100,11 +101,11 @@ def test_at_first_w_changes_nothing_and_fast_sinusoids_stay_silent():
     student.load_state_dict(base.state_dict(), strict=False)
     guidance.start_guidance(student.guidance_in.requires_grad_(True))
     x, t, text, _, w = batch()
-    v = distil.velocity(student, x, t, text, w)
-    assert torch.equal(v, distil.velocity(base, x, t, text))
+    v = objectives.velocity(student, x, t, text, w)
+    assert torch.equal(v, objectives.velocity(base, x, t, text))
     torch.nn.init.normal_(student.guidance_in.out_layer.weight)
     optimizer = torch.optim.AdamW(student.guidance_in.parameters(), lr=0.1, weight_decay=0.0)
-    (distil.velocity(student, x, t, text, w) - 1).square().mean().backward()
+    (objectives.velocity(student, x, t, text, w) - 1).square().mean().backward()
     optimizer.step()
     weight = student.guidance_in.in_layer.weight
     silent = (weight == 0).all(0)
@@ -152,7 +153,7 @@ class FakePool(Pool):
         return torch.full((n, L, 12), 5.0), torch.full((n, L_TXT), self.drawn)
 
 
-class FakeTexts(distil.Texts):
+class FakeTexts(distillation.Texts):
     """Every number that it says is that of the token."""
 
     def __init__(self):
@@ -207,7 +208,7 @@ def test_a_student_learns_guidance_through_its_difference_alone():
     lora.make_trainable(student, 3, ("guidance_in",))
     before = {name: x.clone() for name, x in student.state_dict().items()}
     v_w = guidance.guided_velocity(teacher, x, t, text, empty, w)
-    first, last = fall(student, lambda: guidance.guidance_loss(distil.velocity(student, x, t, text, w), v_w))
+    first, last = fall(student, lambda: guidance.guidance_loss(objectives.velocity(student, x, t, text, w), v_w))
     assert last < 0.3 * first
     changed = {name for name, x in student.state_dict().items() if not torch.equal(x, before[name])}
     assert changed <= set(lora.trained_difference(student)) and len(changed) > 40
@@ -233,7 +234,7 @@ def test_a_student_learns_a_long_step():
     guided = lambda x, t: guidance.guided_velocity(teacher, x, t, text, empty, w)  # noqa: E731
     u = few_steps.mean_velocity(x, few_steps.walk(guided, x, t, t_next, 4), t, t_next)
     assert not u.requires_grad
-    first, last = fall(student, lambda: few_steps.segment_loss(distil.velocity(student, x, t, text), u))
+    first, last = fall(student, lambda: few_steps.segment_loss(objectives.velocity(student, x, t, text), u))
     assert last < 0.3 * first
     assert {n for n, p in student.named_parameters() if p.grad is not None} == set(lora.trained_difference(student))
 
@@ -241,11 +242,11 @@ def test_a_student_learns_a_long_step():
 # ---------------------------------------------------------------- the stages, from the command line
 
 
-class SmallStage(distil.Stage):
+class SmallStage(distillation.Stage):
     """A stage whose teacher is small, whose pictures are noise; everything else is as it is."""
 
     def __init__(self, args, spec):
-        self.args, self.spec, self.accelerator = args, spec, distil.Accelerator(cpu=True)
+        self.args, self.spec, self.accelerator = args, spec, distillation.Accelerator(cpu=True)
         self.device, self.base = torch.device("cpu"), small(in_channels=64, out_channels=64).state_dict()
         self.pool, self.texts, self.drawings = FakePool64(), FakeTexts(), None
         self.empty = self.texts.read([""])

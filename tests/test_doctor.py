@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_edu import doctor
+from flux_edu.apps import doctor
 
 
 def findings(check):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from flux_edu.io.tiny import TINY_FOLDER
 
-from flux_edu import lora, tools
-from flux_edu.checkpoint import read, save_rows8
+from flux_edu import tools
 from flux_edu.configs import configs
-from flux_edu.pipeline import TINY_FOLDER
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import read, save_rows8
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
 from flux_edu.train import evaluate_tools

@@ -9,10 +9,10 @@ import pytest
 import torch
 from readme_tables import ROOT, equations
 
-from flux_edu import errata, plots
-from flux_edu.errata import ERRATA, VERDICTS, entry, notebook
-from flux_edu.exercises import chapter_14
-from flux_edu.learn import ends, explore, picture_html
+from flux_edu.teaching import errata, plots
+from flux_edu.teaching.errata import ERRATA, VERDICTS, entry, notebook
+from flux_edu.teaching.exercises import chapter_14
+from flux_edu.teaching.panel import ends, explore, picture_html
 
 each_entry = pytest.mark.parametrize("erratum", ERRATA, ids=lambda erratum: f"{erratum.number}")
 CHECKED = [erratum for erratum in ERRATA if erratum.check]
@@ -121,7 +121,7 @@ def test_run_shows_both_forms_and_what_they_give(capsys):
 
 
 def test_the_notebook_is_the_one_that_the_list_makes():
-    assert notebook.PATH.read_text("utf-8") == notebook.generated(), "run `python -m flux_edu.errata`"
+    assert notebook.PATH.read_text("utf-8") == notebook.generated(), "run `python -m flux_edu.teaching.errata`"
 
 
 def test_no_entry_is_lost_in_the_notebook():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flux_edu.train.objectives import contrastive_loss
 
-from flux_edu.checkpoint import CheckpointError, save_rows8
+from flux_edu.io.checkpoint import CheckpointError, save_rows8
 from flux_edu.train import judge as judging
 from flux_edu.train.data import (
     ABOVE,
@@ -47,7 +48,6 @@ from flux_edu.train.judge import (
     Bench,
     Judge,
     best_arrangement,
-    contrastive_loss,
     ground_colour,
     load_bench,
     looked_at,

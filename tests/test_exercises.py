@@ -8,8 +8,8 @@ import pytest
 from answers import told, wrong_answers
 from readme_tables import ROOT, cells
 
-CHAPTERS = sorted(path.stem for path in (ROOT / "flux_edu" / "exercises").glob("chapter_*.py"))
-MODULES = {name[-2:]: import_module(f"flux_edu.exercises.{name}") for name in CHAPTERS}
+CHAPTERS = sorted(path.stem for path in (ROOT / "flux_edu" / "teaching" / "exercises").glob("chapter_*.py"))
+MODULES = {name[-2:]: import_module(f"flux_edu.teaching.exercises.{name}") for name in CHAPTERS}
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 NUMBERS = [number for module in MODULES.values() for number in module.CHECKS]
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flux_edu.io.tiny import TINY_FOLDER
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from flux_edu import plots
-from flux_edu.exercises import chapter_07, chapter_08
-from flux_edu.learn import picture_html
-from flux_edu.pipeline import TINY_FOLDER
-from flux_edu.plots.style import NotebookFigure
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_07, chapter_08
+from flux_edu.teaching.panel import picture_html
+from flux_edu.teaching.plots.style import NotebookFigure
 
 CHECKS = chapter_07.CHECKS | chapter_08.CHECKS
 

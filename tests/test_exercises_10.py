@@ -5,14 +5,15 @@ import io
 import pytest
 import torch
 from answers import told
+from flux_edu.train.objectives import guidance_loss
 
-from flux_edu import plots
 from flux_edu.configs import configs
-from flux_edu.exercises.chapter_10 import relative_loss, student_target
-from flux_edu.learn import explore
 from flux_edu.model import Flux
 from flux_edu.sampling import guide
-from flux_edu.train.guidance import guidance_loss, make_student
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises.chapter_10 import relative_loss, student_target
+from flux_edu.teaching.panel import explore
+from flux_edu.train.guidance import make_student
 
 WRONG = [
     ("10.1", lambda a, b, w: a + w * (b - a), "every channel got its own w"),

@@ -11,11 +11,13 @@ from diffusers.pipelines.flux2 import Flux2Pipeline
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from torch.utils.flop_counter import FlopCounterMode
 
-from flux_edu import designs, double_stream, flux2, plots, single_stream
+from flux_edu import double_stream, flux2, single_stream
 from flux_edu.attention import attention_explicit
 from flux_edu.configs import configs
-from flux_edu.exercises import chapter_16
+from flux_edu.flux2 import architectures
 from flux_edu.model import Flux
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_16
 
 SMALL = flux2.Flux2Params(
     context_in_dim=37,
@@ -109,11 +111,11 @@ def on_meta(model, params):
     ],
 )
 def test_parameters_are_counted_as_published(name, tensors, numbers):
-    design = designs.DESIGNS[name]
+    design = architectures.DESIGNS[name]
     params = design.params()
     model = on_meta(flux2.Flux2 if isinstance(params, flux2.Flux2Params) else Flux, params)
     assert sum(p.numel() for p in model.parameters()) == numbers
-    assert sum(designs.parameters(design).values()) == numbers, "the arithmetic of the table"
+    assert sum(architectures.parameters(design).values()) == numbers, "the arithmetic of the table"
     assert tensors is None or len(model.state_dict()) == tensors
     if isinstance(params, flux2.Flux2Params):
         other = on_meta(
@@ -131,7 +133,7 @@ def test_parameters_are_counted_as_published(name, tensors, numbers):
 
 def test_each_part_of_the_arithmetic_is_that_of_the_models():
     for name in ("FLUX.1 dev", "FLUX.2 klein 4B"):
-        design = designs.DESIGNS[name]
+        design = architectures.DESIGNS[name]
         model = on_meta(Flux if name.startswith("FLUX.1") else flux2.Flux2, design.params())
         counted = {
             "modulation of the blocks": 0,
@@ -147,30 +149,32 @@ def test_each_part_of_the_arithmetic_is_that_of_the_models():
                     key.split(".")[0], "inputs, vector, last layer"
                 )
             counted[part] += parameter.numel()
-        assert counted == designs.parameters(design)
+        assert counted == architectures.parameters(design)
 
 
 def test_the_rows_of_flux1_are_those_of_the_configurations():
-    assert designs.DESIGNS["FLUX.1 dev"].params() == configs["flux-dev"].params
-    assert designs.DESIGNS["FLUX.1 schnell"].params() == configs["flux-schnell"].params
-    assert designs.DESIGNS["FLUX.1 dev"].latent_channels == configs["flux-dev"].ae_params.z_channels
+    assert architectures.DESIGNS["FLUX.1 dev"].params() == configs["flux-dev"].params
+    assert architectures.DESIGNS["FLUX.1 schnell"].params() == configs["flux-schnell"].params
+    assert architectures.DESIGNS["FLUX.1 dev"].latent_channels == configs["flux-dev"].ae_params.z_channels
 
 
 def test_a_mixture_can_be_counted_but_not_built():
-    mixed = replace(designs.FLUX1_DEV, shared_modulation=True)
-    assert sum(designs.parameters(mixed).values()) < sum(designs.parameters(designs.FLUX1_DEV).values())
+    mixed = replace(architectures.FLUX1_DEV, shared_modulation=True)
+    assert sum(architectures.parameters(mixed).values()) < sum(
+        architectures.parameters(architectures.FLUX1_DEV).values()
+    )
     with pytest.raises(ValueError, match="no class builds it"):
         mixed.params()
 
 
 def test_arithmetic_of_an_evaluation_is_that_of_pytorchs_counter(monkeypatch):
-    for module in (double_stream, single_stream, flux2):  # PyTorch does not count its fused attention on a CPU
+    for module in (double_stream, single_stream, flux2.model):  # PyTorch does not count its fused attention on a CPU
         monkeypatch.setattr(module, "attention", attention_explicit)
     for name in ("FLUX.1 dev", "FLUX.2 dev"):
         small = dict(width=60, heads=3, double_blocks=2, single_blocks=3, axes=(4, 8, 8), channels=11)
         if name == "FLUX.2 dev":
             small["axes"] = (4, 8, 2, 6)
-        design = replace(designs.DESIGNS[name], **small, text_width=37)
+        design = replace(architectures.DESIGNS[name], **small, text_width=37)
         params = design.params()
         model = (flux2.Flux2 if name == "FLUX.2 dev" else Flux)(params)
         L_img, L_txt = 35, 13
@@ -182,7 +186,7 @@ def test_arithmetic_of_an_evaluation_is_that_of_pytorchs_counter(monkeypatch):
             model(*given)
         by_module = {k.split(".", 1)[1]: sum(v.values()) for k, v in counter.get_flop_counts().items() if "." in k}
         blocks = [v for k, v in by_module.items() if k.rsplit(".", 1)[0] in ("double_blocks", "single_blocks")]
-        ours = designs.flops(design, L_img, L_txt)
+        ours = architectures.flops(design, L_img, L_txt)
         shared = 0 if name == "FLUX.1 dev" else ours["modulation"]
         assert sum(blocks) == sum(ours.values()) - shared
 
@@ -281,5 +285,5 @@ def test_figures_draw_at_their_sliders_ends(draw, sliders):
 def test_all_of_flux2s_choices_lead_to_flux2():
     """Shared modulation, gated MLP and 8 + 48 blocks at twice the width: what is left is biases, text and channels."""
     mixture = plots.mixed(width=6144, double_blocks=8, single_blocks=48, shared_modulation=True, gated_mlp=True)
-    ours, theirs = (sum(designs.parameters(design).values()) for design in (mixture, designs.FLUX2_DEV))
+    ours, theirs = (sum(architectures.parameters(design).values()) for design in (mixture, architectures.FLUX2_DEV))
     assert ours == pytest.approx(theirs, rel=0.005)

@@ -5,7 +5,7 @@ import re
 import pytest
 from readme_tables import ROOT, cells
 
-from flux_edu import glossary
+from flux_edu.teaching import glossary
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 HAN = "\u4e00-\u9fff"

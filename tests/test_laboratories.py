@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flux_edu import plots
 from flux_edu.configs import TINY
 from flux_edu.model import Flux
 from flux_edu.patchify import make_img_ids, make_txt_ids
+from flux_edu.teaching import plots
 
 H, W, L_TXT = 5, 7, 11
 

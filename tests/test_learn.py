@@ -14,8 +14,11 @@ from IPython.display import Code
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flux_edu import attention, learn, model, rope, schedule, single_stream
-from flux_edu.plots.style import new_figure
+from flux_edu import attention, model, rope, schedule, single_stream
+from flux_edu.teaching import check
+from flux_edu.teaching import panel as panels
+from flux_edu.teaching import source as sources
+from flux_edu.teaching.plots.style import new_figure
 
 # ---------------------------------------------------------------- show
 
@@ -27,15 +30,15 @@ SHOWN = [
     single_stream.SingleStreamBlock,
     model.Flux.forward,
     model.Flux,
-    learn.explore,
+    panels.explore,
 ]
 
 
 @pytest.mark.parametrize("fn", SHOWN, ids=lambda fn: fn.__qualname__)
 def test_the_source_is_the_text_of_the_file_at_that_line(fn):
-    head, _, text = learn.source(fn).partition("\n")
-    path, line = re.fullmatch(r"# (flux_edu/\w+\.py), line (\d+)", head).groups()
-    lines = (Path(learn.__file__).parents[1] / path).read_text("utf-8").splitlines()
+    head, _, text = sources.source(fn).partition("\n")
+    path, line = re.fullmatch(r"# (flux_edu/[\w/]+\.py), line (\d+)", head).groups()
+    lines = (Path(panels.__file__).parents[2] / path).read_text("utf-8").splitlines()
     start, shown = int(line) - 1, text.splitlines()
     assert lines[start : start + len(shown)] == shown
     assert re.match(r"\s*(def|class|@\w+)", shown[0])
@@ -48,10 +51,10 @@ def test_the_source_is_the_text_of_the_file_at_that_line(fn):
 
 def test_show_displays_every_source(monkeypatch):
     shown = []
-    monkeypatch.setattr(learn, "display", shown.append)
-    learn.show(schedule.time_shift, rope.rope)
+    monkeypatch.setattr(sources, "display", shown.append)
+    sources.show(schedule.time_shift, rope.rope)
     assert all(isinstance(one, Code) and one.language == "python" for one in shown)
-    assert [one.data for one in shown] == [learn.source(schedule.time_shift), learn.source(rope.rope)]
+    assert [one.data for one in shown] == [sources.source(schedule.time_shift), sources.source(rope.rope)]
 
 
 # ---------------------------------------------------------------- explore
@@ -67,13 +70,13 @@ def draw(height: float = 0.5, kind: str = "plain", grid: bool = False, title: st
     return fig
 
 
-def alt(panel: learn.Panel) -> str:
+def alt(panel: panels.Panel) -> str:
     return html.unescape(re.search(r'<img alt="([^"]*)"', panel.picture.value).group(1))
 
 
 @pytest.fixture
 def panel():
-    return learn.explore(draw, height=(0.0, 2.0, 0.5), kind=["plain", "other"], grid=False, title="a line")
+    return panels.explore(draw, height=(0.0, 2.0, 0.5), kind=["plain", "other"], grid=False, title="a line")
 
 
 def button(panel) -> W.Button:
@@ -88,7 +91,7 @@ def test_every_kind_of_control_and_the_defaults_of_the_drawing(panel):
     assert (height.min, height.max, height.step) == (0.0, 2.0, 0.5)
     assert all(c.description == name for name, c in panel.controls.items())  # a handle has no name of its own
     assert alt(panel) == "a line up to 0.5, plain, grid False"
-    assert panel.error is None and panel in learn.PANELS
+    assert panel.error is None and panel in panels.PANELS
 
 
 def test_moving_a_control_draws_again(panel):
@@ -117,7 +120,7 @@ def test_set_draws_once():
         calls.append((a, b))
         return draw()
 
-    panel = learn.explore(counted, a=(0, 3), b=(0, 3))
+    panel = panels.explore(counted, a=(0, 3), b=(0, 3))
     panel.set(a=3, b=0)
     assert calls == [(1, 2), (3, 0)]
 
@@ -136,7 +139,7 @@ def test_sweep_goes_to_the_ends_and_comes_back(panel):
 
 
 def test_an_error_is_shown_in_the_panel_and_kept():
-    panel = learn.explore(draw, kind=["plain", "broken"])
+    panel = panels.explore(draw, kind=["plain", "broken"])
     panel.controls["kind"].value = "broken"  # does not raise: a callback has nobody to raise to
     assert 'role="alert"' in panel.picture.value and "<img" not in panel.picture.value
     assert "ValueError: a &lt;broken&gt; kind" in panel.picture.value
@@ -146,15 +149,15 @@ def test_an_error_is_shown_in_the_panel_and_kept():
 
 
 def test_a_drawing_that_is_broken_at_first_fails_its_cell():
-    before = len(learn.PANELS)
+    before = len(panels.PANELS)
     with pytest.raises(ValueError, match="broken"):
-        learn.explore(lambda kind="broken": draw(kind=kind), kind=["broken", "plain"])
-    assert len(learn.PANELS) == before
+        panels.explore(lambda kind="broken": draw(kind=kind), kind=["broken", "plain"])
+    assert len(panels.PANELS) == before
 
 
 def test_an_unknown_slider_is_named():
     with pytest.raises(TypeError, match="draw has no parameter colour, width; it has height, kind, grid, title"):
-        learn.explore(draw, width=(0, 1), colour=["red"], height=(0, 1, 0.1))
+        panels.explore(draw, width=(0, 1), colour=["red"], height=(0, 1, 0.1))
 
 
 def test_alternative_text_is_required():
@@ -162,9 +165,9 @@ def test_alternative_text_is_required():
         return new_figure()[0]
 
     with pytest.raises(ValueError, match=r"no alternative text.*set_label.*info\['alt'\]"):
-        learn.explore(silent, a=(0, 2))
+        panels.explore(silent, a=(0, 2))
     with pytest.raises(ValueError, match="no alternative text"):
-        learn.picture_html(Image.new("RGB", (4, 4)))
+        panels.picture_html(Image.new("RGB", (4, 4)))
 
 
 def test_a_picture_of_pillow_is_shown_too():
@@ -173,7 +176,7 @@ def test_a_picture_of_pillow_is_shown_too():
         picture.info["alt"] = f"a red square of {size} pixels"
         return picture
 
-    panel = learn.explore(paint, size=(4, 16))
+    panel = panels.explore(paint, size=(4, 16))
     assert alt(panel) == "a red square of 8 pixels"
     assert "pixelated" in panel.picture.value
     assert panel.picture.layout.min_height == "8px"
@@ -187,7 +190,7 @@ def test_a_figure_that_ends_a_cell_is_shown_with_its_alternative_text():
 
 def test_show_picture_shows_a_picture_with_words_and_leaves_it_as_it_was():
     picture = Image.new("RGB", (4, 4), "red")
-    assert learn.show_picture(picture, 'a "red" square').data.startswith('<img alt="a &quot;red&quot; square"')
+    assert panels.show_picture(picture, 'a "red" square').data.startswith('<img alt="a &quot;red&quot; square"')
     assert "alt" not in picture.info
 
 
@@ -195,22 +198,22 @@ def test_something_else_is_refused():
     jaxtyping.config.update("jaxtyping_disable", True)  # else the types speak first
     try:
         with pytest.raises(TypeError, match="Figure or a PIL image, this one gave <class 'int'>"):
-            learn.explore(lambda a=1: a, a=(0, 2))
+            panels.explore(lambda a=1: a, a=(0, 2))
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_widget_of_ones_own_keeps_its_description():
     slider = W.FloatLogSlider(value=1, min=-2, max=1, description="gate")
-    panel = learn.explore(draw, height=slider)
+    panel = panels.explore(draw, height=slider)
     assert panel.controls["height"] is slider and slider.description == "gate"
 
 
 @pytest.mark.parametrize(("seconds", "live"), [(0.01, True), (0.6, False)])
 def test_a_slow_drawing_waits_until_the_slider_is_let_go(monkeypatch, seconds, live):
     ticks = iter([0.0, seconds])
-    monkeypatch.setattr(learn, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
-    panel = learn.explore(draw, height=(0.0, 2.0, 0.5))
+    monkeypatch.setattr(panels, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
+    panel = panels.explore(draw, height=(0.0, 2.0, 0.5))
     assert panel.controls["height"].continuous_update is live
 
 
@@ -229,7 +232,7 @@ def exercise(monkeypatch):
         if answer() != 42:  # a bare assert would be rewritten by pytest here
             raise AssertionError(f"you gave {answer()}: did you forget the 2?")
 
-    chapter = types.ModuleType("flux_edu.exercises.chapter_99")
+    chapter = types.ModuleType("flux_edu.teaching.exercises.chapter_99")
     chapter.CHECKS, chapter.SOLUTIONS = {"99.1": is_42}, {"99.1": lambda: 42}
     monkeypatch.setitem(sys.modules, chapter.__name__, chapter)
     return chapter
@@ -243,25 +246,25 @@ def raising(error):
 
 
 def test_a_right_answer(exercise, capsys):
-    assert learn.check("99.1", exercise.SOLUTIONS["99.1"]) is True
+    assert check("99.1", exercise.SOLUTIONS["99.1"]) is True
     assert capsys.readouterr().out == "✓ 99.1  right\n"
 
 
 def test_a_wrong_answer_is_diagnosed(exercise, capsys):
-    assert learn.check("99.1", lambda: 40) is False
+    assert check("99.1", lambda: 40) is False
     assert capsys.readouterr().out == "✗ 99.1  you gave 40: did you forget the 2?\n"
 
 
 def test_an_answer_not_written_yet(exercise, capsys):
-    assert learn.check("99.1", raising(NotImplementedError)) is False
+    assert check("99.1", raising(NotImplementedError)) is False
     assert capsys.readouterr().out.startswith("○ 99.1  not written yet")
 
 
 def test_an_answer_that_stops_with_an_error(exercise, capsys):
-    assert learn.check("99.1", raising(RuntimeError("sizes 3 and 4"))) is False
+    assert check("99.1", raising(RuntimeError("sizes 3 and 4"))) is False
     assert capsys.readouterr().out == "✗ 99.1  your function stopped with RuntimeError: sizes 3 and 4\n"
 
 
 def test_an_unknown_exercise(exercise):
     with pytest.raises(ValueError, match="there is no exercise 99.7; this chapter has 99.1"):
-        learn.check("99.7", lambda: 42)
+        check("99.7", lambda: 42)

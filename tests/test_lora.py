@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flux_edu import lora, pipeline
-from flux_edu.checkpoint import CheckpointError, read, save, save_rows8
 from flux_edu.configs import configs, get_spec
+from flux_edu.io import lora, tiny
+from flux_edu.io.checkpoint import CheckpointError, read, save, save_rows8
 from flux_edu.model import Flux, FluxParams
 from flux_edu.pipeline import FluxGenerator
 
@@ -214,10 +214,10 @@ def test_a_file_in_8_bits_changes_the_model_almost_alike(tmp_path):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the shipped base, as the generator reads it, to put differences in."""
-    for path in pipeline.TINY_FOLDER.iterdir():
+    for path in tiny.TINY_FOLDER.iterdir():
         if path.name not in ("dev.safetensors", "schnell.safetensors"):
             shutil.copyfile(path, tmp_path / path.name)
-    monkeypatch.setattr(pipeline, "TINY_FOLDER", tmp_path)
+    monkeypatch.setattr(tiny, "TINY_FOLDER", tmp_path)
     return tmp_path
 
 

@@ -8,15 +8,16 @@ import sys
 import numpy as np
 from PIL import Image
 
-from flux_edu import many
-from flux_edu.pictures import read_metadata
+from flux_edu.apps import batch
+from flux_edu.io.images import read_metadata
 
 PROMPTS = "a fox\n\na red apple\n蓝色背景上的立体狐狸\n"
 SHARDED = """
 import warnings
 import torch, torch.distributed as dist
 from dataclasses import replace
-from flux_edu import budget, many
+from flux_edu.io import memory
+from flux_edu.speed.fsdp import shard
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 
@@ -26,11 +27,11 @@ torch.manual_seed(7)
 whole = Flux(params).requires_grad_(False)
 for p in whole.parameters():
     torch.nn.init.normal_(p, std=0.1)
-given = budget.transformer_inputs(whole, 15, 7, 2)
+given = memory.transformer_inputs(whole, 15, 7, 2)
 given = {name: torch.rand(x.shape) for name, x in given.items()}
 with torch.device("meta"):
     model = Flux(params)
-model = many.shard(model, whole.state_dict())
+model = shard(model, whole.state_dict())
 held = sum(p.to_local().numel() for p in model.parameters())
 with torch.no_grad():
     error = (model(**given) - whole(**given)).abs().max().item()
@@ -52,7 +53,7 @@ def torchrun(processes, *command, cwd=None):
 def test_the_lines_are_shared_out():
     for count in (0, 1, 7, 8):
         for processes in (1, 2, 3):
-            shares = [many.share(count, i, processes) for i in range(processes)]
+            shares = [batch.share(count, i, processes) for i in range(processes)]
             assert sorted(i for each in shares for i in each) == list(range(count))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -60,10 +61,10 @@ def test_the_lines_are_shared_out():
 def test_two_processes_paint_what_one_paints(tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text(PROMPTS, "utf-8")
     options = ["prompts.txt", "--model", "tiny-schnell", "--size", "32", "--steps", "1", "--seed", "5", "--cpu"]
-    out = torchrun(2, "-m", "flux_edu.many", *options, "--out", "two", cwd=tmp_path)
+    out = torchrun(2, "-m", "flux_edu.apps.batch", *options, "--out", "two", cwd=tmp_path)
     assert "process 0 of 2: 2 pictures" in out and "process 1 of 2: 1 pictures" in out
     monkeypatch.chdir(tmp_path)
-    assert many.main([*options, "--out", "one"]) == 0
+    assert batch.main([*options, "--out", "one"]) == 0
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["00000-a-fox.png", "00001-a-red-apple.png", "00002-蓝色背景上的立体狐狸.png"]
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())

@@ -6,10 +6,11 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_edu import patchify, plots
-from flux_edu.exercises import chapter_02 as exercises
+from flux_edu import patchify
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_02 as exercises
 
 few = settings(max_examples=40, deadline=None)
 sides = st.integers(16, 200)

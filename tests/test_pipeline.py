@@ -16,19 +16,20 @@ import torch
 from PIL import Image
 
 import flux_edu
-from flux_edu import pipeline, real
+from flux_edu import pipeline
 from flux_edu.__main__ import main
-from flux_edu.advice import Advice, collect, unknown_words, words
-from flux_edu.checkpoint import save
+from flux_edu.apps.sample import file_name
 from flux_edu.configs import configs
-from flux_edu.device import pick_device
-from flux_edu.learn import PANELS, explore
-from flux_edu.painting import file_name
+from flux_edu.io import published
+from flux_edu.io.advice import Advice, collect, unknown_words, words
+from flux_edu.io.checkpoint import save
+from flux_edu.io.device import pick_device
+from flux_edu.io.images import picture_hash, read_metadata, save_image, to_picture, to_tensor
 from flux_edu.patchify import get_noise, prepare
-from flux_edu.pictures import picture_hash, read_metadata, save_image
-from flux_edu.pipeline import FluxGenerator, to_picture, to_tensor
+from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching.panel import PANELS, explore
 from flux_edu.text import embed_empty
 
 PROMPT = "a 3d fox on a blue background"
@@ -354,7 +355,7 @@ def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / name))
     spec = replace(tiny.spec, repo_id="someone/FLUX.1-small")
     monkeypatch.setitem(configs, "flux-small", spec)
-    monkeypatch.setattr(real, "CLIP_TOKENS", spec.txt_tokens)
+    monkeypatch.setattr(published, "CLIP_TOKENS", spec.txt_tokens)
     small = FluxGenerator("flux-small", "cpu")
     assert {p.dtype for p in small.model.parameters()} == {torch.bfloat16}
     picture = paint(small, "any foxx at all")  # no vocabulary, so no word is unknown
@@ -466,7 +467,7 @@ def test_ctrl_c_is_one_line(monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flux_edu.painting.FluxGenerator", stop)
+    monkeypatch.setattr("flux_edu.apps.sample.FluxGenerator", stop)
     assert main(["sample", "a fox"]) == 130
     assert capsys.readouterr().err == "flux_edu: stopped; nothing was saved\n"
 

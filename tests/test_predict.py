@@ -7,8 +7,8 @@ import ipywidgets as W
 import pytest
 from readme_tables import ROOT, cells
 
-from flux_edu import predict
-from flux_edu.predict import Ask, questions
+from flux_edu.teaching import quiz
+from flux_edu.teaching.quiz import Ask, questions
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 ASKED = [f"{number:02}" for number in range(1, 13)] + ["15", "16"]
@@ -17,7 +17,7 @@ each_question = pytest.mark.parametrize("question", questions(), ids=lambda q: f
 
 @each_question
 def test_the_experiment_bears_out_exactly_one_choice(question):
-    outcome = predict.run(question)  # raises where none or two hold
+    outcome = quiz.run(question)  # raises where none or two hold
     assert outcome.right in question.choices and len(question.choices) >= 2
     assert sum(holds(outcome.measured) for holds in question.choices.values()) == 1
     assert outcome.told != question.said, "the answer tells what was measured"
@@ -30,7 +30,7 @@ def test_its_section_is_in_its_notebook(question):
 
 
 def test_choices_are_not_given_away_by_their_place():
-    places = [list(q.choices).index(predict.run(q).right) for q in questions()]
+    places = [list(q.choices).index(quiz.run(q).right) for q in questions()]
     for place in (0, 1, 2):
         assert places.count(place) >= 0.15 * len(places), places
 
@@ -54,7 +54,7 @@ def test_there_are_enough_and_a_number_may_be_written_short():
 
 # ---------------------------------------------------------------- choose, run, see
 
-SIMPLE = predict.Question(
+SIMPLE = quiz.Question(
     "01",
     "a heading",
     "1 + 1?",
@@ -100,14 +100,14 @@ def test_an_experiment_that_decides_nothing_is_an_error_that_is_shown():
         both = {"2": lambda m: m == 2, "2 as well": lambda m: m == 2}
         question = changed(measure=lambda m=measured: m, choices=both)
         with pytest.raises(AssertionError, match="of its choices hold"):
-            predict.run(question)
+            quiz.run(question)
         assert 'role="alert"' in answered(question, "2")
 
 
 def test_predict_shows_a_panel_a_question(monkeypatch):
     shown = []
-    monkeypatch.setattr(predict, "display", shown.append)
-    predict.predict("01")
+    monkeypatch.setattr(quiz, "display", shown.append)
+    quiz.predict("01")
     assert [ask.question for ask in shown] == questions("01")
     for ask in shown:
         assert isinstance(ask, W.VBox) and list(ask.guess.options) == list(ask.question.choices)

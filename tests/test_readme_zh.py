@@ -5,7 +5,7 @@ import re
 import pytest
 from readme_tables import EQUATION, MAP, MAP_BLOCK, NOTEBOOK, ROOT, mirrored
 
-from flux_edu import glossary
+from flux_edu.teaching import glossary
 
 ENGLISH = (ROOT / "README.md").read_text("utf-8")
 CHINESE = (ROOT / "README.zh.md").read_text("utf-8")

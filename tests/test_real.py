@@ -11,10 +11,10 @@ from test_shards import write_shards
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5EncoderModel
 
-from flux_edu import budget, layouts, real
-from flux_edu.checkpoint import save
 from flux_edu.configs import configs
-from flux_edu.designs import DESIGNS, flops
+from flux_edu.flux2.architectures import DESIGNS, flops
+from flux_edu.io import diffusers_layout, memory, published
+from flux_edu.io.checkpoint import save
 from flux_edu.model import Flux
 from flux_edu.pipeline import FluxGenerator
 
@@ -26,7 +26,7 @@ DEV = configs["flux-dev"]
 def nothing_set(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(real, "_in_cache", lambda repo_id: None)
+    monkeypatch.setattr(published, "_in_cache", lambda repo_id: None)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def tiny():
 def small(tiny, tmp_path, monkeypatch):
     """A published variant of the tiny parts, and its repository, laid out as those of FLUX.1 are."""
     monkeypatch.setitem(configs, "flux-small", replace(tiny.spec, repo_id="someone/FLUX.1-small"))
-    monkeypatch.setattr(real, "CLIP_TOKENS", tiny.spec.txt_tokens)
+    monkeypatch.setattr(published, "CLIP_TOKENS", tiny.spec.txt_tokens)
     home = tmp_path / "FLUX.1-small"
     save({key: x.bfloat16() for key, x in tiny.model.state_dict().items()}, home / "flux1-small.safetensors")
     save({key: x.bfloat16() for key, x in tiny.ae.state_dict().items()}, home / "ae.safetensors")
@@ -60,7 +60,7 @@ def paint(generator):
 
 def test_a_repository_is_found_by_its_home(small, monkeypatch):
     monkeypatch.setenv("FLUX_HOME", str(small))
-    found = real.find("flux-small")
+    found = published.find("flux-small")
     assert not found.missing and found.paths["FLUX_MODEL"].name == "flux1-small.safetensors"
     assert found.tokenizers == {
         "FLUX_MODEL": None,
@@ -74,23 +74,23 @@ def test_one_path_counts_more_than_the_home(small, monkeypatch, tmp_path):
     monkeypatch.setenv("FLUX_HOME", str(small))
     monkeypatch.setenv("FLUX_T5", str(tmp_path))
     monkeypatch.setenv("FLUX_AE", str(tmp_path / "nowhere.safetensors"))
-    found = real.find("flux-small")
+    found = published.find("flux-small")
     assert found.paths["FLUX_T5"] == tmp_path and found.tokenizers["FLUX_T5"] is None
     assert found.missing == [f"FLUX_AE = {tmp_path / 'nowhere.safetensors'} does not exist"]
 
 
 def test_the_hubs_cache_is_looked_into(small, monkeypatch):
-    monkeypatch.setattr(real, "_in_cache", lambda repo_id: small if repo_id == "someone/FLUX.1-small" else None)
-    assert not real.find("flux-small").missing
-    assert real.find("flux-dev").missing == ["set FLUX_MODEL, FLUX_AE, FLUX_T5, FLUX_CLIP to where they are"]
+    monkeypatch.setattr(published, "_in_cache", lambda repo_id: small if repo_id == "someone/FLUX.1-small" else None)
+    assert not published.find("flux-small").missing
+    assert published.find("flux-dev").missing == ["set FLUX_MODEL, FLUX_AE, FLUX_T5, FLUX_CLIP to where they are"]
 
 
 def test_the_cache_is_read_without_a_network(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
-    assert real._in_cache("black-forest-labs/FLUX.1-dev") is None
-    assert real._in_cache(None) is None
+    assert published._in_cache("black-forest-labs/FLUX.1-dev") is None
+    assert published._in_cache(None) is None
 
 
 # ---------------------------------------------------------------- the hub
@@ -113,7 +113,7 @@ def test_a_closed_door_is_answered_with_two_steps(monkeypatch):
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", closed)
         with pytest.raises(PermissionError) as told:
-            real.download("flux-dev")
+            published.download("flux-dev")
         assert "(1) sign in and accept them at https://huggingface.co/black-forest-labs/FLUX.1-dev" in str(told.value)
         assert "(2) run `hf auth login` here" in str(told.value)
 
@@ -125,25 +125,25 @@ def test_only_what_is_needed_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda repo, **options: asked.update(options, repo=repo) or str(tmp_path)
     )
-    assert real.download("flux-schnell") == tmp_path
-    assert asked == {"repo": "black-forest-labs/FLUX.1-schnell", "allow_patterns": real.WANTED}
-    assert not any("transformer" in pattern or pattern.startswith("vae") for pattern in real.WANTED)  # 24 GB again
+    assert published.download("flux-schnell") == tmp_path
+    assert asked == {"repo": "black-forest-labs/FLUX.1-schnell", "allow_patterns": published.WANTED}
+    assert not any("transformer" in pattern or pattern.startswith("vae") for pattern in published.WANTED)  # 24 GB again
     with pytest.raises(ValueError, match="tiny ships with this package"):
-        real.download("tiny")
+        published.download("tiny")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r'pip install "flux-edu\[real\]"'):
-        real.download("flux-dev")
+        published.download("flux-dev")
 
 
 def test_the_command_line(small, monkeypatch, capsys, tmp_path):
-    assert real.main(["flux-dev"]) == 1
+    assert published.main(["flux-dev"]) == 1
     out = capsys.readouterr().out
     assert "missing: set FLUX_MODEL" in out and "| 24 GiB (25.8 GB) | in turns | 25.4 GB |" in out
-    assert real.main(["flux-deV"]) == 2 and "did you mean flux-dev" in capsys.readouterr().err
-    assert real.main(["convert", str(small / "ae.safetensors"), str(tmp_path / "b.safetensors")]) == 0
+    assert published.main(["flux-deV"]) == 2 and "did you mean flux-dev" in capsys.readouterr().err
+    assert published.main(["convert", str(small / "ae.safetensors"), str(tmp_path / "b.safetensors")]) == 0
     assert "b.safetensors: diffusers' layout" in capsys.readouterr().out
 
 
@@ -160,17 +160,19 @@ def in_bfloat16():
 
 @pytest.mark.parametrize(
     ("way", "layout"),
-    [*((way, "published") for way in budget.WAYS), (budget.WAYS[0], "diffusers")],
+    [*((way, "published") for way in memory.WAYS), (memory.WAYS[0], "diffusers")],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_every_way_paints_the_same(small, tiny, in_bfloat16, monkeypatch, way, layout):
     if layout == "diffusers":
         (model := small / "flux1-small.safetensors").unlink()
         whole = tiny.model.state_dict()
-        write_shards(layouts.flux_to_diffusers({k: x.bfloat16() for k, x in whole.items()}), small / "transformer")
+        write_shards(
+            diffusers_layout.flux_to_diffusers({k: x.bfloat16() for k, x in whole.items()}), small / "transformer"
+        )
         assert not model.exists()
     monkeypatch.setenv("FLUX_HOME", str(small))
-    monkeypatch.setattr(budget, "choose", lambda spec, free: way)
+    monkeypatch.setattr(memory, "choose", lambda spec, free: way)
     generator = FluxGenerator("flux-small", "cpu")
     assert generator.way is way and generator.model.img_in.weight.dtype == torch.bfloat16
     painted = paint(generator)
@@ -182,10 +184,10 @@ def test_a_visitor_goes_home_without_being_copied_back():
     linear = torch.nn.Linear(3, 5).requires_grad_(False)
     home = linear.weight.data_ptr()
     with torch.inference_mode():
-        with real.visiting(torch.device("cpu"), linear):
+        with published.visiting(torch.device("cpu"), linear):
             pass
         try:
-            with real.visiting(torch.device("cpu"), linear):
+            with published.visiting(torch.device("cpu"), linear):
                 linear.weight.data = linear.weight.data.double()
                 raise KeyError
         except KeyError:
@@ -195,7 +197,7 @@ def test_a_visitor_goes_home_without_being_copied_back():
 
 
 def test_blocks_come_and_leave_one_at_a_time(tiny, monkeypatch):
-    log, visiting = [], real.visiting
+    log, visiting = [], published.visiting
 
     class Visit:
         def __init__(self, device, module):
@@ -207,11 +209,11 @@ def test_blocks_come_and_leave_one_at_a_time(tiny, monkeypatch):
         def __exit__(self, *error):
             log.append(f"-{self.name}"), self.inner.__exit__(*error)
 
-    monkeypatch.setattr(real, "visiting", Visit)
+    monkeypatch.setattr(published, "visiting", Visit)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     names = {model[1]: "a", model[2]: "b"}
     expected = model(torch.ones(1, 3))
-    real.stream_blocks(model, [model[1], model[2]], torch.device("cpu"))
+    published.stream_blocks(model, [model[1], model[2]], torch.device("cpu"))
     assert torch.equal(model(torch.ones(1, 3)), expected)
     assert log == ["+a", "-a", "+b", "-b"]
 
@@ -220,41 +222,41 @@ def test_blocks_come_and_leave_one_at_a_time(tiny, monkeypatch):
 
 
 def test_weights_are_counted_on_meta():
-    n = budget.weights(DEV)
+    n = memory.weights(DEV)
     assert n["transformer"] == 11_901_408_320 and n["autoencoder"] == 83_819_683
     assert n["its blocks"] == 6_456_794_624 + 5_380_488_704 and n["its largest block"] == 339_831_296
     with torch.device("meta"):
         config = T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
         config.feed_forward_proj, config.is_gated_act, config.dense_act_fn = "gated-gelu", True, "gelu_new"
         t5 = T5EncoderModel(config)
-    assert budget.count(t5) == budget.T5_XXL and len(t5.encoder.block) == budget.T5_XXL_BLOCKS
-    assert budget.count(t5.encoder.block[1]) == budget.T5_XXL_BLOCK
+    assert memory.count(t5) == memory.T5_XXL and len(t5.encoder.block) == memory.T5_XXL_BLOCKS
+    assert memory.count(t5.encoder.block[1]) == memory.T5_XXL_BLOCK
 
 
 def test_peak_memory_counts_what_is_held():
-    with budget.PeakMemory() as memory:
+    with memory.PeakMemory() as counter:
         a = torch.empty(1000, device="meta")
         b = a + 1  # 8000 bytes are held now
         del a
         c = b.reshape(10, 100) + 1  # a view is nothing new
         d = c * 2
-    assert (memory.peak, memory.now) == (12_000, 12_000) and d is not None
+    assert (counter.peak, counter.now) == (12_000, 12_000) and d is not None
 
 
 def test_more_pixels_take_more_activations():
-    small, large = budget.activations(DEV, 512, 512), budget.activations(DEV, 1024, 1024)
+    small, large = memory.activations(DEV, 512, 512), memory.activations(DEV, 1024, 1024)
     assert 2.5 < large[0] / small[0] < 4 and 3.9 < large[1] / small[1] < 4.1
     assert 0.3e9 < large[0] < 1.0e9, "a few dozen copies of 4608 tokens of 3072 numbers"
 
 
 def test_the_way_follows_from_the_memory():
-    chosen = [budget.choose(DEV, card * budget.GIB).name for card in budget.CARDS]
+    chosen = [memory.choose(DEV, card * memory.GIB).name for card in memory.CARDS]
     assert chosen == ["block by block"] * 3 + ["in turns"] * 2 + ["all on the GPU"] * 3
-    assert budget.choose(DEV, None).resident and budget.choose(DEV, 10**9).streamed
-    assert budget.memory_of(torch.device("cpu")) is None
-    peaks = [budget.peak(DEV, way) for way in budget.WAYS]
+    assert memory.choose(DEV, None).resident and memory.choose(DEV, 10**9).streamed
+    assert memory.memory_of(torch.device("cpu")) is None
+    peaks = [memory.peak(DEV, way) for way in memory.WAYS]
     assert peaks == sorted(peaks, reverse=True)
-    table = budget.table(DEV).splitlines()
+    table = memory.table(DEV).splitlines()
     assert len([line for line in table if " GiB (" in line]) == 8
 
 
@@ -266,7 +268,7 @@ def test_the_work_of_an_evaluation_is_what_the_formula_says():
     with torch.device("meta"):
         model = Flux(DEV.params)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(**budget.transformer_inputs(model, 4096, 512))
+        model(**memory.transformer_inputs(model, 4096, 512))
     work = flops(DESIGNS["FLUX.1 dev"], 4096)
     assert counter.get_total_flops() == pytest.approx(74.384653e12, rel=1e-3)
     assert sum(work.values()) == pytest.approx(counter.get_total_flops(), rel=2e-3)
@@ -312,11 +314,11 @@ def test_the_whole_state_dict_loads_strictly_in_diffusers():
     from diffusers import FluxTransformer2DModel
 
     with torch.device("meta"):
-        state = layouts.flux_to_diffusers(Flux(DEV.params).state_dict())
+        state = diffusers_layout.flux_to_diffusers(Flux(DEV.params).state_dict())
         theirs = FluxTransformer2DModel(guidance_embeds=True)
     assert len(state) == 1160
     theirs.load_state_dict(state, strict=True, assign=True)
 
 
 def test_paths_are_paths():
-    assert all(isinstance(path, Path) for path in real.find("flux-dev").paths.values())
+    assert all(isinstance(path, Path) for path in published.find("flux-dev").paths.values())

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from flux_edu import plots
+from flux_edu.teaching import plots
 
 
 @pytest.mark.parametrize(

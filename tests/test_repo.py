@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux_edu.plots import sheet
+from flux_edu.teaching.plots import sheet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -81,7 +81,7 @@ def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
 
 def test_the_first_picture_was_painted_by_the_shipped_weights():
     with Image.open(ROOT / "notebooks" / "img" / "tiny_sheet.png") as picture:
-        assert picture.text["weights"] == sheet.weights_hash(), "run `python -m flux_edu.plots.sheet`"
+        assert picture.text["weights"] == sheet.weights_hash(), "run `python -m flux_edu.teaching.plots.sheet`"
 
 
 def test_contributing_is_short():

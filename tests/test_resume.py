@@ -19,12 +19,12 @@ from small_stages import TOY, shared, toy
 from test_distillation import SMALL, SmallStage
 
 import flux_edu
-from flux_edu import text
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.checkpoint import CheckpointError, read, read_header, save
 from flux_edu.configs import TINY_AE, configs
+from flux_edu.io import tiny
+from flux_edu.io.checkpoint import CheckpointError, read, read_header, save
 from flux_edu.model import FluxParams
-from flux_edu.train import few_steps, flow
+from flux_edu.train import few_steps, flow, latent_pool
 from flux_edu.train.data import SIZE, STYLES, Drawings
 
 SCRIPT = Path(__file__).with_name("small_stages.py")
@@ -230,8 +230,8 @@ def few_drawings():
 
 
 def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TINY_T5", text.TINY_T5 | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1})
-    monkeypatch.setattr(text, "TINY_CLIP", {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1})
+    monkeypatch.setattr(tiny, "TINY_T5", tiny.TINY_T5 | {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1})
+    monkeypatch.setattr(tiny, "TINY_CLIP", {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1})
     params = FluxParams(64, 64, 16, 16, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
     monkeypatch.setitem(configs, "tiny", replace(configs["tiny"], params=params))
     torch.manual_seed(1)
@@ -245,7 +245,7 @@ def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "paint_sheet", lambda *args, **kwargs: Image.new("RGB", (8, 8)))
     monkeypatch.setattr(flow, "validation_loss", lambda model, *held: float(model.flux.img_in.weight.sum()))
     monkeypatch.setattr(flow, "loss_by_level", lambda *args: [0.5] * len(flow.LEVELS))
-    monkeypatch.setattr(flow, "BLOCK", 2)
+    monkeypatch.setattr(latent_pool, "BLOCK", 2)
     argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=5", "--save=2", "--report=1", "--look=3", "--muon=0.01"]
     left_alone, parts = interrupted(flow, "flow_loss", monkeypatch, argv, tmp_path)
     assert [len(part) for part in parts] == [3, 3]  # the state is that after step 2

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_edu import plots, sampling
-from flux_edu.exercises import chapter_06 as exercises
-from flux_edu.learn import PANELS, explore
+from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_06 as exercises
+from flux_edu.teaching.panel import PANELS, explore
 
 B, ROWS, COLUMNS, L_TXT, C = 2, 3, 5, 7, 11
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_edu import plots, schedule
-from flux_edu.exercises import chapter_01 as exercises
+from flux_edu import schedule
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_01 as exercises
 
 few = settings(max_examples=40, deadline=None)
 levels = st.floats(0, 1)

@@ -10,10 +10,10 @@ import torch
 from parity.parity_tools import draw
 from safetensors.torch import load_file, save_file
 
-from flux_edu import checkpoint, layouts, shards
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.checkpoint import CheckpointError
 from flux_edu.configs import configs
+from flux_edu.io import checkpoint, diffusers_layout, shards
+from flux_edu.io.checkpoint import CheckpointError
 from flux_edu.model import Flux, FluxParams
 
 PARAMS = FluxParams(12, 8, 10, 14, 24, 4.0, 2, 2, 3, (2, 4, 6), 10_000, qkv_bias=True, guidance_embed=True)
@@ -74,9 +74,9 @@ def test_one_file_shards_and_folders_hold_the_same(tmp_path, given):
 @pytest.mark.parametrize("part", ["transformer", "autoencoder"])
 def test_both_layouts_are_loaded_strictly(tmp_path, layout, part):
     theirs, whole, kind = (
-        (layouts.flux_to_diffusers, flux(), Flux)
+        (diffusers_layout.flux_to_diffusers, flux(), Flux)
         if part == "transformer"
-        else (layouts.ae_to_diffusers, autoencoder(), AutoEncoder)
+        else (diffusers_layout.ae_to_diffusers, autoencoder(), AutoEncoder)
     )
     state = whole.state_dict()
     write_shards(theirs(state) if layout == "diffusers" else state, tmp_path)
@@ -104,7 +104,7 @@ def test_weights_are_a_state_dict_that_stays_on_disk(tmp_path):
 
 MEASURED = """
 import re, sys, torch
-from flux_edu.checkpoint import read
+from flux_edu.io.checkpoint import read
 def private():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
 before = private()
@@ -195,7 +195,7 @@ def test_nan_is_refused(tmp_path):
 
 
 def test_a_diffusers_file_that_lacks_a_third_of_a_matrix(tmp_path):
-    state = layouts.flux_to_diffusers(flux().state_dict())
+    state = diffusers_layout.flux_to_diffusers(flux().state_dict())
     del state["transformer_blocks.0.attn.to_k.weight"]
     write_shards(state, tmp_path)
     refused(tmp_path, "double_blocks.0.img_attn.qkv.weight is made of .*; there is no transformer_blocks.0.attn.to_k.w")
@@ -213,16 +213,16 @@ def test_a_file_of_another_program_is_recognised(tmp_path):
 @pytest.mark.parametrize("part", ["transformer", "autoencoder"])
 def test_a_file_is_converted_there_and_back(tmp_path, part):
     state, theirs = (
-        (flux().state_dict(), layouts.flux_to_diffusers)
+        (flux().state_dict(), diffusers_layout.flux_to_diffusers)
         if part == "transformer"
-        else (autoencoder().state_dict(), layouts.ae_to_diffusers)
+        else (autoencoder().state_dict(), diffusers_layout.ae_to_diffusers)
     )
     state = {name: x.bfloat16() for name, x in state.items()}
     checkpoint.save(state, tmp_path / "ours.safetensors")
-    said = layouts.convert_file(tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors")
+    said = diffusers_layout.convert_file(tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors")
     assert said == "diffusers' layout" and same(checkpoint.read(tmp_path / "theirs.safetensors"), theirs(state))
     write_shards(checkpoint.read(tmp_path / "theirs.safetensors"), tmp_path / "sharded")
-    assert layouts.convert_file(tmp_path / "sharded", tmp_path / "back.safetensors") == "the published layout"
+    assert diffusers_layout.convert_file(tmp_path / "sharded", tmp_path / "back.safetensors") == "the published layout"
     assert same(checkpoint.read(tmp_path / "back.safetensors"), state)
     assert same(load_file(tmp_path / "back.safetensors"), state)  # as any other program reads it
 
@@ -231,7 +231,7 @@ def test_a_conversion_holds_one_matrix_at_a_time(tmp_path, monkeypatch):
     """Tensors read and not yet let go, at most: the three or four that make one of the other layout."""
     import weakref
 
-    state = layouts.flux_to_diffusers(flux().state_dict())
+    state = diffusers_layout.flux_to_diffusers(flux().state_dict())
     write_shards(state, tmp_path / "theirs")
     alive, most = weakref.WeakSet(), []
     read = shards.Weights.__getitem__
@@ -243,7 +243,7 @@ def test_a_conversion_holds_one_matrix_at_a_time(tmp_path, monkeypatch):
         return x
 
     monkeypatch.setattr(shards.Weights, "__getitem__", watched)
-    layouts.convert_file(tmp_path / "theirs", tmp_path / "ours.safetensors")
+    diffusers_layout.convert_file(tmp_path / "theirs", tmp_path / "ours.safetensors")
     assert len(most) == len(state) and max(most) <= 6
 
 
@@ -251,7 +251,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     state = flux().state_dict() | {"more": torch.ones(2)}
     checkpoint.save(state, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="1 keys do not belong to the published layout: more"):
-        layouts.convert_file(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+        diffusers_layout.convert_file(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from flux_edu import layouts, plots, single_stream
-from flux_edu.checkpoint import load_strict
+from flux_edu import single_stream
 from flux_edu.configs import configs
 from flux_edu.double_stream import DoubleStreamBlock
-from flux_edu.exercises import chapter_05 as exercises
+from flux_edu.io import diffusers_layout
+from flux_edu.io.checkpoint import load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
+from flux_edu.teaching import plots
+from flux_edu.teaching.exercises import chapter_05 as exercises
 
 B, L, H, K, RATIO = 2, 7, 3, 10, 2.2  # D = 30, MLP width 66: no two axes of one length
 D, M = H * K, 66
@@ -256,8 +258,8 @@ def change(model, state, inputs):
 
 def test_diffusers_halves_in_the_last_layer_load_silently():
     model, inputs = small_model_and_inputs()
-    theirs = layouts.flux_to_diffusers(model.state_dict())
-    state = layouts.diffusers_to_flux(theirs)
+    theirs = diffusers_layout.flux_to_diffusers(model.state_dict())
+    state = diffusers_layout.diffusers_to_flux(theirs)
     assert change(model, state, inputs) < 1e-12
     for leaf in ("weight", "bias"):  # as if the halves had been taken over as they are
         state[f"final_layer.adaLN_modulation.1.{leaf}"] = theirs[f"norm_out.linear.{leaf}"]

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from flux_edu import plots, solvers
-from flux_edu.plots import chapter_06
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching import plots
+from flux_edu.teaching.labs import solvers
+from flux_edu.teaching.plots import chapter_06
 
 X = torch.linspace(-2, 2, 9, dtype=torch.float64)
 LEVELS = torch.linspace(1, 0, 17, dtype=torch.float64).tolist()

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from flux_edu import text
-from flux_edu.checkpoint import CheckpointError
+from flux_edu.io.checkpoint import CheckpointError
 
 WORDS = "red green blue circle square star left right".split()
 LENGTH = 7

@@ -15,16 +15,17 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from flux_edu import pipeline, real, tools
-from flux_edu.advice import Advice, collect
-from flux_edu.checkpoint import read, save
+from flux_edu import pipeline, tools
+from flux_edu.apps.tools import TOOLS, ToolGenerator, check_picture, load_judge, mask_numbers, outline
 from flux_edu.configs import configs
+from flux_edu.io import published, tiny
+from flux_edu.io.advice import Advice, collect
+from flux_edu.io.checkpoint import read, save
+from flux_edu.io.images import picture_hash, read_metadata, save_image, to_picture, to_tensor
 from flux_edu.patchify import patchify
-from flux_edu.pictures import picture_hash, read_metadata, save_image
-from flux_edu.pipeline import FluxGenerator, to_picture, to_tensor
+from flux_edu.pipeline import FluxGenerator
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
-from flux_edu.toolbox import TOOLS, ToolGenerator, check_picture, load_judge, mask_numbers, outline
 from flux_edu.train.evaluate_tools import paint_with
 
 NAMES = ("fill", "canny", "kontext", "redux")
@@ -48,13 +49,13 @@ def generators(tmp_path_factory) -> dict[str, ToolGenerator]:
     """The four tiny tools, from a folder as the shipped one is."""
     folder = tmp_path_factory.mktemp("tiny")
     for file in ("t5", "clip", "flux", "ae"):
-        shutil.copy(pipeline.TINY_FOLDER / f"{file}.safetensors", folder)
+        shutil.copy(tiny.TINY_FOLDER / f"{file}.safetensors", folder)
     for file in ("tokenizer.json", "vocabulary.json"):
-        shutil.copy(pipeline.TINY_FOLDER / file, folder)
+        shutil.copy(tiny.TINY_FOLDER / file, folder)
     for name in NAMES:
         save(random_difference(name), folder / f"{name}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "TINY_FOLDER", folder)
+        patch.setattr(tiny, "TINY_FOLDER", folder)
         return {name: ToolGenerator(f"tiny-{name}", "cpu") for name in NAMES}
 
 
@@ -362,10 +363,10 @@ def test_pictures_that_are_no_outlines_are_told(generators, picture):
 
 
 @pytest.fixture
-def published(generators, monkeypatch, tmp_path):
+def published_tool(generators, monkeypatch, tmp_path):
     """Makes a tool of a published name from small files in the published layout, told its guidance in one pass."""
     plain = generators["kontext"]
-    monkeypatch.setattr(real, "CLIP_TOKENS", plain.spec.txt_tokens)
+    monkeypatch.setattr(published, "CLIP_TOKENS", plain.spec.txt_tokens)
     for part, key in ((plain.t5, "FLUX_T5"), (plain.clip, "FLUX_CLIP")):
         part.encoder.save_pretrained(tmp_path / key)
         part.tokenizer.save_pretrained(tmp_path / key)
@@ -391,35 +392,35 @@ def published(generators, monkeypatch, tmp_path):
     return make
 
 
-def test_published_tools_paint_by_the_same_code(published, picture, mask):
+def test_published_tools_paint_by_the_same_code(published_tool, picture, mask):
     evaluations = []
-    fill = published("flux-dev-fill", "fill")
+    fill = published_tool("flux-dev-fill", "fill")
     fill.model.img_in.register_forward_hook(lambda module, inputs, out: evaluations.append(inputs[0].shape))
     painted = fill.fill(picture, mask, "any foxx", num_steps=2, seed=1, guidance=30.0)
     assert evaluations == [(1, 64, 384)] * 2  # one pass a step, the number is told
     assert painted.info["dtype"] == "torch.bfloat16" and painted.info["model"] == "flux-dev-fill"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # distances are no outlines
-        published("flux-dev-depth", "canny").follow(picture, "a fox", num_steps=1)
+        published_tool("flux-dev-depth", "canny").follow(picture, "a fox", num_steps=1)
 
 
-def test_the_published_kontext_has_its_own_sizes(published, picture, monkeypatch):
+def test_the_published_kontext_has_its_own_sizes(published_tool, picture, monkeypatch):
     monkeypatch.setattr(tools, "KONTEXT_SIZES", ((64, 32), (32, 32), (32, 64)))
-    kontext = published("flux-dev-kontext", "kontext")
+    kontext = published_tool("flux-dev-kontext", "kontext")
     with pytest.warns(Advice, match="the picture has 128 × 60 pixels; flux-dev-kontext edits it at 64 × 32"):
         painted = kontext.edit(picture.resize((128, 60)), "make it so", num_steps=1)
     assert painted.size == (64, 32) and painted.info["picture_size"] == [128, 60]
 
 
 def test_a_difference_that_is_not_there_says_how_to_train_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "TINY_FOLDER", tmp_path)
+    monkeypatch.setattr(tiny, "TINY_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m flux_edu.train.tools canny, or take 'tiny'"):
         ToolGenerator("tiny-canny", "cpu")
 
 
 def test_a_wider_entrance_is_the_base_and_the_difference(generators):
     """New columns begin at zero, then the difference is added; all the rest of the base is there too."""
-    base = read(pipeline.TINY_FOLDER / "flux.safetensors")
+    base = read(tiny.TINY_FOLDER / "flux.safetensors")
     assert torch.equal(generators["fill"].model.txt_in.weight, base["txt_in.weight"])
     weight = generators["fill"].model.img_in.weight
     change = random_difference("fill")

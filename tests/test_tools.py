@@ -14,15 +14,17 @@ from einops import rearrange
 from PIL import Image
 from torch.nn import functional as F
 
-from flux_edu import lora, patchify, plots, sampling, tools
-from flux_edu.browser import SQUARES, MaskCanvas, letters_of, mask_of
-from flux_edu.checkpoint import CheckpointError, load_strict
-from flux_edu.learn import PANELS, Panel
+from flux_edu import patchify, sampling, tools
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import CheckpointError, load_strict
 from flux_edu.model import Flux, FluxParams
-from flux_edu.plots.canvas import pixels
-from flux_edu.plots.style import redrawing
 from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching import plots
+from flux_edu.teaching.panel import PANELS, Panel
+from flux_edu.teaching.plots.canvas import pixels
+from flux_edu.teaching.plots.style import redrawing
+from flux_edu.teaching.widgets import SQUARES, MaskCanvas, letters_of, mask_of
 from flux_edu.train.judge import load_bench
 
 

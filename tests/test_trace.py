@@ -5,7 +5,7 @@ import torch
 
 from flux_edu.model import Flux, FluxParams
 from flux_edu.modulation import ModulationOut
-from flux_edu.trace import Trace, tensors, trace, without
+from flux_edu.teaching.labs.activations import Trace, tensors, trace, without
 
 PARAMS = FluxParams(
     in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,

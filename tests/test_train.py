@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
+from flux_edu.train.latent_pool import Pool
+from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
+from flux_edu.train.text_to_velocity import TextToVelocity, local_start
 from tokenizers import Tokenizer
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
 from flux_edu.model import FluxParams
-from flux_edu.pipeline import TINY_FOLDER
 from flux_edu.schedule import interpolate, time_shift
-from flux_edu.text import tiny_embedders
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
 from flux_edu.train.common import Average, Clock, learning_rate, seed_of
 from flux_edu.train.data import (
@@ -37,7 +39,6 @@ from flux_edu.train.data import (
     paint,
     paste,
 )
-from flux_edu.train.flow import Pool, TextToVelocity, flow_loss, local_start, logit_normal, shift_logit_normal
 from flux_edu.train.muon import Muon, orthogonalise
 
 
@@ -245,7 +246,7 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
 
 
 def tokens_of(spec):
-    from flux_edu.text import tiny_embedders
+    from flux_edu.io.tiny import tiny_embedders
 
     return tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)[0].tokenizer, spec.txt_tokens
 

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
-from flux_edu.checkpoint import load_strict, read, read_header, save_rows8
 from flux_edu.configs import TINY_AE
-from flux_edu.pipeline import to_picture
+from flux_edu.io.checkpoint import load_strict, read, read_header, save_rows8
+from flux_edu.io.images import to_picture
 from flux_edu.train.common import Average, compile_blocks, decayed, record, seed_of
 from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, paint
-from flux_edu.train.loop import Run, arguments
+from flux_edu.train.trainer import Run, arguments
 
 PARTS = (ResnetBlock, AttnBlock, Downsample, Upsample)  # what is compiled
 

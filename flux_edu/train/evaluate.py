@@ -27,8 +27,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.checkpoint import load_strict, read
 from flux_edu.configs import configs
+from flux_edu.io.checkpoint import load_strict, read
 from flux_edu.patchify import get_noise, patchify, prepare, unpatchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise

@@ -17,18 +17,19 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flux_edu import lora
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.checkpoint import read
 from flux_edu.configs import configs
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import read
+from flux_edu.io.images import to_picture
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.pipeline import TINY_FOLDER, to_picture
 from flux_edu.sampling import denoise
 from flux_edu.tools import changed, control_cond, fill_cond, hide, make_ref_ids, see, spell_out
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
-from flux_edu.train.distil import Text, Texts, half, schedule
+from flux_edu.train.distillation import Texts, half, schedule
 from flux_edu.train.edits import (
     KINDS,
     STYLE,
@@ -46,6 +47,7 @@ from flux_edu.train.edits import (
 )
 from flux_edu.train.evaluate import Strict, prompt_scenes, prompts, wilson
 from flux_edu.train.judge import Bench, load_bench, round_trip, verdict
+from flux_edu.train.objectives import Text
 
 TOOLS = ("fill", "canny", "kontext", "redux")
 GUIDANCES = (1.0, 2.0, 3.0)

@@ -16,30 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu.checkpoint import State
 from flux_edu.configs import configs
-from flux_edu.lora import make_trainable
+from flux_edu.io.checkpoint import State
+from flux_edu.io.lora import make_trainable
 from flux_edu.patchify import get_noise
 from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN, SIZE
-from flux_edu.train.distil import (
-    Stage,
-    Text,
-    Texts,
-    arguments,
-    build,
-    half,
-    one_noise,
-    sample,
-    schedule,
-    velocity,
-)
-from flux_edu.train.flow import Pool, sheet
-from flux_edu.train.guidance import guided_velocity
+from flux_edu.train.distillation import Stage, Texts, arguments, build, half, one_noise, sample, schedule
+from flux_edu.train.flow import sheet
+from flux_edu.train.latent_pool import Pool
+from flux_edu.train.objectives import Text, guided_velocity, mean_velocity, segment_loss, velocity
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # of x and t
 
@@ -55,28 +44,6 @@ def walk(
     for j in range(steps):
         x = x + h[:, None, None] * v(x, t + j * h)
     return x
-
-
-def mean_velocity(
-    x: Float[Tensor, "B L C"], x_next: Float[Tensor, "B L C"], t: Float[Tensor, "B"], t_next: Float[Tensor, "B"]
-) -> Float[Tensor, "B L C"]:
-    """The one velocity that leads from x to x_next in a single step.
-
-    Eq. (11.1):  u_k = (x_{k+1} - x_k) / (t_{k+1} - t_k),  x_{k+1} from x_k by m Euler steps along v_w
-
-    It is the mean of the m velocities met on the way. k counts the student's steps, t_k = 1, ¾, ½, ¼, 0.
-    """
-    return (x_next - x) / (t_next - t)[:, None, None]
-
-
-def segment_loss(v: Float[Tensor, "B L C"], u: Float[Tensor, "B L C"]) -> Float[Tensor, ""]:
-    """How far the student's velocity at the beginning of a segment is from the mean velocity over it.
-
-    Eq. (11.2):  min_φ E ‖v_φ(x_k, t_k, c) - u_k‖²,  x_0 = ε,  x_{k+1} = x_k + (t_{k+1} - t_k) v_φ(x_k, t_k, c)
-
-    A mean over all numbers. The x_k are the student's own, taken as they are: no gradient flows through them.
-    """
-    return F.mse_loss(v, u)
 
 
 # ---------------------------------------------------------------- where the student goes

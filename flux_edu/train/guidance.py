@@ -11,53 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu.checkpoint import State
 from flux_edu.configs import configs
 from flux_edu.embeddings import MLPEmbedder
-from flux_edu.lora import make_trainable
+from flux_edu.io.checkpoint import State
+from flux_edu.io.lora import make_trainable
 from flux_edu.model import EMBEDDING_WIDTH, Flux
-from flux_edu.sampling import guide
 from flux_edu.schedule import get_lin_function, interpolate
 from flux_edu.train.data import SIXTEEN
-from flux_edu.train.distil import Stage, Text, arguments, build, half, one_noise, sample, schedule, velocity
-from flux_edu.train.flow import logit_normal, sheet, shift_logit_normal
+from flux_edu.train.distillation import Stage, arguments, build, half, one_noise, sample, schedule
+from flux_edu.train.flow import sheet
+from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, logit_normal, shift_logit_normal, velocity
 
 WEAKEST, STRONGEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
 
 
 # ---------------------------------------------------------------- the objective
-
-
-@torch.no_grad()
-def guided_velocity(
-    teacher: nn.Module,
-    x: Float[Tensor, "B L C"],
-    t: Float[Tensor, "B"],
-    text: Text,
-    empty: Text,
-    w: Float[Tensor, "B"],
-) -> Float[Tensor, "B L C"]:
-    """What the student is to learn: the teacher's two passes, in one batch, and the walk past the prompted one.
-
-    Eq. (10.1):  v_w(x_t, t, c) = v_∅ + w (v_c - v_∅),  v_c = v_θ(x_t, t, c),  v_∅ = v_θ(x_t, t, ∅)
-
-    One w a picture. The formula is that of Eq. (6.4). For the empty caption v_c is v_∅, so w changes nothing there.
-    """
-    both = tuple(torch.cat([e.expand_as(c), c]) for e, c in zip(empty, text, strict=True))
-    v_uncond, v_cond = velocity(teacher, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-    return guide(v_uncond, v_cond, w[:, None, None])
-
-
-def guidance_loss(v: Float[Tensor, "B L C"], v_w: Float[Tensor, "B L C"]) -> Float[Tensor, ""]:
-    """How far the one pass is from the two, in parts of their velocity.
-
-    Eq. (10.2):  min_φ E ‖v_φ(x_t, t, c, w) - v_w(x_t, t, c)‖² / ‖v_w(x_t, t, c)‖²
-
-    The expectation is over pictures, captions, noise, t and w. Meng et al. weigh by t; here each sample counts in
-    parts of its own length: a strong guidance makes velocities several times longer, and would otherwise be all that
-    is learned. The root of the loss is the relative error.
-    """
-    return ((v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))).mean()
 
 
 def training_levels(n: int, length: int, device: torch.device | str) -> Float[Tensor, "n"]:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.checkpoint import load_strict, read, save_rows8
-from flux_edu.pipeline import TINY_FOLDER
+from flux_edu.io.checkpoint import load_strict, read, save_rows8
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.common import Average, decayed, seed_of
 from flux_edu.train.data import (
@@ -42,7 +42,8 @@ from flux_edu.train.data import (
     load_drawings,
     paint,
 )
-from flux_edu.train.loop import Run, arguments
+from flux_edu.train.objectives import contrastive_loss
+from flux_edu.train.trainer import Run, arguments
 
 JUDGE_FOLDER = Path(str(TINY_FOLDER)).parent / "judge"
 WORDS = 16  # tokens of the longest name with its style: 15
@@ -50,22 +51,6 @@ WIDTH = 128  # numbers of the common vector
 FIRST_VIEW = np.array([0, 1, 3])  # by layout: the whole picture, the left half's middle, the upper half's middle
 
 # ---------------------------------------------------------------- the objective
-
-
-def contrastive_loss(
-    image: Float[Tensor, "B C"], text: Float[Tensor, "B C"], label: Int[Tensor, "B"], scale: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """Each crop shall find its text among all texts of the batch, and each text its crop.
-
-    Eq. (9.4):  L = -1/2B Σ_i 1/|P_i| Σ_{j ∈ P_i} [ log softmax_j(s ⟨u_i, v_j⟩) + log softmax_j(s ⟨u_j, v_i⟩) ]
-
-    u are the crops' unit vectors, v the texts', P_i all places in the batch with the text of i, itself among them: with
-    the plain loss two foxes in one batch would push each other's names away. Radford et al., "CLIP", 2021.
-    """
-    same = (label[:, None] == label).float()
-    target = same / same.sum(dim=1, keepdim=True)
-    logits = scale * image @ text.T
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 # ---------------------------------------------------------------- the two towers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from flux_edu.pipeline import TINY_FOLDER
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.train.data import CHINESE, COLOURS, STYLES, Drawings, captions, draw_scenes, load_drawings
 
 VOCABULARY = 2304

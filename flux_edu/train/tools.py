@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu import lora
-from flux_edu.checkpoint import State, read
 from flux_edu.configs import configs
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import State, read
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
 from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, see, widen_img_in
-from flux_edu.train import distil
+from flux_edu.train import distillation
 from flux_edu.train.data import captions, draw_scenes, paint
-from flux_edu.train.distil import Stage, Text, build, half
+from flux_edu.train.distillation import Stage, build, half
 from flux_edu.train.edits import (
     BACKGROUND,
     REMOVE,
@@ -39,9 +39,10 @@ from flux_edu.train.edits import (
     wishes,
 )
 from flux_edu.train.evaluate_tools import measure
-from flux_edu.train.flow import Pool, flow_loss
 from flux_edu.train.guidance import training_levels
 from flux_edu.train.judge import load_bench
+from flux_edu.train.latent_pool import Pool
+from flux_edu.train.objectives import Text, flow_loss
 
 LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a picture is, and how that steers the blocks
 # A picture's tokens have 64 numbers: where they come in and where they go out, no fewer dimensions may be left.
@@ -81,7 +82,7 @@ class ChannelPool(ToolPool):
     @staticmethod
     def inputs(flux: Flux, x: Tensor, t: Tensor, text: Text, given: Tensor) -> tuple[Tensor, ...]:
         """Eq. (12.1) and (12.2)."""
-        x, *others = distil.inputs(x, t, text)
+        x, *others = distillation.inputs(x, t, text)
         return torch.cat([x, given], dim=-1), *others
 
 
@@ -131,7 +132,7 @@ class KontextPool(ToolPool):
     @staticmethod
     def inputs(flux: Flux, x: Tensor, t: Tensor, text: Text, given: Tensor) -> tuple[Tensor, ...]:
         """Eq. (12.3)."""
-        x, ids, *others = distil.inputs(x, t, text)
+        x, ids, *others = distillation.inputs(x, t, text)
         side = int(given.shape[1] ** 0.5)
         apart = make_ref_ids(len(x), side, side).to(x.device)
         return torch.cat([x, given], dim=1), torch.cat([ids, apart], dim=1), *others
@@ -161,7 +162,7 @@ class ReduxPool(ToolPool):
     @staticmethod
     def inputs(flux: Flux, x: Tensor, t: Tensor, text: Text, given: Tensor) -> tuple[Tensor, ...]:
         """Eq. (12.4)."""
-        return distil.inputs(x, t, (flux.redux(text[0], given), text[1]))
+        return distillation.inputs(x, t, (flux.redux(text[0], given), text[1]))
 
 
 POOLS: dict[str, type[ToolPool]] = {
@@ -192,7 +193,7 @@ def velocity(
 
 
 def main() -> None:
-    parser = distil.arguments(__doc__, out="runs/tools", seconds=200, rank=16)
+    parser = distillation.arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(POOLS))
     parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 latents are replaced")
     parser.add_argument("--start", type=Path, help="a difference of the same ranks to begin with")

@@ -60,7 +60,7 @@ ASK = """async ([code, expressions]) => {
   return (await kernel.requestExecute(request).done).content;
 }"""
 # Not imported for the question: in a notebook without panels that would take seven seconds.
-PANELS = {"panels": "len(getattr(__import__('sys').modules.get('flux_edu.learn'), 'PANELS', []))"}
+PANELS = {"panels": "len(getattr(__import__('sys').modules.get('flux_edu.teaching.panel'), 'PANELS', []))"}
 AT_REST = {"at_rest": "int(__import__('gc').isenabled())"}  # a panel puts off the collection of garbage while it draws
 LEFT = {
     "sweep": SWEEP_RESULT,

@@ -6,9 +6,10 @@ from diffusers import AutoencoderKL
 from parity_tools import FLOAT32_BAR, FLOAT64_BAR, draw, error, hold, normal, short
 from torch import nn
 
-from flux_edu import autoencoder, layouts
-from flux_edu.checkpoint import CheckpointError, load_strict
+from flux_edu import autoencoder
 from flux_edu.configs import configs
+from flux_edu.io import diffusers_layout
+from flux_edu.io.checkpoint import CheckpointError, load_strict
 
 SMALL = autoencoder.AutoEncoderParams(
     resolution=64,
@@ -46,7 +47,7 @@ def pair(p=SMALL, dtype=torch.float32):
     """(ours, theirs) with equal parameters."""
     ours = draw(autoencoder.AutoEncoder(p), seed=31)
     theirs = their_autoencoder(p).eval().requires_grad_(False)
-    theirs.load_state_dict(layouts.ae_to_diffusers(ours.state_dict()), strict=True)
+    theirs.load_state_dict(diffusers_layout.ae_to_diffusers(ours.state_dict()), strict=True)
     return ours.to(dtype), nn.Module.to(theirs, dtype)
 
 
@@ -101,51 +102,51 @@ def same(a, b):
 def test_both_directions_are_each_others_inverse():
     ours = draw(autoencoder.AutoEncoder(SMALL), 31).state_dict()
     theirs = draw(their_autoencoder(SMALL), 32).state_dict()
-    assert same(layouts.diffusers_to_ae(layouts.ae_to_diffusers(ours)), ours)
-    assert same(layouts.ae_to_diffusers(layouts.diffusers_to_ae(theirs)), theirs)
-    load_strict(autoencoder.AutoEncoder(SMALL), layouts.diffusers_to_ae(theirs))
+    assert same(diffusers_layout.diffusers_to_ae(diffusers_layout.ae_to_diffusers(ours)), ours)
+    assert same(diffusers_layout.ae_to_diffusers(diffusers_layout.diffusers_to_ae(theirs)), theirs)
+    load_strict(autoencoder.AutoEncoder(SMALL), diffusers_layout.diffusers_to_ae(theirs))
 
 
 def test_one_half_alone_is_mapped_too():
     theirs = draw(their_autoencoder(SMALL), 32).state_dict()
-    whole = layouts.diffusers_to_ae(theirs)
+    whole = diffusers_layout.diffusers_to_ae(theirs)
     for half in ("encoder", "decoder"):
-        part = layouts.diffusers_to_ae({key: x for key, x in theirs.items() if key.startswith(half)})
+        part = diffusers_layout.diffusers_to_ae({key: x for key, x in theirs.items() if key.startswith(half)})
         assert same(part, {key: x for key, x in whole.items() if key.startswith(half)})
 
 
 def test_up_blocks_in_the_wrong_order_do_not_load():
-    theirs = layouts.ae_to_diffusers(draw(autoencoder.AutoEncoder(SMALL), 31).state_dict())
+    theirs = diffusers_layout.ae_to_diffusers(draw(autoencoder.AutoEncoder(SMALL), 31).state_dict())
     turned = {
         key.replace("up_blocks.0", "up_blocks.X").replace("up_blocks.3", "up_blocks.0"): x for key, x in theirs.items()
     }
     turned = {key.replace("up_blocks.X", "up_blocks.3"): x for key, x in turned.items()}
     with pytest.raises(CheckpointError, match="decoder.up"):
-        load_strict(autoencoder.AutoEncoder(SMALL), layouts.diffusers_to_ae(turned))
+        load_strict(autoencoder.AutoEncoder(SMALL), diffusers_layout.diffusers_to_ae(turned))
 
 
 def test_a_foreign_key_is_an_error_that_names_it():
     """Quantisation convolutions belong to other models' autoencoders, to_query to diffusers before 0.18."""
     ours = draw(autoencoder.AutoEncoder(SMALL), 31).state_dict()
-    theirs = layouts.ae_to_diffusers(ours)
+    theirs = diffusers_layout.ae_to_diffusers(ours)
     with pytest.raises(CheckpointError, match="1 keys do not belong to diffusers' layout: post_quant_conv.weight"):
-        layouts.diffusers_to_ae(theirs | {"post_quant_conv.weight": torch.zeros(5, 5, 1, 1)})
+        diffusers_layout.diffusers_to_ae(theirs | {"post_quant_conv.weight": torch.zeros(5, 5, 1, 1)})
     with pytest.raises(
         CheckpointError, match="1 keys do not belong to the published layout: encoder.mid.attn_2.q.bias"
     ):
-        layouts.ae_to_diffusers(ours | {"encoder.mid.attn_2.q.bias": torch.zeros(24)})
-    with pytest.raises(CheckpointError, match="diffusers' layout .use layouts.diffusers_to_ae."):
-        layouts.ae_to_diffusers(theirs)
+        diffusers_layout.ae_to_diffusers(ours | {"encoder.mid.attn_2.q.bias": torch.zeros(24)})
+    with pytest.raises(CheckpointError, match="diffusers' layout .use diffusers_layout.diffusers_to_ae."):
+        diffusers_layout.ae_to_diffusers(theirs)
     with pytest.raises(CheckpointError, match="looks like an autoencoder$"):
-        layouts.diffusers_to_ae(ours)
+        diffusers_layout.diffusers_to_ae(ours)
 
 
 def test_the_published_names_all_have_a_place_in_diffusers():
     p = configs["flux-dev"].ae_params
     with torch.device("meta"):
         ours, theirs = autoencoder.AutoEncoder(p).state_dict(), their_autoencoder(p).state_dict()
-    there = layouts.ae_to_diffusers(ours)
+    there = diffusers_layout.ae_to_diffusers(ours)
     assert {key: x.shape for key, x in there.items()} == {key: x.shape for key, x in theirs.items()}
     assert len(there) == 244
-    back = layouts.diffusers_to_ae(there)
+    back = diffusers_layout.diffusers_to_ae(there)
     assert {key: x.shape for key, x in back.items()} == {key: x.shape for key, x in ours.items()}

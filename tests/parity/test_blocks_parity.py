@@ -34,9 +34,9 @@ from parity_tools import (
 )
 from torch import nn
 
-from flux_edu import layouts
-from flux_edu.checkpoint import load_strict
 from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.io import diffusers_layout
+from flux_edu.io.checkpoint import load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
 from flux_edu.single_stream import LastLayer, SingleStreamBlock
@@ -67,7 +67,7 @@ def double_blocks(qkv_bias=True):
     """(ours, theirs) with equal parameters. diffusers always has the bias of q, k and v; without ours, theirs is 0."""
     ours = draw(DoubleStreamBlock(D, HEADS, 4.0, qkv_bias=qkv_bias), seed=11)
     theirs = transformer_flux.FluxTransformerBlock(D, HEADS, K).eval().requires_grad_(False)
-    state = inside(layouts.flux_to_diffusers(named(ours, "double_blocks.0")), "transformer_blocks.0")
+    state = inside(diffusers_layout.flux_to_diffusers(named(ours, "double_blocks.0")), "transformer_blocks.0")
     if not qkv_bias:
         parts = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
         state |= {f"attn.{part}.bias": torch.zeros(D) for part in parts}
@@ -78,7 +78,7 @@ def double_blocks(qkv_bias=True):
 def single_blocks():
     ours = draw(SingleStreamBlock(D, HEADS, 4.0), seed=12)
     theirs = transformer_flux.FluxSingleTransformerBlock(D, HEADS, K).eval().requires_grad_(False)
-    state = layouts.flux_to_diffusers(named(ours, "single_blocks.0"))
+    state = diffusers_layout.flux_to_diffusers(named(ours, "single_blocks.0"))
     theirs.load_state_dict(inside(state, "single_transformer_blocks.0"), strict=True)
     return ours, theirs
 
@@ -141,7 +141,7 @@ def last_layers():
     ours = draw(LastLayer(D, 1, 11), seed=13)
     norm_out = AdaLayerNormContinuous(D, D, elementwise_affine=False, eps=1e-6)
     proj_out = nn.Linear(D, 11)
-    state = layouts.flux_to_diffusers(named(ours, "final_layer"))
+    state = diffusers_layout.flux_to_diffusers(named(ours, "final_layer"))
     norm_out.load_state_dict(inside(state, "norm_out"), strict=True)
     proj_out.load_state_dict(inside(state, "proj_out"), strict=True)
     return ours, norm_out.requires_grad_(False), proj_out.requires_grad_(False)
@@ -172,7 +172,9 @@ def test_conditioning(guided, dtype, bar):
     ours = draw(Flux(params), seed=14)
     theirs = CombinedTimestepGuidanceTextProjEmbeddings if guided else CombinedTimestepTextProjEmbeddings
     theirs = theirs(embedding_dim=D, pooled_projection_dim=19).eval().requires_grad_(False)
-    theirs.load_state_dict(inside(layouts.flux_to_diffusers(ours.state_dict()), "time_text_embed"), strict=True)
+    theirs.load_state_dict(
+        inside(diffusers_layout.flux_to_diffusers(ours.state_dict()), "time_text_embed"), strict=True
+    )
     ours, theirs = ours.to(dtype), theirs.to(dtype)
     t, w = torch.tensor([0.3141, 0.9271]).to(dtype), torch.tensor([3.53, 1.27]).to(dtype)
     y = normal(BATCH, 19, seed=4).to(dtype)
@@ -185,7 +187,7 @@ def test_conditioning(guided, dtype, bar):
 def test_the_drawn_parameters_are_loaded_strictly_and_none_is_left_out():
     """What diffusers' block holds, brought back, is what ours holds."""
     ours, theirs = double_blocks()
-    back = layouts.diffusers_to_flux(named(theirs, "transformer_blocks.0"))
+    back = diffusers_layout.diffusers_to_flux(named(theirs, "transformer_blocks.0"))
     again = DoubleStreamBlock(D, HEADS, 4.0, qkv_bias=True)
     load_strict(again, inside(back, "double_blocks.0"))
     assert all(torch.equal(x, ours.state_dict()[name]) for name, x in again.state_dict().items())

@@ -37,10 +37,10 @@ from parity_tools import (
 )
 from torch import nn
 
-from flux_edu import layouts
-from flux_edu.checkpoint import CheckpointError, load_strict
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
+from flux_edu.io import diffusers_layout
+from flux_edu.io.checkpoint import CheckpointError, load_strict
 from flux_edu.model import Flux, FluxParams
 
 C_IN, C_OUT, CONTEXT, POOLED, DOUBLE, SINGLE = 13, 11, 17, 19, 2, 3
@@ -89,7 +89,7 @@ def their_model(guided=True, heads=HEADS, axes=AXES):
 def pair(guided=True, qkv_bias=True):
     """(ours, theirs) with equal parameters. diffusers always has the bias of q, k and v; without ours, theirs is 0."""
     ours, theirs = our_model(guided, qkv_bias), their_model(guided)
-    state = layouts.flux_to_diffusers(ours.state_dict())
+    state = diffusers_layout.flux_to_diffusers(ours.state_dict())
     if not qkv_bias:
         assert not state.keys() & set(QKV_BIASES)
         state |= {key: torch.zeros(D) for key in QKV_BIASES}
@@ -142,7 +142,7 @@ def test_whole_float64_rotation_too(float64_rotary, guided, qkv_bias):
 def test_whole_float32_with_heads_as_published():
     """128 channels a head, shared out to the axes as 16, 56 and 56."""
     ours, theirs = our_model(heads=2, axes=(16, 56, 56)), their_model(heads=2, axes=(16, 56, 56))
-    theirs.load_state_dict(layouts.flux_to_diffusers(ours.state_dict()), strict=True)
+    theirs.load_state_dict(diffusers_layout.flux_to_diffusers(ours.state_dict()), strict=True)
     hold("whole float32, published heads", error(*outputs(ours, theirs, torch.float32)), FLOAT32_BAR)
 
 
@@ -190,10 +190,10 @@ def test_every_input_counts(dropped):
 @pytest.mark.parametrize("guided", [True, False])
 def test_both_directions_are_each_others_inverse(guided):
     ours, theirs = our_model(guided).state_dict(), draw(their_model(guided), 22).state_dict()
-    there = layouts.flux_to_diffusers(ours)
-    assert same(layouts.diffusers_to_flux(there), ours)
-    back = layouts.diffusers_to_flux(theirs)
-    assert same(layouts.flux_to_diffusers(back), theirs)
+    there = diffusers_layout.flux_to_diffusers(ours)
+    assert same(diffusers_layout.diffusers_to_flux(there), ours)
+    back = diffusers_layout.diffusers_to_flux(theirs)
+    assert same(diffusers_layout.flux_to_diffusers(back), theirs)
     their_model(guided).load_state_dict(there, strict=True)  # every key of theirs is there, and no other
     load_strict(our_model(guided), back)
 
@@ -205,13 +205,13 @@ def same(a, b):
 def test_a_map_leaves_its_input_alone():
     state = our_model().state_dict()
     before = {key: x.clone() for key, x in state.items()}
-    layouts.diffusers_to_flux(layouts.flux_to_diffusers(state))
+    diffusers_layout.diffusers_to_flux(diffusers_layout.flux_to_diffusers(state))
     assert same(state, before)
 
 
 def test_the_fused_matrices_are_query_key_value_mlp():
     state = our_model().state_dict()
-    there = layouts.flux_to_diffusers(state)
+    there = diffusers_layout.flux_to_diffusers(state)
     for leaf in ("weight", "bias"):
         linear1 = state[f"single_blocks.1.linear1.{leaf}"]
         for i, part in enumerate(("attn.to_q", "attn.to_k", "attn.to_v")):
@@ -223,7 +223,7 @@ def test_the_fused_matrices_are_query_key_value_mlp():
 def test_forgetting_to_swap_the_halves_loads_and_is_wrong():
     ours, theirs = pair()
     _, right = outputs(ours, theirs, torch.float32)
-    state = layouts.flux_to_diffusers(ours.state_dict())
+    state = diffusers_layout.flux_to_diffusers(ours.state_dict())
     for leaf in ("weight", "bias"):
         state[f"norm_out.linear.{leaf}"] = ours.state_dict()[f"final_layer.adaLN_modulation.1.{leaf}"]
     theirs.load_state_dict(state, strict=True)  # not a word
@@ -242,36 +242,36 @@ def test_swapping_the_halves_of_a_blocks_modulation_as_well_would_be_wrong():
 
 @pytest.mark.parametrize("to_theirs", [True, False])
 def test_a_foreign_key_is_an_error_that_names_it(to_theirs):
-    convert, state = layouts.flux_to_diffusers, our_model().state_dict()
+    convert, state = diffusers_layout.flux_to_diffusers, our_model().state_dict()
     if not to_theirs:
-        convert, state = layouts.diffusers_to_flux, layouts.flux_to_diffusers(state)
+        convert, state = diffusers_layout.diffusers_to_flux, diffusers_layout.flux_to_diffusers(state)
     with pytest.raises(CheckpointError, match="1 keys do not belong to .* layout: img_in.lora_A.weight"):
         convert(state | {"img_in.lora_A.weight": torch.zeros(1)})
 
 
 def test_the_other_layout_is_an_error_that_says_so():
     state = our_model().state_dict()
-    with pytest.raises(CheckpointError, match="use layouts.diffusers_to_flux"):
-        layouts.flux_to_diffusers(layouts.flux_to_diffusers(state))
+    with pytest.raises(CheckpointError, match="use diffusers_layout.diffusers_to_flux"):
+        diffusers_layout.flux_to_diffusers(diffusers_layout.flux_to_diffusers(state))
     with pytest.raises(CheckpointError, match="looks like a FLUX-shaped model of width 60"):
-        layouts.diffusers_to_flux(state)
+        diffusers_layout.diffusers_to_flux(state)
 
 
 def test_a_part_of_a_fused_matrix_missing_is_an_error():
-    theirs = layouts.flux_to_diffusers(our_model().state_dict())
+    theirs = diffusers_layout.flux_to_diffusers(our_model().state_dict())
     del theirs["transformer_blocks.1.attn.add_k_proj.weight"]
     with pytest.raises(
         CheckpointError, match="double_blocks.1.txt_attn.qkv.weight is made of .*no .*add_k_proj.weight"
     ):
-        layouts.diffusers_to_flux(theirs)
+        diffusers_layout.diffusers_to_flux(theirs)
 
 
 def test_the_published_names_all_have_a_place_in_diffusers():
     """780 tensors here are 1160 there, in the shapes diffusers itself would make."""
     with torch.device("meta"):
         ours, theirs = Flux(configs["flux-dev"].params), FluxTransformer2DModel(guidance_embeds=True)
-    there = layouts.flux_to_diffusers(ours.state_dict())
+    there = diffusers_layout.flux_to_diffusers(ours.state_dict())
     assert {key: x.shape for key, x in there.items()} == {key: x.shape for key, x in theirs.state_dict().items()}
     assert len(there) == 1160
-    back = layouts.diffusers_to_flux(there)
+    back = diffusers_layout.diffusers_to_flux(there)
     assert {key: x.shape for key, x in back.items()} == {key: x.shape for key, x in ours.state_dict().items()}

@@ -1,0 +1,1 @@
+"""Ready to use: one picture, many pictures, the tools, and whether all works here."""

@@ -1,0 +1,77 @@
+"""One picture from the command line: what was asked for, a progress bar, and a file that replaces no other."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from flux_edu.configs import get_spec
+from flux_edu.io.advice import advise
+from flux_edu.io.images import png_path, save_image
+from flux_edu.pipeline import FluxGenerator
+
+STRENGTH = 0.8  # of image to image: the picture's layout stays, its details are painted anew
+
+
+def paint(options: argparse.Namespace) -> Path:
+    """Paint one picture and save it; what it takes to paint it again stands in the file."""
+    spec = get_spec(options.model)
+    side = 1024 if spec.repo_id else 128
+    if options.strength is not None and options.init is None:
+        raise ValueError("--strength says how much of a start picture is painted anew: name one with --init")
+    if options.guidance is not None and not (spec.two_passes or spec.params.guidance_embed):
+        advise(f"{options.model} takes no guidance: it was distilled at a fixed one, and --guidance changes nothing")
+    init_image = open_picture(options.init) if options.init else None
+    path = free_path(options.out, options.overwrite) if options.out else None
+    steps = given(options.steps, spec.num_steps)
+    generator = FluxGenerator(options.model, options.device)
+    with tqdm(total=steps, desc="painting", unit="step") as bar:
+        picture = generator.generate_image(
+            width=given(options.width, side),
+            height=given(options.height, side),
+            num_steps=steps,
+            guidance=given(options.guidance, spec.guidance),
+            seed=options.seed,
+            prompt=options.prompt,
+            init_image=init_image,
+            image2image_strength=given(options.strength, STRENGTH) if init_image else 0.0,
+            callback=lambda *_: bar.update(),
+        )
+        bar.total = bar.n  # image to image takes fewer steps than asked for
+    seed = picture.info["seed"]
+    path = save_image(picture, path or next_path(Path("output"), f"{file_name(options.prompt)}-{seed}"))
+    print(f"{picture.width} × {picture.height} pixels, {options.model}, seed {seed}: {path.resolve()}")
+    return path
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A start picture of any format that Pillow reads."""
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def given(value: float | None, default: float) -> float:
+    """What was asked for, else the default; 0 was asked for."""
+    return default if value is None else value
+
+
+def free_path(path: Path, overwrite: bool) -> Path:
+    """The path asked for, unless a file is there that was not meant to be replaced."""
+    path = png_path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another name, or add --overwrite to replace it")
+    return path
+
+
+def next_path(folder: Path, stem: str) -> Path:
+    """folder/stem.png, or the first of stem-2.png, stem-3.png … that is not there yet."""
+    path, number = folder / f"{stem}.png", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path
+
+
+def file_name(prompt: str) -> str:
+    """The prompt as a file name that every system takes."""
+    return "-".join("".join(c if c.isalnum() else " " for c in prompt).split())[:48] or "empty-prompt"

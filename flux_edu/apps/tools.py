@@ -1,0 +1,261 @@
+"""Chapter 12, the tools ready to paint: fill a hole, follow outlines, edit by instruction, vary a picture.
+
+The generator of `pipeline` with a method a tool. Each method prepares what goes in beside the text, Eq. (12.1) to
+(12.4), and hands it on; the walk from noise to picture is the same.
+"""
+
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+import flux_edu
+from flux_edu.configs import configs
+from flux_edu.io.advice import advise
+from flux_edu.io.images import picture_hash, to_picture, to_tensor
+from flux_edu.patchify import PIXELS_PER_TOKEN
+from flux_edu.pipeline import Callback, FluxGenerator
+from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, see, spell_out
+
+# method → the models that can do it
+TOOLS = {
+    "fill": ("tiny-fill", "flux-dev-fill"),
+    "follow": ("tiny-canny", "flux-dev-canny", "flux-dev-depth", "flux-dev-canny-lora", "flux-dev-depth-lora"),
+    "edit": ("tiny-kontext", "flux-dev-kontext"),
+    "vary": ("tiny-redux",),
+}
+# method → its pictures, as `repaint` takes them
+INPUTS = {"fill": ("picture", "mask"), "follow": ("edges",), "edit": ("picture",), "vary": ("picture",)}
+TINY_SIZE = 128, 128  # the tiny ones have learned no other
+# what the tiny Kontext and Redux have been told besides the words of prompts (`train.edits`)
+SAID = "and bottom in into it left make off remove right style swap the top turn 把背景变成风格左右上下互换去掉".split()
+
+
+class ToolGenerator(FluxGenerator):
+    """A FLUX.1 tool with its encoders and autoencoder, ready to paint.
+
+    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, differences of
+    "tiny" that `flux_edu.train.tools` has trained; "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from
+    your own files as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is
+    drawn. `info` tells pictures by their hashes, `repaint` paints again.
+    """
+
+    def __init__(self, name: str = "tiny-fill", device: str | torch.device | None = None):
+        if name == "flux-dev-redux":
+            raise ValueError(NO_SIGLIP)
+        super().__init__(name, device)
+        if self.vocabulary and name in TOOLS["edit"] + TOOLS["vary"]:
+            self.vocabulary = self.vocabulary + SAID
+
+    @torch.inference_mode()
+    def fill(
+        self,
+        picture: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """Paint anew what is white in the mask, as the prompt says, and keep what is black.  Eq. (12.2)
+
+        The prompt tells of the whole picture. Both pictures have one size, its sides multiples of 16. What is kept has
+        been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
+        """
+        self._check_tool("fill")
+        x, m = exact("picture", picture).to(self.device), mask_numbers(mask, picture.size).to(self.device)
+        opts = self._asked(prompt, picture.size, num_steps, guidance, seed)
+        beside = {"img_cond": fill_cond(self._encode(hide(x, m)), m)}
+        return self.paint(opts, beside=beside, noted=made_by("fill", picture=picture, mask=mask), callback=callback)
+
+    @torch.inference_mode()
+    def follow(
+        self,
+        edges: Image.Image,
+        prompt: str,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """Paint what the prompt says along these edges: white outlines on black, as `outline` makes them.  Eq. (12.1)
+
+        A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
+        """
+        self._check_tool("follow")
+        x = exact("edges", edges)
+        if "canny" in self.name:
+            check_outlines(x)
+        opts = self._asked(prompt, edges.size, num_steps, guidance, seed)
+        beside = {"img_cond": control_cond(self._encode(x))}
+        return self.paint(opts, beside=beside, noted=made_by("follow", edges=edges), callback=callback)
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        picture: Image.Image,
+        instruction: str,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """Paint the picture changed as the instruction says: "make the background blue".  Eq. (12.3)
+
+        It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it"
+        the tiny one takes names from the judge, see `info`. What stays is painted too; see `tools.changed`.
+        """
+        self._check_tool("edit")
+        check_picture("picture", picture)
+        size = TINY_SIZE if self.spec.repo_id is None else kontext_size(*picture.size)
+        x = resized(picture, size, f"{self.name} edits it at")
+        if self.spec.repo_id is None and spell_out(instruction, []) != instruction:
+            instruction = spell_out(instruction, load_judge(self.device).things(x.to(self.device))[0])
+        opts = self._asked(instruction, size, num_steps, guidance, seed)
+        beside = {"img_cond_seq": reference_tokens(self._encode(x))}
+        return self.paint(opts, beside=beside, noted=made_by("edit", picture=picture), callback=callback)
+
+    @torch.inference_mode()
+    def vary(
+        self,
+        picture: Image.Image,
+        prompt: str = "",
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        callback: Callback | None = None,
+    ) -> Image.Image:
+        """Paint another picture of what is seen in this one: "in 3d style on a blue background".  Eq. (12.4)
+
+        The tiny Redux sees with the eye of the judge, `tools.see`, and paints 128 × 128 pixels.
+        """
+        self._check_tool("vary")
+        x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
+        opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("vary", picture=picture)
+        return self.paint(opts, seen=see(load_judge(self.device).judge, x), noted=noted, callback=callback)
+
+    def repaint(
+        self,
+        metadata: dict,
+        init_image: Image.Image | None = None,
+        picture: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        edges: Image.Image | None = None,
+    ) -> Image.Image:
+        """As `FluxGenerator.repaint`; a tool's picture needs the same pictures again, known by their hashes."""
+        if (tool := metadata.get("tool")) is None:
+            return super().repaint(metadata, init_image)
+        self._check_painter(metadata)
+        given = {"picture": picture, "mask": mask, "edges": edges}
+        for name in INPUTS[tool]:
+            if given[name] is None or picture_hash(given[name]) != metadata[f"{name}_sha256"]:
+                raise ValueError(
+                    f"the picture was painted by {tool} from {' and '.join(INPUTS[tool])}: pass the same ones again;"
+                    f" {name} is {'missing' if given[name] is None else 'another one (its hash differs)'}"
+                )
+        again = (metadata[key] for key in ("prompt", "num_steps", "guidance", "seed"))
+        return getattr(self, tool)(*(given[name] for name in INPUTS[tool]), *again)
+
+    def _check_tool(self, tool: str) -> None:
+        """That this model has learned it: tokens of a wrong width would fail, but dev given a reference just paints."""
+        if self.name in TOOLS[tool]:
+            return
+        if tool == "vary" and self.spec.repo_id:
+            raise ValueError(NO_SIGLIP)
+        wanted, have = configs[TOOLS[tool][0]].params.in_channels, self.spec.params.in_channels
+        why = f"its tokens have {have} channels, not {wanted}" if have != wanted else "it has not learned to"
+        makers = " or ".join(f"ToolGenerator({name!r})" for name in TOOLS[tool])
+        raise ValueError(f"{self.name} cannot {tool}: {why}. Make {makers}")
+
+    def _asked(self, prompt: str, size: tuple[int, int], steps: int | None, w: float | None, seed: int | None):
+        """`SamplingOptions`, checked, with the model's own numbers where none were given."""
+        steps, w = self.spec.num_steps if steps is None else steps, self.spec.guidance if w is None else w
+        opts = self._options(prompt, *size, steps, w, seed)
+        self._check(opts)
+        return opts
+
+
+NO_SIGLIP = (
+    "the published Redux sees with SigLIP (so400m-patch14-384), which this package does not read; its own file is only"
+    " the adapter beside dev that tools.Redux loads. Complete is the tiny one: ToolGenerator('tiny-redux')"
+)
+
+
+def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.Image:
+    """The edges of any picture, white on black, for `follow`; low and high are the thresholds of `tools.canny`."""
+    check_picture("picture", picture)
+    return to_picture(canny(to_tensor(picture)[0], low, high))
+
+
+@cache
+def load_judge(device: torch.device) -> "flux_edu.train.judge.Bench":
+    """The judge of chapter 9: the tiny Redux was trained on its network's features, and it knows all things by name."""
+    try:
+        from flux_edu.train.judge import load_bench
+    except ImportError as error:
+        raise ImportError(f'the judge in flux_edu.train needs {error.name}: pip install "flux-edu[train]"') from None
+    return load_bench(device=device)
+
+
+def made_by(tool: str, **pictures: Image.Image) -> dict:
+    """For the metadata: the tool, and size and hash of what it was given."""
+    noted: dict = {"tool": tool}
+    for name, picture in pictures.items():
+        noted |= {f"{name}_size": list(picture.size), f"{name}_sha256": picture_hash(picture)}
+    return noted
+
+
+# ---------------------------------------------------------------- what is given
+
+
+def check_picture(name: str, picture: object) -> None:
+    """That it is a picture at all."""
+    if not isinstance(picture, Image.Image):
+        raise TypeError(f"{name} is a {type(picture).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)")
+
+
+def exact(name: str, picture: object) -> Float[Tensor, "1 3 H W"]:
+    """The numbers of a picture that is painted at its own size: whole tokens, or an error."""
+    check_picture(name, picture)
+    w, h = picture.size
+    if w % PIXELS_PER_TOKEN or h % PIXELS_PER_TOKEN:
+        near = " × ".join(str(max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN) for side in (w, h))
+        raise ValueError(f"{name} has {w} × {h} pixels; sides must be multiples of 16: resize it, e.g. to {near}")
+    return to_tensor(picture)
+
+
+def resized(picture: object, size: tuple[int, int], why: str) -> Float[Tensor, "1 3 H W"]:
+    """The numbers of a picture brought to a size, with advice if that changes it."""
+    check_picture("picture", picture)
+    if picture.size != size:
+        advise(f"the picture has {picture.width} × {picture.height} pixels; {why} {size[0]} × {size[1]}")
+    return to_tensor(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+
+
+def mask_numbers(mask: object, size: tuple[int, int]) -> Float[Tensor, "1 1 H W"]:
+    """1 where the mask is white, 0 where it is black; other values, another size and an empty one are errors."""
+    check_picture("mask", mask)
+    if mask.size != size:
+        raise ValueError(
+            f"the mask has {mask.width} × {mask.height} pixels, the picture {size[0]} × {size[1]}: resize one of them"
+        )
+    used = [value for _, value in sorted(mask.convert("L").getcolors())]
+    if other := sorted(set(used) - {0, 255}):
+        raise ValueError(
+            f"the mask holds {', '.join(map(str, other[:4]))}{' …' if len(other) > 4 else ''}: 255, white, is painted,"
+            " 0, black, is kept. mask.convert('L').point(lambda v: 255 * (v > 127)) decides for each pixel"
+        )
+    if used == [0]:
+        raise ValueError("the mask is empty: all of it is black, so nothing would be painted; mark a part with white")
+    return (to_tensor(mask)[:, :1] + 1) / 2
+
+
+def check_outlines(x: Float[Tensor, "1 3 H W"]) -> None:
+    """Advice where a picture cannot be white lines on black."""
+    if x.mean() > 0:
+        advise("the edges are mostly light; a Canny model knows white lines on black: PIL.ImageOps.invert turns them")
+    elif (x.abs() < 0.75).float().mean() > 0.1:
+        advise("the edges hold many greys, as a picture does and no outline; toolbox.outline(picture) finds its edges")

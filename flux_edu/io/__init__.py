@@ -1,0 +1,1 @@
+"""Weights and pictures, in and out."""

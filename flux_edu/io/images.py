@@ -1,0 +1,65 @@
+"""Painted pictures on disk: PNG with what it takes to paint them again."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+
+def to_tensor(picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
+    """A picture as numbers in [-1, 1], as the autoencoder reads it; [0, 1] would change its colours."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32))
+    return rearrange(pixels, "h w c -> 1 c h w") / 127.5 - 1
+
+
+def to_picture(x: Float[Tensor, "3 H W"]) -> Image.Image:
+    """Numbers in [-1, 1], cut off beyond, as an 8-bit picture."""
+    pixels = (x.float().clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(rearrange(pixels.round().byte().cpu(), "c h w -> h w c").numpy())
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """SHA-256 of size and pixels, the same whatever file the picture came from."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+
+
+def png_path(path: str | Path) -> Path:
+    """The path, if its name ends in .png."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(
+            f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
+        )
+    return path
+
+
+def save_image(picture: Image.Image, path: str | Path) -> Path:
+    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
+    path = png_path(path)
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in picture.info.items():
+        chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    picture.save(half, format="PNG", pnginfo=chunks)
+    half.replace(path)
+    return path
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a picture that `save_image` wrote: prompt, seed, size, schedule, model …."""
+    with Image.open(path) as picture:
+        chunks = getattr(picture, "text", {})
+    if "prompt" not in chunks:
+        raise ValueError(
+            f"{path} carries no metadata of flux_edu; it was painted with add_sampling_metadata=False or by something"
+            " else"
+        )
+    return {key: json.loads(value) for key, value in chunks.items()}

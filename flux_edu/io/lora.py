@@ -1,0 +1,189 @@
+"""Low-rank differences (LoRA): a model said as a small change of another one.  W' = W + scale · B A
+
+A is r × in and B is out × r, so that a matrix of out × in changes by r (in + out) numbers. Hu et al., "LoRA", 2021. The
+files have the published layout: `NAME.lora_A.weight`, `NAME.lora_B.weight` and maybe `NAME.lora_B.bias` for the linear
+layer NAME, and beside them whole tensors under their own names, which replace those of the model or come new. The
+control LoRAs of FLUX.1 replace the scales of the norms that way; tiny-dev brings its `guidance_in`.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flux_edu.configs import ModelSpec
+from flux_edu.io.checkpoint import CheckpointError, State, check_finite, listed, load_strict
+from flux_edu.model import Flux
+from flux_edu.tools import Redux, widen_img_in
+
+A, B, BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
+
+
+def layers(difference: State) -> list[str]:
+    """The linear layers that a difference changes."""
+    return [key.removesuffix(A) for key in difference if key.endswith(A)]
+
+
+def whole(difference: State) -> State:
+    """The tensors that travel whole."""
+    return {key: x for key, x in difference.items() if ".lora_" not in key}
+
+
+# ---------------------------------------------------------------- merging
+
+
+def merge(state: State, difference: State, scale: float = 1.0, source: str = "the difference") -> State:
+    """The state dict with the difference in it:  W' = W + scale · B A,  c' = c + scale · (B's bias).
+
+    `state` itself is left as it is, so the way back needs no subtraction and loses no bit. Sums are float32, then
+    rounded to the dtype that W has. Whole tensors replace theirs whatever the scale is, as in the reference.
+    """
+    check_fits(state, difference, source)
+    out = state | whole(difference)
+    for name in layers(difference):
+        change = scale * (difference[name + B].float() @ difference[name + A].float())
+        out[name + ".weight"] = (state[name + ".weight"].float() + change).to(state[name + ".weight"].dtype)
+        if name + BIAS in difference:
+            bias = state[name + ".bias"]
+            out[name + ".bias"] = (bias.float() + scale * difference[name + BIAS].float()).to(bias.dtype)
+    return out
+
+
+@torch.no_grad()
+def merge_into(model: nn.Module, difference: State, scale: float = 1.0, source: str = "the difference") -> State:
+    """Change a model in place; returns its tensors from before, to be given to `unmerge`."""
+    state = model.state_dict()
+    if strange := [key for key in whole(difference) if key not in state]:
+        raise CheckpointError(
+            f"{source} brings tensors that {type(model).__name__} has no place for: {listed(strange)}"
+        )
+    for key, x in whole(difference).items():
+        if x.shape != state[key].shape:
+            raise CheckpointError(f"{source}: {key} is {tuple(x.shape)}, should be {tuple(state[key].shape)}")
+    changed = {key: x for key, x in merge(state, difference, scale, source).items() if x is not state[key]}
+    before = {key: state[key].clone() for key in changed}
+    model.load_state_dict(changed, strict=False)
+    return before
+
+
+def unmerge(model: nn.Module, before: State) -> None:
+    """Put back what `merge_into` returned, bit for bit."""
+    model.load_state_dict(before, strict=False)
+
+
+def with_difference(spec: ModelSpec, base: State, difference: State, source: str) -> Flux:
+    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the difference in them.
+
+    Redux brings a small network of its own; it becomes `redux`, a part of the transformer.
+    """
+    state = merge(widen_img_in(base, spec.params.in_channels), difference, source=source)
+    with torch.device("meta"):
+        model = Flux(spec.params)
+        if (up := difference.get("redux.redux_up.weight")) is not None:
+            model.redux = Redux(up.shape[1], spec.params.context_in_dim)
+    load_strict(model, state, source=source)
+    return model
+
+
+def check_fits(state: State, difference: State, source: str) -> None:
+    """Every pair is whole and fits its matrix, or an error names those that do not."""
+    problems = []
+    for key in difference:
+        name, _, leaf = key.partition(".lora_")
+        if not leaf:
+            continue
+        if (suffix := f".lora_{leaf}") not in (A, B, BIAS):
+            problems.append(f"{key} is none of *{A}, *{B}, *{BIAS}")
+        elif name + ".weight" not in state:
+            problems.append(f"{key} changes {name}, which the model does not have")
+        elif missing := [other for other in (A, B) if name + other not in difference]:
+            problems.append(f"{name}{missing[0]} is missing beside {key}")
+        elif suffix == BIAS and name + ".bias" not in state:
+            problems.append(f"{key} changes a bias that {name} does not have")
+        elif suffix == BIAS and difference[key].shape != state[name + ".bias"].shape:
+            problems.append(f"{key} is {tuple(difference[key].shape)}, not {tuple(state[name + '.bias'].shape)}")
+        elif suffix == A:
+            problems += mismatch(name, state[name + ".weight"], difference[name + A], difference[name + B])
+    if problems:
+        raise CheckpointError(f"{source} does not fit: {len(problems)} problems. {listed(problems)}")
+    if not layers(difference) and not whole(difference):
+        raise CheckpointError(f"{source} is empty: there is nothing to merge")
+    check_finite(difference, source)
+
+
+def mismatch(name: str, W: Tensor, a: Tensor, b: Tensor) -> list[str]:
+    """What is wrong with the shapes of B A beside W, if anything."""
+    shapes = f"W is {tuple(W.shape)}, A {tuple(a.shape)}, B {tuple(b.shape)}"
+    if a.ndim != 2 or b.ndim != 2 or W.ndim != 2:
+        return [f"{name} takes matrices: {shapes}"]
+    if a.shape[0] != b.shape[1]:
+        return [f"{name} has two ranks, {a.shape[0]} in A and {b.shape[1]} in B"]
+    if (b.shape[0], a.shape[1]) != tuple(W.shape):
+        wider = name == "img_in" and a.shape[1] > W.shape[1]
+        hint = "; it is for a control model, whose img_in has more channels (the new ones begin at zero)"
+        return [f"{name} does not fit: {shapes}, so B A is {(b.shape[0], a.shape[1])}" + (hint if wider else "")]
+    return []
+
+
+# ---------------------------------------------------------------- training
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer with frozen W and c, and a trained difference of rank r:  y = (W + B A) x + c.
+
+    The parameters have the names of the published layout. A starts at random and B at zero, so at first nothing is
+    changed. B A is added to W before the product with x: r is small, and x holds many tokens.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        where = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+        self.lora_A = nn.Linear(self.in_features, rank, bias=False, **where)
+        self.lora_B = nn.Linear(rank, self.out_features, bias=False, **where)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... out"]:
+        return F.linear(x, self.weight + self.lora_B.weight @ self.lora_A.weight, self.bias)
+
+
+def make_trainable(
+    model: nn.Module,
+    rank: int,
+    train_whole: tuple[str, ...] = (),
+    leave: tuple[str, ...] = (),
+    ranks: dict[str, int] | None = None,
+) -> nn.Module:
+    """Freeze a model and give every linear layer a difference of this rank to train, in place.
+
+    Modules named in train_whole are trained as they are, layers with one of `leave` in their name stay as they are, and
+    those in `ranks` have a rank of their own. A matrix with a side shorter than the rank gets that as its rank.
+    """
+    model.requires_grad_(False)
+    for name in train_whole:
+        model.get_submodule(name).requires_grad_(True)
+    for name, linear in list(model.named_modules()):
+        if isinstance(linear, nn.Linear) and not name.startswith(train_whole) and not any(x in name for x in leave):
+            parent, _, leaf = name.rpartition(".")
+            own = min((ranks or {}).get(name, rank), *linear.weight.shape)
+            setattr(model.get_submodule(parent), leaf, LowRankLinear(linear, own))
+    return model
+
+
+def go_on(model: nn.Module, difference: State, source: str) -> None:
+    """Begin the training where another has ended: the difference becomes the trainable part, which has its shapes."""
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: tuple(x.shape) for name, x in difference.items()}
+    if odd := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+        raise CheckpointError(f"{source} is of another tool or rank: {listed(odd)}. Give --rank as it was then")
+    model.load_state_dict(difference, strict=False)
+
+
+def trained_difference(model: nn.Module, numbers: nn.Module | None = None) -> State:
+    """What `make_trainable` has left to train, by its published name: what is trained is what is kept.
+
+    numbers is a module of the same build to take the values from, for example a running mean of the weights.
+    """
+    state = (numbers or model).state_dict()
+    return {name: state[name].detach() for name, p in model.named_parameters() if p.requires_grad}

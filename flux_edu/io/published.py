@@ -1,0 +1,226 @@
+"""The published 12B models: where their files are, how they are fetched, and how they fit into a GPU.
+
+python -m flux_edu.io.published flux-dev              what is here, what is missing, and which way of painting fits
+python -m flux_edu.io.published flux-dev --download   fetch what is missing from the Hugging Face hub (extra: real)
+python -m flux_edu.io.published convert A B           rewrite A in the other layout (published, diffusers) as B
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel, T5EncoderModel
+
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.configs import ModelSpec, get_spec
+from flux_edu.io import memory
+from flux_edu.io.diffusers_layout import convert_file
+from flux_edu.io.shards import load
+from flux_edu.model import Flux
+from flux_edu.text import TextEmbedder
+
+CLIP_TOKENS = 77  # what CLIP was trained to read
+Parts = tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]
+
+# variable → what it names inside a repository of FLUX.1: the file, or the folder and its tokenizer's
+INSIDE = {
+    "FLUX_MODEL": ("flux1-*.safetensors", "transformer"),
+    "FLUX_AE": ("ae.safetensors", "vae"),
+    "FLUX_T5": ("text_encoder_2",),
+    "FLUX_CLIP": ("text_encoder",),
+}
+TOKENIZERS = {"FLUX_T5": "tokenizer_2", "FLUX_CLIP": "tokenizer"}
+WANTED = ["flux1-*.safetensors", "ae.safetensors", "text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Paths by variable name, each with its tokenizer's or None; and in words what is missing."""
+
+    paths: dict[str, Path]
+    tokenizers: dict[str, Path | None]
+    missing: list[str]
+
+
+def find(name: str) -> Found:
+    """Where the files of a variant are, without asking any network.
+
+    Looked up in this order: FLUX_MODEL, FLUX_AE, FLUX_T5 and FLUX_CLIP, one path each; the folder FLUX_HOME, a copy of
+    the variant's repository; the cache of the Hugging Face hub, if its library is installed.
+    """
+    home = os.environ.get("FLUX_HOME")
+    homes = [Path(home)] if home else []
+    if cached := _in_cache(get_spec(name).repo_id):
+        homes.append(cached)
+    paths, tokenizers, unset, missing = {}, {}, [], []
+    for key, places in INSIDE.items():
+        if set_to := os.environ.get(key):
+            if not Path(set_to).exists():
+                missing.append(f"{key} = {set_to} does not exist")
+            paths[key], tokenizers[key] = Path(set_to), None
+            continue
+        found = [hit for folder in homes for place in places for hit in sorted(folder.glob(place))]
+        if not found:
+            unset.append(key)
+        else:
+            paths[key] = found[0]
+            tokenizers[key] = found[0].parent / TOKENIZERS[key] if key in TOKENIZERS else None
+    if unset:
+        missing.insert(0, f"set {', '.join(unset)} to where they are")
+    return Found(paths, tokenizers, missing)
+
+
+def _in_cache(repo_id: str | None) -> Path | None:
+    """The newest copy of a repository that the hub's library has on this disk."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True)) if repo_id else None
+    except LocalEntryNotFoundError:
+        return None
+
+
+def download(name: str) -> Path:
+    """Fetch a variant's files from the hub; some 34 GB. A closed door is answered with the two steps that open it."""
+    repo_id = get_spec(name).repo_id
+    if repo_id is None:
+        raise ValueError(f"{name} ships with this package, there is nothing to download")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    except ImportError:
+        raise ImportError('downloading needs the hub\'s library: pip install "flux-edu[real]"') from None
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=WANTED))
+    except (GatedRepoError, RepositoryNotFoundError):  # the hub says "not found" to whom it does not know
+        raise PermissionError(
+            f"{repo_id} is given only to those who have accepted its terms. Two steps: (1) sign in and accept them at"
+            f" https://huggingface.co/{repo_id} ; (2) run `hf auth login` here, with a token of that account that may"
+            " read. Then try again. FLUX.1 schnell is under Apache-2.0; FluxGenerator('tiny') needs nothing."
+        ) from None
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Parts, memory.Way]:
+    """The 12B model and its parts, bfloat16 as published, and the way in which they share the device's memory.
+
+    What stays on the device goes there straight from the file, a tensor at a time: nothing is initialised first, and
+    host memory holds no second copy. Small sums that need it are float32 in the code itself: noise levels, ids,
+    rotations, the sampler's state.
+    """
+    found = find(name)
+    if found.missing:
+        raise FileNotFoundError(
+            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download its"
+            f" files (python -m flux_edu.io.published {name} --download), and tell where they are: FLUX_HOME is a copy"
+            " of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
+            f" transformers saves them. Now: {'; '.join(found.missing)}. FluxGenerator('tiny') needs nothing."
+        )
+    way = memory.choose(spec, memory.memory_of(device))
+    at = device if way.resident else torch.device("cpu")  # a home in host memory, see visiting
+    with torch.device("meta"):
+        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
+    load(model, found.paths["FLUX_MODEL"], at, torch.bfloat16)
+    load(ae, found.paths["FLUX_AE"], at, torch.bfloat16)
+    encoders = []
+    for key, kind, tokens in (("FLUX_T5", T5EncoderModel, spec.txt_tokens), ("FLUX_CLIP", CLIPTextModel, CLIP_TOKENS)):
+        embedder = TextEmbedder.from_pretrained(found.paths[key], kind, tokens, found.tokenizers[key])
+        encoders.append(embedder.to(at, torch.bfloat16 if device.type == "cuda" else None))
+    return (*encoders, model, ae), way
+
+
+@contextmanager
+def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
+    """Inside the block the parts stand on the device; their host memory is kept, so that nothing is copied back."""
+    with torch.inference_mode(False):
+        home = [(x, x.data) for part in parts for x in chain(part.parameters(), part.buffers())]
+        for x, data in home:
+            x.data = data.to(device, non_blocking=True)
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False):
+            for x, data in home:
+                x.data = data
+
+
+def stream_blocks(model: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
+    """Everything but the blocks goes to the device and stays; a block comes when its turn is and leaves after it.
+
+    For GPUs smaller than the weights. Each evaluation then moves the whole model once, which over PCIe takes longer
+    than computing it.
+    """
+    inside = {id(x) for block in blocks for x in chain(block.parameters(), block.buffers())}
+    for x in chain(model.parameters(), model.buffers()):
+        if id(x) not in inside:
+            x.data = x.data.to(device)
+    for block in blocks:
+        stay = []  # the visit that is going on
+
+        def come(module: nn.Module, _: tuple, stay: list = stay) -> None:
+            stay.append(visiting(device, module))
+            stay[-1].__enter__()
+
+        def leave(module: nn.Module, _: tuple, out: object, stay: list = stay) -> None:
+            stay.pop().__exit__(None, None, None)
+
+        block.register_forward_pre_hook(come)
+        block.register_forward_hook(leave, always_call=True)
+
+
+def settle(parts: Parts, device: torch.device, way: memory.Way) -> None:
+    """Put the parts where this way of painting wants them."""
+    t5, _, model, _ = parts
+    if way.streamed:
+        stream_blocks(model, [*model.double_blocks, *model.single_blocks], device)
+        stream_blocks(t5, list(t5.encoder.encoder.block), device)
+    if way.resident:
+        for part in parts:
+            part.to(device)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """What is here, what is missing, what fits; 1 if something is missing."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["convert"]:
+        top = argparse.ArgumentParser(prog="python -m flux_edu.io.published convert")
+        top.add_argument("source", type=Path)
+        top.add_argument("target", type=Path)
+        options = top.parse_args(given[1:])
+        print(f"{options.target}: {convert_file(options.source, options.target)}")
+        return 0
+    top = argparse.ArgumentParser(prog="python -m flux_edu.io.published", description=__doc__.splitlines()[0])
+    top.add_argument("name", nargs="?", default="flux-dev", help="a published variant; default flux-dev")
+    top.add_argument("--download", action="store_true", help="fetch what is missing")
+    options = top.parse_args(given)
+    try:
+        if options.download:
+            print(download(options.name))
+        found, spec = find(options.name), get_spec(options.name)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"flux_edu: {error}", file=sys.stderr)
+        return 2
+    for key, path in found.paths.items():
+        print(f"{key:<11} {path}")
+    print(*(f"missing: {each}" for each in found.missing), sep="\n")
+    print(memory.table(spec))
+    return int(bool(found.missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The tiny FLUX that ships with the package: its encoders' shapes, and loading."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from flux_edu.autoencoder import AutoEncoder
+from flux_edu.configs import ModelSpec
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import load_strict, read
+from flux_edu.io.memory import WAYS, Way
+from flux_edu.model import Flux
+from flux_edu.text import TextEmbedder
+
+TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
+TINY_T5 = dict(
+    d_model=256, d_kv=64, d_ff=704, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu", dropout_rate=0.0
+)
+TINY_CLIP = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
+
+
+def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmbedder, TextEmbedder]:
+    """A T5 and a CLIP of transformers' own classes, small and untrained, that share one tokenizer."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<pad>", eos_token="</s>")
+    special = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    t5 = T5EncoderModel(T5Config(**TINY_T5, **special))
+    clip = CLIPTextModel(CLIPTextConfig(**TINY_CLIP, **special, bos_token_id=None, max_position_embeddings=max_length))
+    return TextEmbedder(t5.eval(), tokenizer, max_length), TextEmbedder(clip.eval(), tokenizer, max_length)
+
+
+def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
+    """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
+
+    The distilled ones and the tools are the same files and a low-rank difference of the transformer.
+    """
+    if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
+        stages = {"dev": "guidance", "schnell": "few_steps"}
+        name = spec.difference.removesuffix(".safetensors")
+        raise FileNotFoundError(
+            f"{TINY_FOLDER / spec.difference} is not there: this model is 'tiny' and that difference. Train it with"
+            f" python -m flux_edu.train.{stages.get(name, f'tools {name}')}, or take 'tiny'"
+        )
+    t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
+    with torch.device("meta"):
+        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
+    for part, file in ((t5.encoder, "t5"), (clip.encoder, "clip"), (model, "flux"), (ae, "ae")):
+        path = TINY_FOLDER / f"{file}.safetensors"
+        state = read(path)
+        if file == "t5":  # one matrix under two names; the file holds it once
+            state["encoder.embed_tokens.weight"] = state["shared.weight"]
+        if file == "flux" and spec.difference:
+            model = lora.with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
+        else:
+            load_strict(part, state, source=path.name)
+    return (t5, clip, model, ae), WAYS[0]

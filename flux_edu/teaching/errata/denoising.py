@@ -1,0 +1,134 @@
+"""The notes on the denoising step."""
+
+import math
+
+import torch
+
+from flux_edu.configs import DEV, configs
+from flux_edu.embeddings import timestep_embedding
+from flux_edu.sampling import euler_step, predict_x0
+from flux_edu.schedule import get_schedule, interpolate
+from flux_edu.teaching.errata.arguments import small_flux, small_inputs
+from flux_edu.teaching.errata.entry import Check, Erratum
+
+PART = "去噪步骤, the denoising step"
+
+
+def rounded_notes():
+    t = torch.tensor([0.987], dtype=torch.bfloat16)  # dtype=img.dtype
+    return torch.cos(1000 * t).item()
+
+
+def rounded_right():
+    return timestep_embedding(torch.tensor([0.987]), 256)[0, 0]
+
+
+def channels_notes():
+    return [DEV.in_channels] * 3
+
+
+def channels_right():
+    return [configs[name].params.in_channels for name in ("flux-dev-canny", "flux-dev-depth", "flux-dev-fill")]
+
+
+X_0, NOISE = torch.tensor([[0.3, -0.7]]), torch.tensor([[1.1, 0.4]])
+
+
+def sign_notes():
+    x, t = NOISE, get_schedule(4, 4096)
+    for t_n, t_next in zip(t[:-1], t[1:], strict=True):
+        x = x + (t_n - t_next) * (NOISE - X_0)
+    return x[0]
+
+
+def sign_right():
+    x, t = NOISE, get_schedule(4, 4096)
+    for t_n, t_next in zip(t[:-1], t[1:], strict=True):
+        x = euler_step(x, NOISE - X_0, t_n, t_next)
+    return x[0]
+
+
+def points_notes():
+    t = torch.linspace(1, 0, 4)  # n = 0 … N - 1
+    return len(t) - 1
+
+
+def points_right():
+    return len(get_schedule(4, 4096)) - 1
+
+
+def unsigned_notes():
+    x = interpolate(X_0, NOISE, torch.tensor([0.25]))
+    return predict_x0(x, X_0 - NOISE, 0.25)[0]  # f_pred as picture minus noise
+
+
+def unsigned_right():
+    x = interpolate(X_0, NOISE, torch.tensor([0.25]))
+    return predict_x0(x, NOISE - X_0, 0.25)[0]
+
+
+def condition_notes():
+    f = lambda x, t: x / t  # noqa: E731  some function of x and t alone
+    x = small_inputs()["img"]
+    return bool((f(x, 0.5) != f(x, 0.5)).any())
+
+
+def condition_right():
+    given, model = small_inputs(), small_flux()
+    texts = given["txt"], torch.randn(1, 3, 11)
+    a, b = (model(given["img"], given["img_ids"], txt, given["txt_ids"], torch.ones(1), given["vec"]) for txt in texts)
+    return not torch.allclose(a, b, atol=1e-5)
+
+
+STEP = r"$x_{t_{n-1}  } = x_{t_{n}} + (t_{n} - t_{n-1}) \cdot f_\text{pred}$"
+ODE = r"$\frac{\mathrm{d} x}{\mathrm{d} t} = f_\text{pred}(x,t)$"
+
+ENTRIES = [
+    Erratum(
+        31, PART, "the dtype of t", "`t = torch.full((img.shape[0],), t_curr, dtype=img.dtype, device=img.device)`",
+        "missing",
+        "In the reference img is bfloat16, with 8 significant bits, so t is rounded before it is embedded: 0.987"
+        " becomes 988 thousandths, and guidance 3.5 becomes 3504. The sum of the steps is bfloat16 too. Keep t and"
+        " the sum in float32.",
+        ("4.1", "6.2"), ("04_double_stream", "Where the notes leave something out: t is rounded"),
+        Check("first cosine of the embedding of t = 0.987", rounded_notes, rounded_right, math.cos(987)),
+        "the thread diffusers#9405",
+    ),
+    Erratum(
+        30, PART, "img_cond", "`img=torch.cat((img, img_cond), dim=-1) if img_cond is not None else img,`",
+        "missing",
+        "A second picture as more *channels* of the same tokens: a control image (64 more) for canny and depth, the"
+        " masked picture and the mask (64 + 256 more) for fill. Kontext appends *tokens* instead.",
+        ("12.1", "12.2", "12.3"), ("12_tools", "Eq. 12.1 · Control: another picture of the same place"),
+        Check("channels a token for canny, depth, fill", channels_notes, channels_right, (128, 128, 384)),
+    ),
+    Erratum(
+        1, PART, "the sign of the step", STEP, "wrong",
+        r"$x_{n+1} = x_n + (t_{n+1} - t_n)\,v_\theta(x_n, t_n)$ with $t_0 = 1 > \dots > t_N = 0$. The factor is"
+        " **negative**: v points to the noise and we walk away from it. The notes' sign is wrong whichever way n is"
+        " counted; their code has it right (its `t_prev` is the *next*, lower level).",
+        ("6.2",), ("06_sampling", "Where the notes are wrong: the sign"),
+        Check("end of four exact steps (the picture)", sign_notes, sign_right, (0.3, -0.7)),
+    ),
+    Erratum(
+        2, PART, "how many levels", r"where $t_n,n=0,1,\ldots,N-1$  starts from 1 and ends at 0.", "wrong",
+        "N steps need N + 1 levels, n = 0 … N. The network is evaluated at the first N of them and never at 0.",
+        ("1.5",), ("01_schedule", "Where the notes are wrong: N steps have N + 1 points"),
+        Check("steps for N = 4", points_notes, points_right, 4),
+    ),
+    Erratum(
+        33, PART, "which way f points", ODE, "imprecise",
+        r"Right, but unsigned. $v = dx/dt = \varepsilon - x_0$ points to the noise; the picture in mind is $\hat x_0 ="
+        r" x_t - t\,v$, the noise $\hat\varepsilon = x_t + (1-t)\,v$.",
+        ("6.1",), ("06_sampling", "Where the notes are wrong: the ODE without a sign"),
+        Check("the picture, from a state at t = 0.25", unsigned_notes, unsigned_right, (0.3, -0.7)),
+        "the thread x-flux#32",
+    ),
+    Erratum(
+        39, PART, "what f depends on", r"$f_\text{pred}(x,t)$", "missing",
+        r"The text is left out: $v_\theta(x, t;\ \text{txt}, \mathbf{y}, w)$. All of it stays fixed along the walk, so"
+        " it is one ODE *for each prompt*.",
+        ("4.3", "6.1"), ("06_sampling", "Eq. 6.1 · What the velocity says"),
+        Check("another text gives another velocity", condition_notes, condition_right, True),
+    ),
+]  # fmt: skip

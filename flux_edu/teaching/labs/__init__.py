@@ -1,0 +1,1 @@
+"""Laboratories: activations of a pass, attention maps, solvers."""
