@@ -13,7 +13,7 @@ class ModelSpec:
 
     two_passes: guidance takes a second evaluation with the empty prompt, Eq. (6.4), because the model is not distilled.
     shift: whether the schedule depends on the picture's size, Eq. (1.5). txt_tokens: how many tokens T5 reads.
-    difference: the file that is added to the tiny model's weights, see `lora`.
+    lora: the file that is added to the tiny model's weights, see `lora`.
     """
 
     params: FluxParams
@@ -24,7 +24,7 @@ class ModelSpec:
     shift: bool = True
     txt_tokens: int = 512
     two_passes: bool = False
-    difference: str | None = None
+    lora: str | None = None
 
 
 DEV = FluxParams(
@@ -79,7 +79,7 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
     AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.66696, shift_factor=0.05045
 )
 
-# The tiny tools: differences of "tiny", made by `python -m flux_edu.train.tools`.
+# The tiny tools: LoRA deltas of "tiny", made by `python -m flux_edu.train.tools`.
 TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True)
 
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation
@@ -101,15 +101,13 @@ configs = {
     ),
     "flux-dev-fill": ModelSpec(FILL, AE, "black-forest-labs/FLUX.1-Fill-dev", num_steps=50, guidance=30.0),
     "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),
-    "tiny-dev": ModelSpec(
-        TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, difference="dev.safetensors"
-    ),
-    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, guidance=1.5, difference="fill.safetensors"),
-    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, difference="canny.safetensors"),
-    "tiny-kontext": replace(TINY_TOOL, difference="kontext.safetensors"),
-    "tiny-redux": replace(TINY_TOOL, difference="redux.safetensors"),
+    "tiny-dev": ModelSpec(TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, lora="dev.safetensors"),
+    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, guidance=1.5, lora="fill.safetensors"),
+    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, lora="canny.safetensors"),
+    "tiny-kontext": replace(TINY_TOOL, lora="kontext.safetensors"),
+    "tiny-redux": replace(TINY_TOOL, lora="redux.safetensors"),
     "tiny-schnell": ModelSpec(
-        TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, difference="schnell.safetensors"
+        TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, lora="schnell.safetensors"
     ),
 }
 

@@ -123,12 +123,11 @@ def shared(folder: Path) -> None:
     first step is the sign of the gradient and Muon makes all its directions count alike, and signs of what is zero but
     for rounding are anything.
     """
+    from flux_edu.configs import configs
     from flux_edu.io.tiny import TINY_FOLDER
+    from flux_edu.model import FluxParams
     from flux_edu.train.objectives import flow_loss
     from flux_edu.train.text_to_velocity import TextToVelocity
-
-    from flux_edu.configs import configs
-    from flux_edu.model import FluxParams
 
     params = FluxParams(64, 64, 256, 256, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
     args = trainer.arguments("Shared.", "", seconds=1e9, batch=4, rate=10.0).parse_args(["--steps=3", "--report=1"])

@@ -301,11 +301,11 @@ def test_one_variant_in_anothers_place():
     [
         (
             "transformer_blocks.0.norm1.linear.weight",
-            "a transformer in diffusers' layout .use layouts.diffusers_to_flux.",
+            "a transformer in diffusers' layout .use diffusers_layout.diffusers_to_flux.",
         ),
         (
             "encoder.down_blocks.0.resnets.0.conv1.bias",
-            "an autoencoder in diffusers' layout .use layouts.diffusers_to_ae.",
+            "an autoencoder in diffusers' layout .use diffusers_layout.diffusers_to_ae.",
         ),
         ("decoder.conv_in.weight", "an autoencoder"),
         ("double_blocks.0.img_mod.lin.lora_A.weight", "a LoRA, not a whole model"),
@@ -344,7 +344,7 @@ def test_a_save_replaces_the_old_file_at_once(tmp_path):
 
 
 def test_parts_of_one_matrix_can_be_saved(tmp_path):
-    """What layouts.flux_to_diffusers gives: pieces that share their memory."""
+    """What diffusers_layout.flux_to_diffusers gives: pieces that share their memory."""
     whole = torch.randn(9, 4)
     checkpoint.save({"q": whole[:3], "k": whole[3:6], "v": whole[6:]}, tmp_path / "x.safetensors")
     assert torch.equal(torch.cat(list(checkpoint.read(tmp_path / "x.safetensors")[n] for n in "qkv")), whole)
@@ -353,7 +353,7 @@ def test_parts_of_one_matrix_can_be_saved(tmp_path):
 # ---------------------------------------------------------------- eight bits a number
 
 
-def test_rows8_is_wrong_by_at_most_a_254th_of_the_rows_largest(tmp_path):
+def test_int8_is_wrong_by_at_most_a_254th_of_the_rows_largest(tmp_path):
     torch.manual_seed(1)
     sizes = torch.logspace(-6, 6, 31)[:, None]  # every row in its own order of magnitude
     state = {
@@ -362,7 +362,7 @@ def test_rows8_is_wrong_by_at_most_a_254th_of_the_rows_largest(tmp_path):
         "half": torch.randn(11, 17).half(),
         "brain": torch.randn(11, 17).bfloat16(),
     }
-    checkpoint.save_rows8(state, tmp_path / "x.safetensors")
+    checkpoint.save_int8(state, tmp_path / "x.safetensors")
     back = checkpoint.read(tmp_path / "x.safetensors")
     assert back.keys() == state.keys()
     for name, x in state.items():
@@ -374,56 +374,56 @@ def test_rows8_is_wrong_by_at_most_a_254th_of_the_rows_largest(tmp_path):
         torch.testing.assert_close(y.abs().amax(dim=1, keepdim=True), largest)  # the largest number is kept
 
 
-def test_rows8_stores_one_byte_a_number_and_a_scale_a_row(tmp_path):
-    checkpoint.save_rows8({"w": torch.randn(3, 40), "b": torch.randn(3)}, tmp_path / "x.safetensors", {"from": "run 7"})
+def test_int8_stores_one_byte_a_number_and_a_scale_a_row(tmp_path):
+    checkpoint.save_int8({"w": torch.randn(3, 40), "b": torch.randn(3)}, tmp_path / "x.safetensors", {"from": "run 7"})
     raw = safetensors.torch.load_file(tmp_path / "x.safetensors")
     assert raw["w"].dtype == torch.int8 and raw["w::row_scale"].shape == (3, 1) and raw["b"].dtype == torch.float32
     assert raw["w"].abs().amax(dim=1).tolist() == [127, 127, 127]
     assert checkpoint.read_header(tmp_path / "x.safetensors")["__metadata__"] == {"from": "run 7"}
 
 
-def test_rows8_leaves_vectors_and_short_rows_as_they_are(tmp_path):
+def test_int8_leaves_vectors_and_short_rows_as_they_are(tmp_path):
     state = {
         "bias": torch.randn(99),
         "scalar": torch.tensor(0.1),
         "short": torch.randn(50, 7),
         "one": torch.randn(5, 1),
     }
-    checkpoint.save_rows8(state, tmp_path / "x.safetensors")
+    checkpoint.save_int8(state, tmp_path / "x.safetensors")
     back = checkpoint.read(tmp_path / "x.safetensors")
     assert all(torch.equal(back[name], x) for name, x in state.items())
 
 
-def test_rows8_keeps_rows_of_zeros_and_rows_of_next_to_nothing(tmp_path):
+def test_int8_keeps_rows_of_zeros_and_rows_of_next_to_nothing(tmp_path):
     x = torch.randn(4, 32)
     x[1] = 0
     x[2] *= 1e-20
     x[3] *= 1e-44
-    checkpoint.save_rows8({"w": x}, tmp_path / "x.safetensors")
+    checkpoint.save_int8({"w": x}, tmp_path / "x.safetensors")
     y = checkpoint.read(tmp_path / "x.safetensors")["w"]
     assert torch.equal(y[1], torch.zeros(32))
     assert ((y[2] - x[2]).abs() <= x[2].abs().max() / 254 * (1 + 1e-5)).all()
     assert y[3].isfinite().all() and y[3].abs().max() < 1e-30
 
 
-def test_rows8_takes_parameters_and_loads_into_a_model(tmp_path):
+def test_int8_takes_parameters_and_loads_into_a_model(tmp_path):
     net = model()
-    checkpoint.save_rows8(dict(net.named_parameters()), tmp_path / "x.safetensors")
+    checkpoint.save_int8(dict(net.named_parameters()), tmp_path / "x.safetensors")
     again = Flux(PARAMS)
     checkpoint.load_strict(again, checkpoint.read(tmp_path / "x.safetensors"))
     for p, q in zip(again.parameters(), net.parameters(), strict=True):
         assert (p - q).norm() <= 0.01 * q.norm()
 
 
-def test_rows8_refuses_nan(tmp_path):
+def test_int8_refuses_nan(tmp_path):
     with pytest.raises(CheckpointError, match="NaN or infinite numbers in 1 of 2 tensors: b"):
-        checkpoint.save_rows8({"a": torch.ones(2), "b": torch.tensor([1, float("nan")])}, tmp_path / "x.safetensors")
+        checkpoint.save_int8({"a": torch.ones(2), "b": torch.tensor([1, float("nan")])}, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_scale_without_its_rows_is_an_error(tmp_path):
     checkpoint.save({"w::row_scale": torch.ones(3, 1)}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="holds w::row_scale but no w: it was not written whole by save_rows8"):
+    with pytest.raises(CheckpointError, match="holds w::row_scale but no w: it was not written whole by save_int8"):
         checkpoint.read(tmp_path / "x.safetensors")
 
 

@@ -200,7 +200,7 @@ def fall(student, loss, steps=25):
     return values[0], values[-1]
 
 
-def test_a_student_learns_guidance_through_its_difference_alone():
+def test_a_student_learns_guidance_through_its_delta_alone():
     teacher, (x, t, text, empty, w) = small(), batch()
     student = small(guidance_embed=True)
     guidance.start_guidance(student.guidance_in.requires_grad_(True))
@@ -211,7 +211,7 @@ def test_a_student_learns_guidance_through_its_difference_alone():
     first, last = fall(student, lambda: guidance.guidance_loss(objectives.velocity(student, x, t, text, w), v_w))
     assert last < 0.3 * first
     changed = {name for name, x in student.state_dict().items() if not torch.equal(x, before[name])}
-    assert changed <= set(lora.trained_difference(student)) and len(changed) > 40
+    assert changed <= set(lora.trained_delta(student)) and len(changed) > 40
     x_0 = torch.randn(9, L, 12)
     more = tuple(torch.randn(9, *a.shape[1:]) for a in text)
     assert guidance.relative_error(teacher_with_w(teacher), teacher, x_0, more, empty, 1.0) < 1e-4
@@ -236,7 +236,7 @@ def test_a_student_learns_a_long_step():
     assert not u.requires_grad
     first, last = fall(student, lambda: few_steps.segment_loss(objectives.velocity(student, x, t, text), u))
     assert last < 0.3 * first
-    assert {n for n, p in student.named_parameters() if p.grad is not None} == set(lora.trained_difference(student))
+    assert {n for n, p in student.named_parameters() if p.grad is not None} == set(lora.trained_delta(student))
 
 
 # ---------------------------------------------------------------- the stages, from the command line
@@ -283,9 +283,9 @@ def test_a_stage_saves_what_it_measures(stage, tmp_path, monkeypatch):
     argv = [f"--{key}={value}" for key, value in options.items()]
     monkeypatch.setattr(sys, "argv", [stage, *argv])
     module.main()
-    difference = read(tmp_path / f"{name}.safetensors")
-    assert {x.shape[0] for key, x in difference.items() if key.endswith("lora_A.weight")} == {3}
-    assert any(key.startswith("guidance_in") for key in difference) == (name == "dev")
+    delta = read(tmp_path / f"{name}.safetensors")
+    assert {x.shape[0] for key, x in delta.items() if key.endswith("lora_A.weight")} == {3}
+    assert any(key.startswith("guidance_in") for key in delta) == (name == "dev")
     assert read_header(tmp_path / f"{name}.safetensors")["__metadata__"]["rank"] == "3"
     report = json.loads((tmp_path / f"{name}.json").read_text())
     with (tmp_path / "log.csv").open() as file:

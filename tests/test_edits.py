@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from flux_edu.io.tiny import TINY_FOLDER
 
 from flux_edu import tools
 from flux_edu.configs import configs
 from flux_edu.io import lora
-from flux_edu.io.checkpoint import read, save_rows8
+from flux_edu.io.checkpoint import read, save_int8
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
 from flux_edu.train import evaluate_tools
@@ -28,8 +28,8 @@ def base():
     return read(TINY_FOLDER / "flux.safetensors")
 
 
-def merged(name, base, difference):
-    return lora.with_difference(configs[f"tiny-{name}"], base, difference, name)
+def merged(name, base, delta):
+    return lora.with_delta(configs[f"tiny-{name}"], base, delta, name)
 
 
 def test_training_sees_nothing_that_is_held_out_and_measuring_nothing_else(drawings):
@@ -119,12 +119,12 @@ def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(base, name):
     for key, p in student.named_parameters():
         if key.endswith("lora_B.weight"):
             torch.nn.init.normal_(p, std=0.02)
-    difference = lora.trained_difference(student)
-    assert not any("_mod.lin" in key or "time_in" in key for key in difference)
+    delta = lora.trained_delta(student)
+    assert not any("_mod.lin" in key or "time_in" in key for key in delta)
     with torch.inference_mode():
         trained = velocity(pool, student, x, t, text, given)
         torch.testing.assert_close(
-            velocity(pool, merged(name, base, difference), x, t, text, given),
+            velocity(pool, merged(name, base, delta), x, t, text, given),
             trained,
             atol=2e-4,
             rtol=2e-4,
@@ -152,7 +152,7 @@ def test_kontext_is_trained_on_what_denoise_feeds_it(base):
 def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
     """The whole command, with one step and two pictures."""
     for name in ("redux", "kontext"):
-        save_rows8(lora.trained_difference(make_student(name, base, rank=1)), tmp_path / f"{name}.safetensors")
+        save_int8(lora.trained_delta(make_student(name, base, rank=1)), tmp_path / f"{name}.safetensors")
     whole = evaluate_tools.paint_with
     monkeypatch.setattr(evaluate_tools, "paint_with", lambda *given: whole(*given[:-1], steps=1))
     monkeypatch.setattr(evaluate_tools, "GUIDANCES", (1.0,))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from flux_edu.train.objectives import contrastive_loss
 
-from flux_edu.io.checkpoint import CheckpointError, save_rows8
+from flux_edu.io.checkpoint import CheckpointError, save_int8
 from flux_edu.train import judge as judging
 from flux_edu.train.data import (
     ABOVE,
@@ -58,6 +57,7 @@ from flux_edu.train.judge import (
     verdict,
     views,
 )
+from flux_edu.train.objectives import contrastive_loss
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_the_shipped_judge_is_right_on_real_pictures(bench, drawings, own):
 def test_saved_and_loaded_it_gives_the_same_answers(drawings, tmp_path):
     torch.manual_seed(1)
     model = Judge(len(judging.load_tokenizer())).eval()
-    save_rows8(model.state_dict(), tmp_path / "judge.safetensors")
+    save_int8(model.state_dict(), tmp_path / "judge.safetensors")
     save_index(drawings, [[0, 1]], tmp_path / "index.json")
     one, again = Bench(model, drawings, [[0, 1]]), load_bench(tmp_path)
     assert (again.drawings.style == drawings.style).all() and (again.drawings.concept == drawings.concept).all()
@@ -275,7 +275,7 @@ def test_saved_and_loaded_it_gives_the_same_answers(drawings, tmp_path):
     torch.testing.assert_close(again.similarity(crops), one.similarity(crops), atol=0.05, rtol=0)
     assert (again.names == one.names).all()
     state = model.state_dict()
-    save_rows8({key: x for key, x in state.items() if key != "text.bias"}, tmp_path / "judge.safetensors")
+    save_int8({key: x for key, x in state.items() if key != "text.bias"}, tmp_path / "judge.safetensors")
     with pytest.raises(CheckpointError, match=r"text\.bias"):
         load_bench(tmp_path)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from flux_edu.io.tiny import TINY_FOLDER
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_07, chapter_08
 from flux_edu.teaching.panel import picture_html

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from answers import told
-from flux_edu.train.objectives import flow_loss
 from torch import nn
 
 from flux_edu.schedule import get_lin_function, interpolate, time_shift
@@ -16,6 +15,7 @@ from flux_edu.teaching.exercises.chapter_09 import best_guess, drop_captions, tr
 from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_09 as figures
 from flux_edu.train import data
+from flux_edu.train.objectives import flow_loss
 
 
 class Answer(nn.Module):

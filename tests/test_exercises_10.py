@@ -5,7 +5,6 @@ import io
 import pytest
 import torch
 from answers import told
-from flux_edu.train.objectives import guidance_loss
 
 from flux_edu.configs import configs
 from flux_edu.model import Flux
@@ -14,6 +13,7 @@ from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_10 import relative_loss, student_target
 from flux_edu.teaching.panel import explore
 from flux_edu.train.guidance import make_student
+from flux_edu.train.objectives import guidance_loss
 
 WRONG = [
     ("10.1", lambda a, b, w: a + w * (b - a), "every channel got its own w"),
@@ -50,17 +50,17 @@ def test_the_count_is_that_of_the_student():
     size = sum(p.numel() for p in base.parameters())
     student = make_student({name: torch.zeros(p.shape) for name, p in base.state_dict().items()}, 7)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    model, low_rank, whole = plots.count_difference(7)
+    model, low_rank, whole = plots.count_delta(7)
     assert (model, low_rank + whole) == (size, trained)
-    assert plots.count_difference(7, "tiny") == (size, low_rank, 0)
+    assert plots.count_delta(7, "tiny") == (size, low_rank, 0)
 
 
 DRAWN = [
     (plots.guidance_by_level, {"levels": [0.1, 0.9], "moved": {1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}}),
     (plots.student_losses, {"losses": [0.3, 0.2, 0.1], "other": (0.3, 0.25)}),
     (plots.student_losses, {"losses": [0.3]}),
-    (plots.difference_size, {"rank": 1}),
-    (plots.difference_size, {"rank": 64}),
+    (plots.delta_size, {"rank": 1}),
+    (plots.delta_size, {"rank": 64}),
 ]
 
 
@@ -73,5 +73,5 @@ def test_figures_are_drawn_and_described(draw, values):
 
 
 def test_a_panel_of_the_ranks():
-    panel = explore(plots.difference_size, rank=(1, 64, 1))
+    panel = explore(plots.delta_size, rank=(1, 64, 1))
     assert all(move.error is None for move in panel.sweep())

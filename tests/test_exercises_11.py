@@ -5,12 +5,12 @@ import io
 import pytest
 import torch
 from answers import told
-from flux_edu.train.objectives import mean_velocity
 
 from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_11 import segment_target, students_places
 from flux_edu.teaching.panel import explore
 from flux_edu.train.few_steps import walk
+from flux_edu.train.objectives import mean_velocity
 
 
 def with_the_end(v, noise, times):

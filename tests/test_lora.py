@@ -1,4 +1,4 @@
-"""Low-rank differences: merged and taken out again to the bit, the published layout, and what does not fit is named."""
+"""Low-rank deltas: merged and taken out again to the bit, the published layout, and what does not fit is named."""
 
 import shutil
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 from flux_edu.configs import configs, get_spec
 from flux_edu.io import lora, tiny
-from flux_edu.io.checkpoint import CheckpointError, read, save, save_rows8
+from flux_edu.io.checkpoint import CheckpointError, read, save, save_int8
 from flux_edu.model import Flux, FluxParams
 from flux_edu.pipeline import FluxGenerator
 
@@ -25,7 +25,7 @@ def small(**changes):
     return model.requires_grad_(False)
 
 
-def some_difference(model, rank=3, seed=1):
+def some_delta(model, rank=3, seed=1):
     """Random pairs for two layers of unequal ranks, one with a bias, and a norm's scale as a whole."""
     torch.manual_seed(seed)
     state = model.state_dict()
@@ -54,17 +54,17 @@ def run(model, seed=2):
 @pytest.mark.parametrize("scale", [1.0, 0.85, -0.5])
 def test_merged_is_weight_plus_scale_times_b_a(scale):
     model = small()
-    state, difference = model.state_dict(), some_difference(model)
+    state, delta = model.state_dict(), some_delta(model)
     before = {key: x.clone() for key, x in state.items()}
-    merged = lora.merge(state, difference, scale)
+    merged = lora.merge(state, delta, scale)
     name = "single_blocks.0.linear2"
-    a, b = difference[f"{name}.lora_A.weight"].double(), difference[f"{name}.lora_B.weight"].double()
+    a, b = delta[f"{name}.lora_A.weight"].double(), delta[f"{name}.lora_B.weight"].double()
     expected = before[f"{name}.weight"].double() + scale * torch.einsum("or,ri->oi", b, a)
     torch.testing.assert_close(merged[f"{name}.weight"].double(), expected, atol=1e-5, rtol=1e-5)
-    bias = before[f"{name}.bias"] + scale * difference[f"{name}.lora_B.bias"]
+    bias = before[f"{name}.bias"] + scale * delta[f"{name}.lora_B.bias"]
     torch.testing.assert_close(merged[f"{name}.bias"], bias)
     scales = "single_blocks.0.norm.key_norm.scale"
-    assert torch.equal(merged[scales], difference[scales])  # replaced, whatever the scale
+    assert torch.equal(merged[scales], delta[scales])  # replaced, whatever the scale
     changed = {key for key in before if not torch.equal(merged[key], before[key])}
     assert changed == {f"{name}.weight", f"{name}.bias", scales, "double_blocks.0.img_attn.qkv.weight"}
     assert all(torch.equal(state[key], x) for key, x in before.items())  # the base is left alone
@@ -74,7 +74,7 @@ def test_merged_is_weight_plus_scale_times_b_a(scale):
 def test_unmerging_restores_every_bit(dtype):
     model = small().to(dtype)
     before, first = {key: x.clone() for key, x in model.state_dict().items()}, run_or_none(model, dtype)
-    kept = lora.merge_into(model, some_difference(model), 0.7)
+    kept = lora.merge_into(model, some_delta(model), 0.7)
     assert {x.dtype for x in model.state_dict().values()} == {dtype}
     if dtype == torch.float32:
         assert (run(model) - first).abs().max() > 0.1
@@ -88,7 +88,7 @@ def run_or_none(model, dtype):
 
 def test_ranks_may_differ_and_add_up():
     model, other = small(), small()
-    one, two = some_difference(model, seed=1), some_difference(model, seed=5)
+    one, two = some_delta(model, seed=1), some_delta(model, seed=5)
     lora.merge_into(other, one)
     lora.merge_into(other, two)
     pairs = [key for key in one if ".lora_" in key]
@@ -104,7 +104,7 @@ def test_ranks_may_differ_and_add_up():
 def test_a_new_module_travels_whole():
     base, told = small(), small(guidance_embed=True)
     new = {key: x for key, x in told.state_dict().items() if key.startswith("guidance_in")}
-    told.load_state_dict(lora.merge(base.state_dict(), some_difference(base) | new))
+    told.load_state_dict(lora.merge(base.state_dict(), some_delta(base) | new))
     assert torch.equal(told.guidance_in.in_layer.weight, new["guidance_in.in_layer.weight"])
     with pytest.raises(CheckpointError, match="brings tensors that Flux has no place for: guidance_in.in_layer"):
         lora.merge_into(base, new)
@@ -140,9 +140,9 @@ Q = "double_blocks.0.img_attn.qkv"
 def test_what_does_not_fit_is_named_and_nothing_is_changed(change, told):
     model = small()
     before = {key: x.clone() for key, x in model.state_dict().items()}
-    difference = {key: x for key, x in (some_difference(model) | change).items() if x is not None}
+    delta = {key: x for key, x in (some_delta(model) | change).items() if x is not None}
     with pytest.raises(CheckpointError, match=told):
-        lora.merge_into(model, difference, source="my.safetensors")
+        lora.merge_into(model, delta, source="my.safetensors")
     assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
 
 
@@ -168,27 +168,25 @@ def test_the_trainable_form_starts_as_the_model_and_equals_the_merged_one():
     first = run(base)
     lora.make_trainable(model, 4)
     torch.testing.assert_close(run(model), first, atol=0, rtol=0)
-    difference = lora.trained_difference(trained(model := small()))
-    lora.merge_into(base, difference)
+    delta = lora.trained_delta(trained(model := small()))
+    lora.merge_into(base, delta)
     torch.testing.assert_close(run(model), run(base), atol=1e-6, rtol=1e-5)
     assert (run(model) - first).abs().max() > 0.1
 
 
-def test_only_the_difference_is_trained_and_kept():
+def test_only_the_delta_is_trained_and_kept():
     model = lora.make_trainable(small(guidance_embed=True), 4, train_whole=("guidance_in",))
     p = model.params
     ids, txt_ids = torch.zeros(2, 6, 3), torch.zeros(2, 5, 3)
     img, txt, y = torch.randn(2, 6, 12), torch.randn(2, 5, p.context_in_dim), torch.randn(2, p.vec_in_dim)
     model(img, ids, txt, txt_ids, torch.rand(2), y, torch.ones(2)).square().mean().backward()
     reached = {name for name, x in model.named_parameters() if x.grad is not None}
-    difference = lora.trained_difference(model)
-    assert reached == set(difference)
-    assert lora.whole(difference).keys() == {
-        f"guidance_in.{a}_layer.{b}" for a in ("in", "out") for b in ("weight", "bias")
-    }
+    delta = lora.trained_delta(model)
+    assert reached == set(delta)
+    assert lora.whole(delta).keys() == {f"guidance_in.{a}_layer.{b}" for a in ("in", "out") for b in ("weight", "bias")}
     linear = [key.removesuffix(".weight") for key, x in small().state_dict().items() if key.endswith("weight")]
-    assert sorted(lora.layers(difference)) == sorted(linear)  # every one of them, modulations too
-    assert {difference[f"{name}.lora_A.weight"].shape[0] for name in linear} == {4}
+    assert sorted(lora.layers(delta)) == sorted(linear)  # every one of them, modulations too
+    assert {delta[f"{name}.lora_A.weight"].shape[0] for name in linear} == {4}
 
 
 def test_no_rank_is_larger_than_the_matrix():
@@ -198,11 +196,11 @@ def test_no_rank_is_larger_than_the_matrix():
 
 def test_a_file_in_8_bits_changes_the_model_almost_alike(tmp_path):
     model, base, again = trained(small(), rank=17), small(), small()
-    difference = lora.trained_difference(model)
-    save_rows8(difference, tmp_path / "small.safetensors")
+    delta = lora.trained_delta(model)
+    save_int8(delta, tmp_path / "small.safetensors")
     lora.merge_into(again, read(tmp_path / "small.safetensors"))
-    lora.merge_into(base, difference)
-    for name in lora.layers(difference):
+    lora.merge_into(base, delta)
+    for name in lora.layers(delta):
         change = (base.get_submodule(name).weight - small().get_submodule(name).weight).norm()
         off = (again.get_submodule(name).weight - base.get_submodule(name).weight).norm()
         assert off < 0.01 * change, name
@@ -213,7 +211,7 @@ def test_a_file_in_8_bits_changes_the_model_almost_alike(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the shipped base, as the generator reads it, to put differences in."""
+    """A folder with the shipped base, as the generator reads it, to put deltas in."""
     for path in tiny.TINY_FOLDER.iterdir():
         if path.name not in ("dev.safetensors", "schnell.safetensors"):
             shutil.copyfile(path, tmp_path / path.name)
@@ -222,14 +220,14 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "steps"), [("tiny-dev", 2), ("tiny-schnell", 4)])
-def test_the_generator_adds_the_difference_to_the_tiny_model(name, steps, folder):
+def test_the_generator_adds_the_delta_to_the_tiny_model(name, steps, folder):
     spec, tiny = get_spec(name), FluxGenerator("tiny", "cpu")
     torch.manual_seed(0)
     whole = ("guidance_in",) if spec.params.guidance_embed else ()
     model = trained(Flux(spec.params), rank=2, whole=whole)
-    save_rows8(lora.trained_difference(model), folder / spec.difference)
+    save_int8(lora.trained_delta(model), folder / spec.lora)
     generator = FluxGenerator(name, "cpu")
-    merged = lora.merge(tiny.model.state_dict(), read(folder / spec.difference))
+    merged = lora.merge(tiny.model.state_dict(), read(folder / spec.lora))
     assert all(torch.equal(x, merged[key]) for key, x in generator.model.state_dict().items())
     seen = []
     picture = generator.generate_image(
@@ -249,7 +247,7 @@ def test_a_distilled_model_without_its_file_says_how_to_get_it(folder):
         FluxGenerator("tiny-schnell", "cpu")
 
 
-def test_a_difference_of_another_model_is_refused(folder):
+def test_a_delta_of_another_model_is_refused(folder):
     save(
         {"img_in.lora_A.weight": torch.zeros(2, 64), "img_in.lora_B.weight": torch.zeros(3072, 2)},
         folder / "schnell.safetensors",

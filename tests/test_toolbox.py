@@ -1,6 +1,6 @@
 """Chapter 12, the tools ready to paint: each method against the equations, its metadata, its answers to mistakes.
 
-The differences here are small and random, in the layout of the trained ones: what is tested is how a picture gets into
+The deltas here are small and random, in the layout of the trained ones: what is tested is how a picture gets into
 the network, not what the trained tools make of it.
 """
 
@@ -32,7 +32,7 @@ NAMES = ("fill", "canny", "kontext", "redux")
 SHORT = {"num_steps": 2, "guidance": 2.0, "seed": 5}
 
 
-def random_difference(name: str) -> dict[str, torch.Tensor]:
+def random_delta(name: str) -> dict[str, torch.Tensor]:
     """A rank of two in the entrance and in one block; for Redux its small network too."""
     torch.manual_seed(len(name))
     params = configs[f"tiny-{name}"].params
@@ -53,7 +53,7 @@ def generators(tmp_path_factory) -> dict[str, ToolGenerator]:
     for file in ("tokenizer.json", "vocabulary.json"):
         shutil.copy(tiny.TINY_FOLDER / file, folder)
     for name in NAMES:
-        save(random_difference(name), folder / f"{name}.safetensors")
+        save(random_delta(name), folder / f"{name}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "TINY_FOLDER", folder)
         return {name: ToolGenerator(f"tiny-{name}", "cpu") for name in NAMES}
@@ -382,7 +382,7 @@ def published_tool(generators, monkeypatch, tmp_path):
     def make(name: str, of: str) -> ToolGenerator:
         tool = generators[of]
         params = replace(tool.spec.params, guidance_embed=True)
-        spec = replace(tool.spec, params=params, repo_id="someone/small", two_passes=False, difference=None)
+        spec = replace(tool.spec, params=params, repo_id="someone/small", two_passes=False, lora=None)
         monkeypatch.setitem(configs, name, spec)
         state = tool.model.state_dict() | guidance_in
         save({key: x.bfloat16() for key, x in state.items()}, tmp_path / f"{of}.safetensors")
@@ -412,18 +412,18 @@ def test_the_published_kontext_has_its_own_sizes(published_tool, picture, monkey
     assert painted.size == (64, 32) and painted.info["picture_size"] == [128, 60]
 
 
-def test_a_difference_that_is_not_there_says_how_to_train_it(monkeypatch, tmp_path):
+def test_a_delta_that_is_not_there_says_how_to_train_it(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny, "TINY_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m flux_edu.train.tools canny, or take 'tiny'"):
         ToolGenerator("tiny-canny", "cpu")
 
 
-def test_a_wider_entrance_is_the_base_and_the_difference(generators):
-    """New columns begin at zero, then the difference is added; all the rest of the base is there too."""
+def test_a_wider_entrance_is_the_base_and_the_delta(generators):
+    """New columns begin at zero, then the delta is added; all the rest of the base is there too."""
     base = read(tiny.TINY_FOLDER / "flux.safetensors")
     assert torch.equal(generators["fill"].model.txt_in.weight, base["txt_in.weight"])
     weight = generators["fill"].model.img_in.weight
-    change = random_difference("fill")
+    change = random_delta("fill")
     W = torch.nn.functional.pad(base["img_in.weight"], (0, 320))
     W = W + change["img_in.lora_B.weight"] @ change["img_in.lora_A.weight"]
     torch.testing.assert_close(weight, W)

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
-from flux_edu.train.latent_pool import Pool
-from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
-from flux_edu.train.text_to_velocity import TextToVelocity, local_start
 from tokenizers import Tokenizer
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
+from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.model import FluxParams
 from flux_edu.schedule import interpolate, time_shift
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
@@ -39,7 +36,10 @@ from flux_edu.train.data import (
     paint,
     paste,
 )
+from flux_edu.train.latent_pool import Pool
 from flux_edu.train.muon import Muon, orthogonalise
+from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
+from flux_edu.train.text_to_velocity import TextToVelocity, local_start
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from flux_edu.io.tiny import TINY_FOLDER
 
 from flux_edu.configs import TINY_AE
 from flux_edu.io.checkpoint import read_header
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.patchify import get_noise, prepare, unpatchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise

@@ -36,7 +36,7 @@ SAID = "and bottom in into it left make off remove right style swap the top turn
 class ToolGenerator(FluxGenerator):
     """A FLUX.1 tool with its encoders and autoencoder, ready to paint.
 
-    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, differences of
+    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, deltas of
     "tiny" that `flux_edu.train.tools` has trained; "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from
     your own files as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is
     drawn. `info` tells pictures by their hashes, `repaint` paints again.

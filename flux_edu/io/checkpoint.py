@@ -25,7 +25,7 @@ class CheckpointError(ValueError):
 
 
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-ROW_SCALE = "::row_scale"  # see save_rows8
+ROW_SCALE = "::row_scale"  # see save_int8
 
 
 def read_header(path: str | Path) -> dict[str, dict]:
@@ -73,7 +73,7 @@ def read(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtyp
         return dict(weights)
 
 
-def save_rows8(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
+def save_int8(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Store matrices and convolutions as 8-bit integers with one float32 scale for every row, the rest as float32.
 
     A quarter of the size; wrong by at most 1/254 of the row's largest number. A row is one output channel, so a large

@@ -1,4 +1,4 @@
-"""Low-rank differences (LoRA): a model said as a small change of another one.  W' = W + scale · B A
+"""Low-rank deltas (LoRA): a model said as a small change of another one.  W' = W + scale · B A
 
 A is r × in and B is out × r, so that a matrix of out × in changes by r (in + out) numbers. Hu et al., "LoRA", 2021. The
 files have the published layout: `NAME.lora_A.weight`, `NAME.lora_B.weight` and maybe `NAME.lora_B.bias` for the linear
@@ -19,48 +19,48 @@ from flux_edu.tools import Redux, widen_img_in
 A, B, BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
 
 
-def layers(difference: State) -> list[str]:
-    """The linear layers that a difference changes."""
-    return [key.removesuffix(A) for key in difference if key.endswith(A)]
+def layers(delta: State) -> list[str]:
+    """The linear layers that a delta changes."""
+    return [key.removesuffix(A) for key in delta if key.endswith(A)]
 
 
-def whole(difference: State) -> State:
+def whole(delta: State) -> State:
     """The tensors that travel whole."""
-    return {key: x for key, x in difference.items() if ".lora_" not in key}
+    return {key: x for key, x in delta.items() if ".lora_" not in key}
 
 
 # ---------------------------------------------------------------- merging
 
 
-def merge(state: State, difference: State, scale: float = 1.0, source: str = "the difference") -> State:
-    """The state dict with the difference in it:  W' = W + scale · B A,  c' = c + scale · (B's bias).
+def merge(state: State, delta: State, scale: float = 1.0, source: str = "the delta") -> State:
+    """The state dict with the delta in it:  W' = W + scale · B A,  c' = c + scale · (B's bias).
 
     `state` itself is left as it is, so the way back needs no subtraction and loses no bit. Sums are float32, then
     rounded to the dtype that W has. Whole tensors replace theirs whatever the scale is, as in the reference.
     """
-    check_fits(state, difference, source)
-    out = state | whole(difference)
-    for name in layers(difference):
-        change = scale * (difference[name + B].float() @ difference[name + A].float())
+    check_fits(state, delta, source)
+    out = state | whole(delta)
+    for name in layers(delta):
+        change = scale * (delta[name + B].float() @ delta[name + A].float())
         out[name + ".weight"] = (state[name + ".weight"].float() + change).to(state[name + ".weight"].dtype)
-        if name + BIAS in difference:
+        if name + BIAS in delta:
             bias = state[name + ".bias"]
-            out[name + ".bias"] = (bias.float() + scale * difference[name + BIAS].float()).to(bias.dtype)
+            out[name + ".bias"] = (bias.float() + scale * delta[name + BIAS].float()).to(bias.dtype)
     return out
 
 
 @torch.no_grad()
-def merge_into(model: nn.Module, difference: State, scale: float = 1.0, source: str = "the difference") -> State:
+def merge_into(model: nn.Module, delta: State, scale: float = 1.0, source: str = "the delta") -> State:
     """Change a model in place; returns its tensors from before, to be given to `unmerge`."""
     state = model.state_dict()
-    if strange := [key for key in whole(difference) if key not in state]:
+    if strange := [key for key in whole(delta) if key not in state]:
         raise CheckpointError(
             f"{source} brings tensors that {type(model).__name__} has no place for: {listed(strange)}"
         )
-    for key, x in whole(difference).items():
+    for key, x in whole(delta).items():
         if x.shape != state[key].shape:
             raise CheckpointError(f"{source}: {key} is {tuple(x.shape)}, should be {tuple(state[key].shape)}")
-    changed = {key: x for key, x in merge(state, difference, scale, source).items() if x is not state[key]}
+    changed = {key: x for key, x in merge(state, delta, scale, source).items() if x is not state[key]}
     before = {key: state[key].clone() for key in changed}
     model.load_state_dict(changed, strict=False)
     return before
@@ -71,24 +71,24 @@ def unmerge(model: nn.Module, before: State) -> None:
     model.load_state_dict(before, strict=False)
 
 
-def with_difference(spec: ModelSpec, base: State, difference: State, source: str) -> Flux:
-    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the difference in them.
+def with_delta(spec: ModelSpec, base: State, delta: State, source: str) -> Flux:
+    """The transformer of a distilled model or a tool: the base's weights, its entrance widened, the delta in them.
 
     Redux brings a small network of its own; it becomes `redux`, a part of the transformer.
     """
-    state = merge(widen_img_in(base, spec.params.in_channels), difference, source=source)
+    state = merge(widen_img_in(base, spec.params.in_channels), delta, source=source)
     with torch.device("meta"):
         model = Flux(spec.params)
-        if (up := difference.get("redux.redux_up.weight")) is not None:
+        if (up := delta.get("redux.redux_up.weight")) is not None:
             model.redux = Redux(up.shape[1], spec.params.context_in_dim)
     load_strict(model, state, source=source)
     return model
 
 
-def check_fits(state: State, difference: State, source: str) -> None:
+def check_fits(state: State, delta: State, source: str) -> None:
     """Every pair is whole and fits its matrix, or an error names those that do not."""
     problems = []
-    for key in difference:
+    for key in delta:
         name, _, leaf = key.partition(".lora_")
         if not leaf:
             continue
@@ -96,19 +96,19 @@ def check_fits(state: State, difference: State, source: str) -> None:
             problems.append(f"{key} is none of *{A}, *{B}, *{BIAS}")
         elif name + ".weight" not in state:
             problems.append(f"{key} changes {name}, which the model does not have")
-        elif missing := [other for other in (A, B) if name + other not in difference]:
+        elif missing := [other for other in (A, B) if name + other not in delta]:
             problems.append(f"{name}{missing[0]} is missing beside {key}")
         elif suffix == BIAS and name + ".bias" not in state:
             problems.append(f"{key} changes a bias that {name} does not have")
-        elif suffix == BIAS and difference[key].shape != state[name + ".bias"].shape:
-            problems.append(f"{key} is {tuple(difference[key].shape)}, not {tuple(state[name + '.bias'].shape)}")
+        elif suffix == BIAS and delta[key].shape != state[name + ".bias"].shape:
+            problems.append(f"{key} is {tuple(delta[key].shape)}, not {tuple(state[name + '.bias'].shape)}")
         elif suffix == A:
-            problems += mismatch(name, state[name + ".weight"], difference[name + A], difference[name + B])
+            problems += mismatch(name, state[name + ".weight"], delta[name + A], delta[name + B])
     if problems:
         raise CheckpointError(f"{source} does not fit: {len(problems)} problems. {listed(problems)}")
-    if not layers(difference) and not whole(difference):
+    if not layers(delta) and not whole(delta):
         raise CheckpointError(f"{source} is empty: there is nothing to merge")
-    check_finite(difference, source)
+    check_finite(delta, source)
 
 
 def mismatch(name: str, W: Tensor, a: Tensor, b: Tensor) -> list[str]:
@@ -129,7 +129,7 @@ def mismatch(name: str, W: Tensor, a: Tensor, b: Tensor) -> list[str]:
 
 
 class LowRankLinear(nn.Linear):
-    """A linear layer with frozen W and c, and a trained difference of rank r:  y = (W + B A) x + c.
+    """A linear layer with frozen W and c, and a trained delta of rank r:  y = (W + B A) x + c.
 
     The parameters have the names of the published layout. A starts at random and B at zero, so at first nothing is
     changed. B A is added to W before the product with x: r is small, and x holds many tokens.
@@ -155,7 +155,7 @@ def make_trainable(
     leave: tuple[str, ...] = (),
     ranks: dict[str, int] | None = None,
 ) -> nn.Module:
-    """Freeze a model and give every linear layer a difference of this rank to train, in place.
+    """Freeze a model and give every linear layer a delta of this rank to train, in place.
 
     Modules named in train_whole are trained as they are, layers with one of `leave` in their name stay as they are, and
     those in `ranks` have a rank of their own. A matrix with a side shorter than the rank gets that as its rank.
@@ -171,16 +171,16 @@ def make_trainable(
     return model
 
 
-def go_on(model: nn.Module, difference: State, source: str) -> None:
-    """Begin the training where another has ended: the difference becomes the trainable part, which has its shapes."""
+def go_on(model: nn.Module, delta: State, source: str) -> None:
+    """Begin the training where another has ended: the delta becomes the trainable part, which has its shapes."""
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-    found = {name: tuple(x.shape) for name, x in difference.items()}
+    found = {name: tuple(x.shape) for name, x in delta.items()}
     if odd := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
         raise CheckpointError(f"{source} is of another tool or rank: {listed(odd)}. Give --rank as it was then")
-    model.load_state_dict(difference, strict=False)
+    model.load_state_dict(delta, strict=False)
 
 
-def trained_difference(model: nn.Module, numbers: nn.Module | None = None) -> State:
+def trained_delta(model: nn.Module, numbers: nn.Module | None = None) -> State:
     """What `make_trainable` has left to train, by its published name: what is trained is what is kept.
 
     numbers is a module of the same build to take the values from, for example a running mean of the weights.

@@ -53,7 +53,7 @@ class Weights(Mapping[str, Tensor]):
 
     path is a safetensors file, an index of shards (*.safetensors.index.json), or a folder that holds one of them. On a
     CPU a tensor is a window into the file, no copy. dtype changes floating point numbers on the way. Rows stored in 8
-    bits (`checkpoint.save_rows8`) come back as float32. `shapes` holds what there is, on the meta device.
+    bits (`checkpoint.save_int8`) come back as float32. `shapes` holds what there is, on the meta device.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
@@ -75,7 +75,7 @@ class Weights(Mapping[str, Tensor]):
                 elif name.removesuffix(ROW_SCALE) not in self._home:
                     raise CheckpointError(
                         f"{path} holds {name} but no {name.removesuffix(ROW_SCALE)}: it was not written whole by"
-                        " save_rows8"
+                        " save_int8"
                     )
             self._stack = stack.pop_all()
 

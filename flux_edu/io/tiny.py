@@ -33,13 +33,13 @@ def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmb
 def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
     """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
 
-    The distilled ones and the tools are the same files and a low-rank difference of the transformer.
+    The distilled ones and the tools are the same files and a low-rank delta of the transformer.
     """
-    if spec.difference and not (TINY_FOLDER / spec.difference).is_file():
+    if spec.lora and not (TINY_FOLDER / spec.lora).is_file():
         stages = {"dev": "guidance", "schnell": "few_steps"}
-        name = spec.difference.removesuffix(".safetensors")
+        name = spec.lora.removesuffix(".safetensors")
         raise FileNotFoundError(
-            f"{TINY_FOLDER / spec.difference} is not there: this model is 'tiny' and that difference. Train it with"
+            f"{TINY_FOLDER / spec.lora} is not there: this model is 'tiny' and that delta. Train it with"
             f" python -m flux_edu.train.{stages.get(name, f'tools {name}')}, or take 'tiny'"
         )
     t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)
@@ -50,8 +50,8 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
         state = read(path)
         if file == "t5":  # one matrix under two names; the file holds it once
             state["encoder.embed_tokens.weight"] = state["shared.weight"]
-        if file == "flux" and spec.difference:
-            model = lora.with_difference(spec, state, read(TINY_FOLDER / spec.difference), spec.difference)
+        if file == "flux" and spec.lora:
+            model = lora.with_delta(spec, state, read(TINY_FOLDER / spec.lora), spec.lora)
         else:
             load_strict(part, state, source=path.name)
     return (t5, clip, model, ae), WAYS[0]

@@ -5,8 +5,8 @@
     autoencoder   pictures to latents and back, Eq. (8.1) and (8.2)
     flow          text encoders and transformer together, Eq. (9.1) to (9.3); leaves 8-bit files
     order         a probe: does T5 know which thing comes first?
-    guidance      one pass instead of two, Eq. (10.1) and (10.2); leaves a difference
-    few_steps     four steps instead of 28, Eq. (11.1) and (11.2); leaves a difference
+    guidance      one pass instead of two, Eq. (10.1) and (10.2); leaves a delta
+    few_steps     four steps instead of 28, Eq. (11.1) and (11.2); leaves a delta
     judge         names what is to be seen on a picture, Eq. (9.4)
     evaluate      lets the judge count how often the paintings show what was asked for
     pack          those files into flux_edu/weights/tiny, their hashes into the model card

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
 from flux_edu.configs import TINY_AE
-from flux_edu.io.checkpoint import load_strict, read, read_header, save_rows8
+from flux_edu.io.checkpoint import load_strict, read, read_header, save_int8
 from flux_edu.io.images import to_picture
 from flux_edu.train.common import Average, compile_blocks, decayed, record, seed_of
 from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, paint
@@ -176,7 +176,7 @@ def main() -> None:
         ae, n = average.module.ae, args.measure
         scale, shift = latent_factors(ae, drawings, 4 * n)
         noted = {"scale_factor": f"{scale:.5f}", "shift_factor": f"{shift:.5f}", "steps": str(steps)}
-        save_rows8(ae.state_dict(), args.out / "ae.safetensors", noted)
+        save_int8(ae.state_dict(), args.out / "ae.safetensors", noted)
         report = {f"float_{key}": value for key, value in measure(ae, drawings, n).items()}
         report |= measure(load_ae(args.out / "ae.safetensors").to(device), drawings, n) | noted
         report = {key: round(x, 3) if isinstance(x, float) else x for key, x in report.items()}

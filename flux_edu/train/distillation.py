@@ -1,6 +1,6 @@
-"""What both distillations share: a frozen teacher, a student that is the teacher plus a difference, loop and sheets.
+"""What both distillations share: a frozen teacher, a student that is the teacher plus a delta, loop and sheets.
 
-The teacher is the tiny FLUX as it ships, 8 bits a number: the difference is trained on the weights it will be added to.
+The teacher is the tiny FLUX as it ships, 8 bits a number: the delta is trained on the weights it will be added to.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flux_edu.configs import ModelSpec
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io import lora
-from flux_edu.io.checkpoint import State, load_strict, read, save_rows8
+from flux_edu.io.checkpoint import State, load_strict, read, save_int8
 from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify
@@ -102,7 +102,7 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
     parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of t5, clip and flux")
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
     parser.add_argument("--pool", type=int, default=32768, help="latents a process keeps")
-    parser.add_argument("--rank", type=int, default=rank, help="of the difference; the file grows with it")
+    parser.add_argument("--rank", type=int, default=rank, help="of the delta; the file grows with it")
     parser.add_argument("--muon", type=float, default=4e-3, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
     parser.add_argument("--no-record", action="store_true", help="start kernels one by one on a GPU too")
@@ -155,7 +155,7 @@ class Stage:
         inputs: Inputs = inputs,
         given: Tensor | None = None,
     ) -> tuple[State, int]:
-        """Train what is trainable of the student; the averaged difference and the number of steps.
+        """Train what is trainable of the student; the averaged delta and the number of steps.
 
         loss and look are as in `loop.Run.train`; look is called with the averaged student, too. inputs is
         that of `recorded`; given is rows like those that inputs takes besides.
@@ -174,15 +174,15 @@ class Stage:
         recorded = self.recorded(student, args.batch, inputs, *sample)
         run = trainer.Run(args, self.accelerator, recorded, average, optimizers, own)
         steps = run.train(loss, lambda step: [look(average.module, step)], columns=("held_out",))
-        return lora.trained_difference(student, average.module), steps
+        return lora.trained_delta(student, average.module), steps
 
-    def keep(self, difference: State, name: str, noted: dict) -> State:
-        """Store the difference in 8 bits a number; returned is what was stored."""
+    def keep(self, delta: State, name: str, noted: dict) -> State:
+        """Store the delta in 8 bits a number; returned is what was stored."""
         path = self.args.out / name
-        save_rows8(difference, path, {key: str(value) for key, value in noted.items()})
+        save_int8(delta, path, {key: str(value) for key, value in noted.items()})
         print(f"{path}: {path.stat().st_size / 1e6:.3f} MB", flush=True)
         return read(path, self.device)
 
-    def save(self, difference: State, name: str, noted: dict) -> State:
-        """Store the difference; returned are the base's weights with what was stored in them."""
-        return lora.merge(self.base, self.keep(difference, name, noted), source=name)
+    def save(self, delta: State, name: str, noted: dict) -> State:
+        """Store the delta; returned are the base's weights with what was stored in them."""
+        return lora.merge(self.base, self.keep(delta, name, noted), source=name)

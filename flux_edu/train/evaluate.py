@@ -139,14 +139,14 @@ def settings(models: list[str], quick: bool) -> list[Setting]:
         w, usual = spec.guidance, spec.num_steps
         other_steps = (8, 4, 1) if quick else (8, 4, 2, 1)
         steps = [usual] + [s for s in other_steps if s != usual]
-        if spec.difference and quick:
+        if spec.lora and quick:
             steps = [usual]
         chosen += [Setting(name, s, w) for s in steps]
         if w > 0 and not quick:
             chosen += [Setting(name, usual, other) for other in (1.5, 2.0, 5.0)]
-        if not (spec.difference and quick):
+        if not (spec.lora and quick):
             chosen += [Setting(name, usual, w, "Chinese")]
-        if not spec.difference and not quick:  # the same of combinations that were trained on
+        if not spec.lora and not quick:  # the same of combinations that were trained on
             chosen += [Setting(name, usual, w, "trained")]
     return chosen
 

@@ -243,7 +243,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tools", nargs="*", default=list(TOOLS), help="which; all without")
-    parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of the differences")
+    parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of the deltas")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"), help="all drawings")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate_tools"))
     parser.add_argument("--pictures", type=int, default=512, help="of each kind")
@@ -255,8 +255,8 @@ def main() -> None:
         if name not in TOOLS or not (args.weights / f"{name}.safetensors").is_file():
             print(f"{name} is left out: there is no {args.weights / name}.safetensors", flush=True)
             continue
-        difference = read(args.weights / f"{name}.safetensors", args.device)
-        flux = lora.with_difference(configs[f"tiny-{name}"], base, difference, name).requires_grad_(False).eval()
+        delta = read(args.weights / f"{name}.safetensors", args.device)
+        flux = lora.with_delta(configs[f"tiny-{name}"], base, delta, name).requires_grad_(False).eval()
         report = measure(name, flux, texts, ae, drawings, args.out, args.pictures)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
         print(name, json.dumps(report), flush=True)

@@ -158,11 +158,11 @@ def main() -> None:
         sheet(stage.ae, sample(model, first, sixteen, times)).save(args.out / f"{step}.png")
         return distance(sample(model, noise, text, times))
 
-    difference, steps = stage.train(student, loss, look, course)
+    delta, steps = stage.train(student, loss, look, course)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        schnell = build(spec, stage.save(difference, "schnell.safetensors", noted))
+        schnell = build(spec, stage.save(delta, "schnell.safetensors", noted))
         report = noted | {"distance_base_4_steps": distance(sample(plain, noise, text, times))}
         report["distance_base_4_steps_guided"] = distance(sample(plain, noise, text, times, args.guidance, empty))
         for n in (4, 2, 1):

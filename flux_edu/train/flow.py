@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, configs
-from flux_edu.io.checkpoint import read, save_rows8
+from flux_edu.io.checkpoint import read, save_int8
 from flux_edu.io.images import to_picture
 from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.patchify import get_noise, prepare, unpatchify
@@ -96,7 +96,7 @@ def save_tiny(model: TextToVelocity, folder: Path, noted: dict[str, str]) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("t5", model.t5), ("clip", model.clip), ("flux", model.flux)):
         state = {key: x for key, x in part.state_dict().items() if key != "encoder.embed_tokens.weight"}
-        save_rows8(state, folder / f"{name}.safetensors", noted)
+        save_int8(state, folder / f"{name}.safetensors", noted)
 
 
 def load_saved(model: TextToVelocity, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Guidance distillation, which makes a dev of the tiny FLUX: `python -m flux_edu.train.guidance`. Eq. (10.1), (10.2).
 
 The teacher is evaluated twice, with and without the caption. The student is told w and learns to give the result at
-once: `guidance_in` and a low-rank difference of every other linear layer are trained, nothing else. Meng et al., "On
+once: `guidance_in` and a low-rank delta of every other linear layer are trained, nothing else. Meng et al., "On
 Distillation of Guided Diffusion Models", 2022. That FLUX.1 dev was made by guidance distillation says its model card.
 """
 
@@ -63,7 +63,7 @@ def start_guidance(guidance_in: MLPEmbedder) -> None:
 
 
 def make_student(base: State, rank: int) -> Flux:
-    """The teacher with a guidance embedder and an untrained difference of this rank."""
+    """The teacher with a guidance embedder and an untrained delta of this rank."""
     student = Flux(configs["tiny-dev"].params).to(base["img_in.weight"].device)
     start_guidance(student.guidance_in)
     student.load_state_dict(base, strict=False)
@@ -114,11 +114,11 @@ def main() -> None:
         few = [a[:256] for a in (held[0], *held[1])]
         return relative_error(model, plain, few[0], (few[1], few[2]), empty, 3.0)
 
-    difference, steps = stage.train(student, loss, look)
+    delta, steps = stage.train(student, loss, look)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        dev = build(spec, stage.save(difference, "dev.safetensors", noted))
+        dev = build(spec, stage.save(delta, "dev.safetensors", noted))
         report = noted | {
             f"error_w{w}": relative_error(dev, plain, *held, empty, w) for w in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
         }

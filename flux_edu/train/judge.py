@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flux_edu.autoencoder import AutoEncoder
-from flux_edu.io.checkpoint import load_strict, read, save_rows8
+from flux_edu.io.checkpoint import load_strict, read, save_int8
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.common import Average, decayed, seed_of
@@ -391,7 +391,7 @@ def main() -> None:
     steps = run.train(loss, look, columns=("right", "scale"), ready=20)
 
     noted = {"steps": str(steps), "batch": str(args.batch), "seed": str(args.seed)}
-    save_rows8(average.module.state_dict(), args.out / "judge.safetensors", noted)
+    save_int8(average.module.state_dict(), args.out / "judge.safetensors", noted)
     save_index(drawings, same, args.out / "index.json")
     bench = load_bench(args.out, device)  # what is measured is what ships
     scenes = draw_scenes(drawings, args.measure, seed=2025, unseen=True)

@@ -19,7 +19,7 @@ NAMES = (
     "flux.safetensors",
     "ae.safetensors",
 )
-# differences that distillation and the tools add, if they are there
+# deltas that distillation and the tools add, if they are there
 OPTIONAL = tuple(f"{name}.safetensors" for name in ("dev", "schnell", "fill", "canny", "kontext", "redux"))
 LIMIT = 44_000_000  # bytes of weights and drawings together, so that the package stays a small download
 TABLE = re.compile(r"(<!-- files -->\n).*?(<!-- /files -->)", re.DOTALL)

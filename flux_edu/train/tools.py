@@ -1,7 +1,7 @@
 """Teach the tiny FLUX a tool: `python -m flux_edu.train.tools fill`, or canny, kontext, redux. Eq. (12.1) to (12.4).
 
 Nothing but the input is new. The loss is that of the flow, Eq. (9.1), with a picture beside the text; what is trained
-is a low-rank difference of every layer that a token passes. The blocks' modulations stay: what they are told, noise
+is a low-rank delta of every layer that a token passes. The blocks' modulations stay: what they are told, noise
 level and pooled text, is what it was. The tiny Redux learns its small network besides; the published one is that
 network alone.
 """
@@ -176,7 +176,7 @@ POOLS: dict[str, type[ToolPool]] = {
 
 
 def make_student(name: str, base: State, rank: int) -> Flux:
-    """The base, wider at its entrance if the tool needs that, with an untrained difference."""
+    """The base, wider at its entrance if the tool needs that, with an untrained delta."""
     spec = configs[f"tiny-{name}"]
     student = build(spec, widen_img_in(base, spec.params.in_channels))
     whole = ("redux",) if name == "redux" else ()
@@ -196,7 +196,7 @@ def main() -> None:
     parser = distillation.arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(POOLS))
     parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 latents are replaced")
-    parser.add_argument("--start", type=Path, help="a difference of the same ranks to begin with")
+    parser.add_argument("--start", type=Path, help="a delta of the same ranks to begin with")
     parser.add_argument("--judged", type=int, default=512, help="pictures of each kind to judge at the end")
     args = parser.parse_args()
     name, pool = args.tool, POOLS[args.tool]
@@ -225,11 +225,11 @@ def main() -> None:
         t = training_levels(len(x_0), x_0.shape[1], device)
         return float(flow_loss(partial(velocity, pool, model), x_0, torch.randn_like(x_0), t, text, given))
 
-    difference, steps = stage.train(student, loss, held_out, inputs=partial(pool.inputs, student), given=held[2])
+    delta, steps = stage.train(student, loss, held_out, inputs=partial(pool.inputs, student), given=held[2])
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        kept = stage.keep(difference, f"{name}.safetensors", noted)
-        flux = lora.with_difference(stage.spec, stage.base, kept, name).requires_grad_(False).eval()
+        kept = stage.keep(delta, f"{name}.safetensors", noted)
+        flux = lora.with_delta(stage.spec, stage.base, kept, name).requires_grad_(False).eval()
         report = noted | {"held_out": held_out(flux, steps)}
         report |= measure(name, flux, stage.texts, stage.ae, stage.drawings, args.out, args.judged)
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))

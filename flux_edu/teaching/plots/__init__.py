@@ -97,8 +97,8 @@ from flux_edu.teaching.plots.chapter_09 import targets_at as targets_at
 from flux_edu.teaching.plots.chapter_09 import velocity_arrows as velocity_arrows
 from flux_edu.teaching.plots.chapter_09 import where_walks_end as where_walks_end
 from flux_edu.teaching.plots.chapter_09 import why_held_out as why_held_out
-from flux_edu.teaching.plots.chapter_10 import count_difference as count_difference
-from flux_edu.teaching.plots.chapter_10 import difference_size as difference_size
+from flux_edu.teaching.plots.chapter_10 import count_delta as count_delta
+from flux_edu.teaching.plots.chapter_10 import delta_size as delta_size
 from flux_edu.teaching.plots.chapter_10 import guidance_by_level as guidance_by_level
 from flux_edu.teaching.plots.chapter_10 import student_losses as student_losses
 from flux_edu.teaching.plots.chapter_11 import distance_by_steps as distance_by_steps

@@ -44,8 +44,8 @@ def student_losses(losses: Sequence[float], other: tuple[float, float] | None = 
     return fig
 
 
-def count_difference(rank: int, name: str = "tiny-dev") -> tuple[int, int, int]:
-    """Numbers of: the model, the low-rank difference of all its linear layers, the `guidance_in` that comes whole.
+def count_delta(rank: int, name: str = "tiny-dev") -> tuple[int, int, int]:
+    """Numbers of: the model, the low-rank delta of all its linear layers, the `guidance_in` that comes whole.
 
     A matrix with a side shorter than the rank gets that side as its rank, as in `lora.make_trainable`.
     """
@@ -58,9 +58,9 @@ def count_difference(rank: int, name: str = "tiny-dev") -> tuple[int, int, int]:
     return sum(p.numel() for p in model.parameters()) - whole, low_rank, whole
 
 
-def difference_size(rank: int = 32) -> Figure:
-    """How many numbers a difference of this rank takes, beside the model that it changes."""
-    model, low_rank, whole = count_difference(rank)
+def delta_size(rank: int = 32) -> Figure:
+    """How many numbers a delta of this rank takes, beside the model that it changes."""
+    model, low_rank, whole = count_delta(rank)
     counts = {"the tiny FLUX": model, f"B and A, rank {rank}": low_rank, "guidance_in, whole": whole}
     fig, ax = new_figure(width=7, height=2.2)
     bars = ax.barh(list(counts), [n / 1e6 for n in counts.values()], color=(GREY, BLUE, GREEN))
@@ -70,7 +70,7 @@ def difference_size(rank: int = 32) -> Figure:
     ax.set_title(f"what is trained is {(low_rank + whole) / model:.1%} of the model", fontsize=10)
     place(fig, 0.23, 0.97, 0.26, 0.87)
     fig.set_label(
-        f"Numbers in millions: the model {model / 1e6:.2f}, its difference of rank {rank} {low_rank / 1e6:.2f}, the"
+        f"Numbers in millions: the model {model / 1e6:.2f}, its delta of rank {rank} {low_rank / 1e6:.2f}, the"
         f" guidance embedder {whole / 1e6:.2f}."
     )
     return fig
