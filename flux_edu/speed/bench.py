@@ -1,13 +1,14 @@
 """Measured speed, on this machine, in one run: our model beside diffusers', and the floor that its rates allow.
 
-    python -m flux_edu.speed.bench                   the 12B model with random weights on a GPU; the tiny one on a CPU
-    python -m flux_edu.speed.bench --diffusers       the same with diffusers' class beside it (extra: dev)
-    python -m flux_edu.speed.bench --compile --fp8   more arms, for GPUs
-    python -m flux_edu.speed.bench --scaling         one evaluation at many sizes and text lengths, the floor beside
+    flux-edu bench                      the 12B model with random weights on a GPU; the tiny one on a CPU
+    flux-edu bench --diffusers          the same with diffusers' class beside it (extra: dev)
+    flux-edu bench --compile --fp8      more arms, for GPUs
+    flux-edu bench --scaling            one evaluation at many sizes and text lengths, the floor beside
 
 A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the
-first step; ours computes the modulations of all steps there, see `ahead`. Every number is the median of several loops
-after warm-up loops. Random weights take the time of trained ones. Nothing is downloaded.
+first step (ours: the modulations of all steps, see `modulation_cache`). The arms take turns, loop by loop, so that a
+card that gets warm slows all of them; every number is a median. Random weights take the time of trained ones. Nothing
+is downloaded.
 """
 
 import argparse
@@ -28,9 +29,14 @@ from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, token_grid
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
-from flux_edu.speed.diffusers_arm import Theirs, blocks, in_fp8, our_loop, start_compiler, their_loop
+from flux_edu.speed.diffusers_arm import DiffusersFlux, denoise_diffusers
+from flux_edu.speed.fp8 import to_float8
+from flux_edu.speed.group_norm import use_sums
+from flux_edu.speed.modulation_cache import denoise_precomputed
 
 KERNELS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+BLOCKS = ("double_blocks", "single_blocks", "transformer_blocks", "single_transformer_blocks")
+Loop = Callable[[list[float]], Tensor]  # noise levels → the latent at the end
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Case:
     steps: int
     device: torch.device
     dtype: torch.dtype
-    loops: int = 5
-    warm_up: int = 1
+    loops: int = 3
+    lasting: float = 4.0  # seconds of the same operation before its lasting rate is read
 
     @property
     def tokens(self) -> int:
@@ -53,27 +59,41 @@ class Case:
         return rows * columns
 
 
-def seconds(call: Callable[[], object], device: torch.device, loops: int, warm_up: int) -> float:
-    """The median of `loops` runs; a GPU's queue is waited for before and after each."""
-    taken = []
-    for i in range(warm_up + loops):
-        wait(device)
-        start = time.perf_counter()
-        call()
-        wait(device)
-        if i >= warm_up:
-            taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
-def seconds_in_a_row(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call among several in a row, as in a model: the GPU does not wait for the next one."""
-    return seconds(lambda: [call() for _ in range(8)], device, 5, 2) / 8
+# ---------------------------------------------------------------- time
 
 
 def wait(device: torch.device) -> None:
+    """Until a GPU's queue is empty."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes, a GPU's queue waited for before and after."""
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def median_seconds(call: Callable[[], object], device: torch.device, loops: int, warm_up: int) -> float:
+    """The median of `loops` calls, after some that are not counted."""
+    return statistics.median([seconds(call, device) for _ in range(warm_up + loops)][warm_up:])
+
+
+def burst_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call among eight in a row on a rested machine, as in a model: a GPU does not wait for the next."""
+    return median_seconds(lambda: [call() for _ in range(8)], device, loops=5, warm_up=2) / 8
+
+
+def lasting_seconds(call: Callable[[], object], device: torch.device, span: float) -> float:
+    """Seconds of one call after `span` seconds of nothing else, when a GPU has come to its power limit."""
+    group = max(1, round(span / 16 / burst_seconds(call, device)))
+    start, taken = time.perf_counter(), []
+    while time.perf_counter() - start < span or not taken:
+        taken.append(seconds(lambda: [call() for _ in range(group)], device) / group)
+    return statistics.median(taken[-4:])
 
 
 # ---------------------------------------------------------------- the floor
@@ -86,43 +106,74 @@ def work(case: Case) -> tuple[float, float]:
     return blocks * (8 + 4 * p.mlp_ratio) * D**2 * L, blocks * 4 * D * L**2
 
 
-def rates(case: Case) -> tuple[float, dict[str, float]]:
-    """FLOP a second: of the single block's first matrix product, and of attention by each kernel that runs here."""
+@dataclass(frozen=True)
+class Rates:
+    """FLOP a second: of the single block's first matrix product and of attention by its fastest kernel."""
+
+    kernel: str  # a name of `KERNELS`
+    product: float
+    attention: float
+    lasting_product: float
+    lasting_attention: float
+
+    def floors(self, case: Case) -> tuple[float, float]:
+        """Seconds of a step that does nothing but these, at the burst rates and at the lasting ones."""
+        matrices, attention = work(case)
+        burst = matrices / self.product + attention / self.attention
+        return burst, matrices / self.lasting_product + attention / self.lasting_attention
+
+
+def measure_rates(case: Case) -> Rates:
+    """Both rates on this machine, for the case's width, heads and number of tokens."""
     p, L = case.spec.params, case.tokens + case.txt_tokens
     D, K = p.hidden_size, p.hidden_size // p.num_heads
-    made = dict(device=case.device, dtype=case.dtype)
-    x, w = torch.randn(L, D, **made), torch.randn(int(D * (3 + p.mlp_ratio)), D, **made)
-    product = 2 * L * w.numel() / seconds_in_a_row(lambda: F.linear(x, w), case.device)
-    q, k, v = torch.randn(3, 1, p.num_heads, L, K, **made)
-    found = {}
+    like = dict(device=case.device, dtype=case.dtype)
+    x, w = torch.randn(L, D, **like), torch.randn(int(D * (3 + p.mlp_ratio)), D, **like)
+    q, k, v = torch.randn(3, 1, p.num_heads, L, K, **like)
+
+    def multiply() -> Tensor:
+        return F.linear(x, w)
+
+    def attend() -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    product_flop, attention_flop = 2 * L * w.numel(), 4 * L**2 * D
+    taken = {}
     for name in KERNELS:
-        if name == "MATH" and found:  # the formula, with the whole matrix of scores: only where there is nothing else
+        if name == "MATH" and taken:  # the formula with all scores in memory: only where there is nothing else
             break
         with sdpa_kernel(getattr(SDPBackend, name)):
             try:
-                taken = seconds_in_a_row(lambda: F.scaled_dot_product_attention(q, k, v), case.device)
+                taken[name] = burst_seconds(attend, case.device)
             except RuntimeError:  # not on this machine
                 continue
-        found[name] = 4 * L**2 * D / taken
-    return product, found
+    kernel = min(taken, key=taken.get)
+    with sdpa_kernel(getattr(SDPBackend, kernel)):
+        lasting_attention = attention_flop / lasting_seconds(attend, case.device, case.lasting)
+    return Rates(
+        kernel=kernel,
+        product=product_flop / burst_seconds(multiply, case.device),
+        attention=attention_flop / taken[kernel],
+        lasting_product=product_flop / lasting_seconds(multiply, case.device, case.lasting),
+        lasting_attention=lasting_attention,
+    )
 
 
 # ---------------------------------------------------------------- the arms
 
 
-def inputs(case: Case) -> dict[str, Tensor]:
+def random_inputs(case: Case) -> dict[str, Tensor]:
     """Random tokens of the right shapes, as `patchify.prepare` would make them."""
     p, generator = case.spec.params, torch.Generator().manual_seed(0)
     rows, columns = token_grid(case.height, case.width)
-    img = patchify(get_noise(1, case.height, case.width, case.device, torch.float32, 0))
-    given = {
-        "img": img,
+    inputs = {
+        "img": patchify(get_noise(1, case.height, case.width, case.device, torch.float32, 0)),
         "img_ids": make_img_ids(1, rows, columns),
         "txt": torch.randn(1, case.txt_tokens, p.context_in_dim, generator=generator).to(case.dtype),
         "txt_ids": make_txt_ids(1, case.txt_tokens),
         "vec": torch.randn(1, p.vec_in_dim, generator=generator).to(case.dtype),
     }
-    return {name: x.to(case.device) for name, x in given.items()}
+    return {name: x.to(case.device) for name, x in inputs.items()}
 
 
 def random_model(case: Case) -> Flux:
@@ -143,101 +194,128 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def same_weights(model: Flux) -> Flux:
+    """Another module on the same tensors, to be compiled or quantised by itself."""
+    with torch.device("meta"):
+        copy = Flux(model.params)
+    copy.load_state_dict(model.state_dict(), assign=True)
+    return copy.eval().requires_grad_(False)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of either class."""
+    inner = model.inner if isinstance(model, DiffusersFlux) else model
+    return [block for name in BLOCKS for block in getattr(inner, name, ())]
+
+
+def make_arm(name: str, weights: Flux, inputs: dict[str, Tensor], guidance: float) -> Loop:
+    """The sampler's loop of an arm: "ours" or "diffusers", maybe "fp8", maybe compiled: "blocks" or "whole".
+
+    Blocks of one kind are compiled once, in seconds; the whole network takes minutes. Both have no graph breaks.
+    """
+    model = DiffusersFlux(weights) if "diffusers" in name else same_weights(weights)
+    loop = denoise_diffusers if "diffusers" in name else denoise_precomputed
+    for block in blocks(model):
+        if "fp8" in name:
+            to_float8(block)
+        if "blocks" in name:
+            block.compile(fullgraph=True)
+    if "whole" in name:
+        model.forward = torch.compile(model.forward, fullgraph=True)
+    return lambda timesteps: loop(model, inputs, timesteps, guidance)
+
+
+def start_compiler(device: torch.device) -> float:
+    """Seconds until torch.compile has compiled next to nothing: its own start, once a process."""
+    return seconds(lambda: torch.compile(lambda x: x + 1)(torch.ones(3, device=device)), device)
+
+
 # ---------------------------------------------------------------- the run
 
 
-def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict[str, float]:
-    """Measure the arms and print; returns seconds a step.
-
-    An arm is "ours" or "diffusers", maybe with "compiled": block by block, torch.compile's default mode, fullgraph.
-    """
+def describe(case: Case, rates: Rates) -> list[str]:
+    """Machine, size, rates and floors, a line each."""
     device = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else str(case.device)
-    say(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(case.dtype)[6:]}, batch 1")
-    say(f"{case.width} × {case.height} pixels = {case.tokens} tokens, {case.txt_tokens} of text, {case.steps} steps")
-    matrices, attention = work(case)
-    product, kernels = rates(case)
-    kernel, rate = max(kernels.items(), key=lambda each: each[1])
-    floor = matrices / product + attention / rate
-    told = ", ".join(f"{name.lower()} {each / 1e12:.3g}" for name, each in kernels.items())
-    say(f"rates in TFLOP/s: matrix product {product / 1e12:.3g}; attention: {told}")
-    say(f"work a step in TFLOP: matrices {matrices / 1e12:.3g}, attention {attention / 1e12:.3g}")
-    say(f"floor: {1000 * floor:.2f} ms a step; every arm below attends by {kernel.lower()}")
-    if any("compiled" in arm for arm in arms):
+    (matrices, attention), (burst, lasting) = work(case), rates.floors(case)
+    tera = [f"{x / 1e12:.3g}" for x in (rates.product, rates.lasting_product, rates.attention, rates.lasting_attention)]
+    return [
+        f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(case.dtype)[6:]}, batch 1",
+        f"{case.width} × {case.height} pixels = {case.tokens} tokens, {case.txt_tokens} of text, {case.steps} steps",
+        f"work a step in TFLOP: matrices {matrices / 1e12:.3g}, attention {attention / 1e12:.3g}",
+        f"TFLOP/s, a burst and after {case.lasting:g} s: matrix product {tera[0]} and {tera[1]}, attention"
+        f" ({rates.kernel.lower()}) {tera[2]} and {tera[3]}",
+        f"floor of a step: {1000 * burst:.2f} ms in a burst, {1000 * lasting:.2f} ms lasting",
+    ]
+
+
+def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict[str, float]:
+    """Measure the arms and print; returns seconds a step by arm, and a picture for the arms that decode."""
+    rates = measure_rates(case)
+    for line in describe(case, rates):
+        say(line)
+    if any("blocks" in arm or "whole" in arm for arm in arms):
         say(f"torch.compile starts in {start_compiler(case.device):.1f} s")
-    given = inputs(case)
     timesteps = get_schedule(case.steps, case.tokens, shift=case.spec.shift)
-    ours, taken, first = random_model(case), {}, None
-    with sdpa_kernel(getattr(SDPBackend, kernel)):
+    weights, inputs = random_model(case), random_inputs(case)
+    loops, latents, taken = {}, {}, {arm: [] for arm in arms}
+    with sdpa_kernel(getattr(SDPBackend, rates.kernel)):
         for arm in arms:
-            model: nn.Module = Theirs(ours) if arm.startswith("diffusers") else ours
-            if "fp8" in arm:
-                in_fp8(model)
-            if "compiled" in arm:
-                for block in blocks(model):
-                    block.compile(fullgraph=True)
+            loops[arm] = make_arm(arm, weights, inputs, case.spec.guidance)
+            cold = seconds(lambda loop=loops[arm]: loop(timesteps[:2]), case.device)
+            latents[arm] = loops[arm](timesteps)
+            apart = ((latents[arm] - latents[arms[0]]).norm() / latents[arms[0]].norm()).item()
+            say(f"{arm:<20} first evaluation {cold:5.1f} s; latent {apart:.1e} from that of {arms[0]}")
+        for _ in range(case.loops):
+            for arm, loop in loops.items():
+                taken[arm].append(seconds(lambda loop=loop: loop(timesteps), case.device) / case.steps)
+    results = {arm: statistics.median(times) for arm, times in taken.items()}
+    lasting = rates.floors(case)[1]
+    for arm, step in results.items():
+        say(f"{arm:<20} {1000 * step:8.2f} ms a step, {step / lasting:.2f} of the lasting floor")
+    compiled = any("blocks" in arm for arm in arms)
+    for arm in ("decode", *["decode compiled"] * compiled):
+        results[arm] = decode(case, compiled="compiled" in arm)
+        say(f"{arm:<20} {1000 * results[arm]:8.2f} ms a picture, channels last")
+    return results
 
-            def loop(levels: list[float] = timesteps, model: nn.Module = model) -> Tensor:
-                loop_of = their_loop if isinstance(model, Theirs) else our_loop
-                return loop_of(model, given, levels, case.spec.guidance)
 
-            start = time.perf_counter()
-            loop(timesteps[:2])
-            wait(case.device)
-            cold = time.perf_counter() - start
-            out = loop()
-            first = out if first is None else first
-            taken[arm] = seconds(loop, case.device, case.loops, case.warm_up) / case.steps
-            apart = ((out - first).norm() / first.norm()).item()
-            say(
-                f"{arm:<20} {1000 * taken[arm]:8.2f} ms a step, {taken[arm] / floor:.2f} of the floor; first evaluation"
-                f" {cold:.1f} s; its latent is {apart:.1e} from that of {arms[0]}"
-            )
-            for block in blocks(model):
-                block._compiled_call_impl = None
-    for arm in ("decode", *["decode compiled"] * any("compiled" in arm for arm in arms)):
-        taken[arm] = decode(case, compiled=arm != "decode")
-        say(f"{arm:<20} {1000 * taken[arm]:8.2f} ms a picture, channels last")
-    return taken
+def decode(case: Case, compiled: bool = False) -> float:
+    """Seconds in which the autoencoder turns one latent into a picture; compiled: with group norms by sums."""
+    ae = randomise(AutoEncoder(case.spec.ae_params).to(case.device, case.dtype)).to(memory_format=torch.channels_last)
+    if compiled:
+        use_sums(ae.decoder).compile()
+    z = torch.randn(1, 16, case.height // 8, case.width // 8, device=case.device, dtype=case.dtype)
+    with torch.inference_mode():
+        return median_seconds(lambda: ae.decode(z), case.device, 5, 2)
 
 
 def scaling(case: Case, sides: list[int], texts: list[int], say: Callable[[str], None] = print) -> list[float]:
     """Seconds of one step at each size with the case's text, and for each text at its size, with the floor beside."""
-    cases = [replace(case, width=side, height=side, steps=1) for side in sides]
-    cases += [replace(case, txt_tokens=text, steps=1) for text in texts]
-    model, taken = random_model(case), []
+    cases = [replace(case, width=side, height=side, steps=1, lasting=0.0) for side in sides]
+    cases += [replace(case, txt_tokens=text, steps=1, lasting=0.0) for text in texts]
+    model, results = random_model(case), []
     say("  side   text   TFLOP        ms   floor, ms")
-    for each in cases:
-        given, (product, kernels) = inputs(each), rates(each)
-        (matrices, attention), steps = work(each), get_schedule(1, each.tokens)
-        floor = matrices / product + attention / max(kernels.values())
-        taken.append(seconds(lambda g=given, s=steps: denoise(model, **g, timesteps=s), case.device, each.loops, 2))
-        tflop = (matrices + attention) / 1e12
-        say(f"{each.width:>6} {each.txt_tokens:>6} {tflop:>7.4g} {1e3 * taken[-1]:>9.2f} {1e3 * floor:>11.2f}")
-    return taken
-
-
-def decode(case: Case, compiled: bool = False) -> float:
-    """Seconds in which the autoencoder turns one latent into a picture."""
-    ae = randomise(AutoEncoder(case.spec.ae_params).to(case.device, case.dtype)).to(memory_format=torch.channels_last)
-    if compiled:
-        ae.decoder.compile()
-    z = torch.randn(1, 16, case.height // 8, case.width // 8, device=case.device, dtype=case.dtype)
-    with torch.inference_mode():
-        return seconds(lambda: ae.decode(z), case.device, case.loops, case.warm_up)
+    for c in cases:
+        inputs, timesteps, floor = random_inputs(c), get_schedule(1, c.tokens), measure_rates(c).floors(c)[0]
+        loop = lambda i=inputs, t=timesteps: denoise(model, **i, timesteps=t)  # noqa: E731
+        results.append(median_seconds(loop, c.device, c.loops, 2))
+        tflop = sum(work(c)) / 1e12
+        say(f"{c.width:>6} {c.txt_tokens:>6} {tflop:>7.4g} {1e3 * results[-1]:>9.2f} {1e3 * floor:>11.2f}")
+    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    top = argparse.ArgumentParser(prog="python -m flux_edu.speed.bench", description=__doc__.splitlines()[0])
+    top = argparse.ArgumentParser(prog="flux-edu bench", description=__doc__.splitlines()[0])
     top.add_argument("--model", help="a name of flux_edu.configs; default flux-dev on a GPU, tiny on a CPU")
     top.add_argument("--device", help="default: the fastest there is")
     top.add_argument("--size", type=int, help="pixels of both sides; default 1024, tiny 128")
     top.add_argument("--text", type=int, help="tokens of text; default the model's own")
     top.add_argument("--steps", type=int, default=28)
-    top.add_argument("--loops", type=int, default=5, help="of which the median is taken")
+    top.add_argument("--loops", type=int, default=3, help="of which the median is taken")
     top.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
-    top.add_argument("--compile", action="store_true", help="each kind of block compiled as well")
-    top.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled, as a last arm")
+    top.add_argument("--compile", action="store_true", help="block by block, and the whole network (minutes)")
+    top.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled block by block")
     top.add_argument("--scaling", action="store_true", help="many sizes and text lengths instead of arms")
     options = top.parse_args(arguments)
     device = pick_device(options.device)
@@ -245,13 +323,13 @@ def main(arguments: list[str] | None = None) -> int:
     size = options.size or (1024 if spec.repo_id else 128)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     text = options.text or spec.txt_tokens
-    arms = ["ours", *["diffusers"] * options.diffusers]
-    arms += [f"{arm} compiled" for arm in arms] * options.compile + ["ours fp8 compiled"] * options.fp8
     case = Case(spec, size, size, text, options.steps, device, dtype, options.loops)
     if options.scaling:
         scaling(case, [size * i // 4 for i in (1, 2, 3, 4, 6, 8)], [text // i for i in (8, 4, 2)])
-    else:
-        run(case, arms)
+        return 0
+    makers = ["ours", *["diffusers"] * options.diffusers]
+    compiled = [f"{maker} {part}" for part in ("blocks", "whole") for maker in makers] * options.compile
+    run(case, makers + compiled + ["ours fp8 blocks"] * options.fp8)
     return 0
 
 

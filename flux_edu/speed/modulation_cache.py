@@ -1,9 +1,9 @@
 """What does not depend on the picture, computed before the first step: every block's modulations, and the rotations.
 
-The vector **v** of Eq. (4.3) is made of noise level, guidance and text, and the rotations of Eq. (3.4) of places. All
-of these are known when sampling begins, so the shift, scale and gate of every block at every step are too. The matrices
+The vector vec of Eq. (4.3) is made of noise level, guidance and text, and the rotations of Eq. (3.4) of places. All of
+these are known when sampling begins, so the shift, scale and gate of every block at every step are too. The matrices
 that make them are 27 % of FLUX.1's parameters. Step by step, all of them are read from memory each time, for one
-vector; ahead, once for all steps.
+vector; before the first step, once for all.
 """
 
 from collections.abc import Iterator
@@ -17,21 +17,22 @@ from torch import Tensor, nn
 from flux_edu.attention import join_streams
 from flux_edu.model import Flux
 from flux_edu.modulation import Modulation
+from flux_edu.sampling import denoise
 
 
-class Known(nn.Module):
+class Precomputed(nn.Module):
     """Stands where a layer stood and returns what that would, from a table with a row for every step."""
 
     def __init__(self, rows: Float[Tensor, "N ..."]):
         super().__init__()
-        self.rows, self.now = rows, rows[0]
+        self.rows, self.row = rows, rows[0]
 
     def forward(self, _: Tensor) -> Tensor:
-        return self.now
+        return self.row
 
 
 @contextmanager
-def known_ahead(
+def precompute_modulations(
     model: Flux,
     img_ids: Float[Tensor, "B L_img axes"],
     txt_ids: Float[Tensor, "B L_txt axes"],
@@ -41,37 +42,44 @@ def known_ahead(
 ) -> Iterator[None]:
     """Inside, call `denoise` once, with the same arguments: it gives the same numbers with less work a step.
 
-    The layers that read **v** make way for their tables and come back at the end; the blocks do not notice. Whatever
-    else changes `vec` has no effect meanwhile. For one evaluation a step: not for guidance by two passes, Eq. (6.4).
+    The layers that read vec make way for their tables and come back at the end; the blocks do not notice. Whatever
+    else changes vec has no effect meanwhile. For one evaluation a step: not for guidance by two passes, Eq. (6.4).
     """
     N, B, dtype = len(timesteps) - 1, len(vec), model.img_in.weight.dtype
     if N < 1:
-        raise ValueError(f"{len(timesteps)} noise levels make no step, so there is nothing to know ahead of it")
+        raise ValueError(f"{len(timesteps)} noise levels make no step, so there is nothing to compute before the first")
     with torch.inference_mode():
-        levels = torch.tensor(timesteps[:-1], dtype=torch.float32, device=vec.device).repeat_interleave(B)
-        read = F.silu(model.conditioning(levels, vec.to(dtype).repeat(N, 1), torch.full_like(levels, guidance)))
-        places = [(module, "lin") for module in model.modules() if isinstance(module, Modulation)]
-        places.append((model.final_layer.adaLN_modulation, "1"))  # 0 is the SiLU
-        layers = [getattr(*place) for place in places] + [model.pe_embedder]
-        tables = [Known(layer(read).unflatten(0, (N, B))) for layer in layers[:-1]]
+        t = torch.tensor(timesteps[:-1], dtype=torch.float32, device=vec.device).repeat_interleave(B)
+        conditioning = F.silu(model.conditioning(t, vec.to(dtype).repeat(N, 1), torch.full_like(t, guidance)))
         rotations = model.pe_embedder(join_streams(txt_ids, img_ids))
-        tables.append(Known(rotations.expand(N, *rotations.shape)))
-        places.append((model, "pe_embedder"))
+        parents = [(module, "lin") for module in model.modules() if isinstance(module, Modulation)]
+        parents.append((model.final_layer.adaLN_modulation, "1"))  # 0 is the SiLU
+        tables = [Precomputed(getattr(*parent)(conditioning).unflatten(0, (N, B))) for parent in parents]
+        parents.append((model, "pe_embedder"))
+        tables.append(Precomputed(rotations.expand(N, *rotations.shape)))
+    layers = [getattr(*parent) for parent in parents]
     steps = iter(range(N))
 
     def next_step(_: nn.Module, args: tuple) -> None:
         i = next(steps, None)
         if i is None or len(args[0]) != B:
-            raise ValueError(f"known ahead are {N} evaluations of {B} pictures, one after the other; this is another")
+            raise ValueError(f"computed before are {N} evaluations of {B} pictures, in order; this is another")
         for table in tables:
-            table.now = table.rows[i]
+            table.row = table.rows[i]
 
     hook = model.register_forward_pre_hook(next_step)
     try:
-        for place, table in zip(places, tables, strict=True):
-            setattr(*place, table)
+        for parent, table in zip(parents, tables, strict=True):
+            setattr(*parent, table)
         yield
     finally:
         hook.remove()
-        for place, layer in zip(places, layers, strict=True):
-            setattr(*place, layer)
+        for parent, layer in zip(parents, layers, strict=True):
+            setattr(*parent, layer)
+
+
+def denoise_precomputed(model: Flux, inputs: dict[str, Tensor], timesteps: list[float], guidance: float) -> Tensor:
+    """`sampling.denoise` with everything computed before the first step that can be."""
+    fixed = {name: inputs[name] for name in ("img_ids", "txt_ids", "vec")}
+    with precompute_modulations(model, **fixed, timesteps=timesteps, guidance=guidance):
+        return denoise(model, **inputs, timesteps=timesteps, guidance=guidance)

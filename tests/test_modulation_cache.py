@@ -1,4 +1,4 @@
-"""What is known ahead of the first step: the same numbers, layers that come back, and misuse that is refused."""
+"""What is computed before the first step: the same numbers, layers that come back, and misuse that is refused."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from flux_edu.modulation import Modulation
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
-from flux_edu.speed.modulation_cache import Known, known_ahead
+from flux_edu.speed.modulation_cache import Precomputed, precompute_modulations
 
 B, ROWS, COLUMNS, L_TXT, STEPS = 2, 3, 5, 7, 4
 
@@ -26,7 +26,7 @@ def model(request) -> Flux:
 
 
 @pytest.fixture
-def given(model) -> dict[str, torch.Tensor]:
+def inputs(model) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     p = model.params
     return {
@@ -38,58 +38,58 @@ def given(model) -> dict[str, torch.Tensor]:
     }
 
 
-def ahead(model, given, timesteps, guidance=3.0):
-    return known_ahead(model, given["img_ids"], given["txt_ids"], given["vec"], timesteps, guidance)
+def precomputed(model, inputs, timesteps, guidance=3.0):
+    return precompute_modulations(model, inputs["img_ids"], inputs["txt_ids"], inputs["vec"], timesteps, guidance)
 
 
-def test_a_loop_with_everything_known_ahead_gives_the_same_numbers(model, given):
+def test_a_loop_with_everything_precompute_modulations_gives_the_same_numbers(model, inputs):
     how = dict(timesteps=get_schedule(STEPS, ROWS * COLUMNS), guidance=3.0)
-    expected = denoise(model, **given, **how)
-    with ahead(model, given, **how):
-        out = denoise(model, **given, **how)
-    assert (expected - given["img"]).std() > 0.1, "the model does nothing"
+    expected = denoise(model, **inputs, **how)
+    with precomputed(model, inputs, **how):
+        out = denoise(model, **inputs, **how)
+    assert (expected - inputs["img"]).std() > 0.1, "the model does nothing"
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for changed in ({"guidance": 9.0}, {"timesteps": get_schedule(STEPS, 4096)}):
-        with ahead(model, given, **how | changed):
-            other = denoise(model, **given, **how)
+        with precomputed(model, inputs, **how | changed):
+            other = denoise(model, **inputs, **how)
         noticed = "timesteps" in changed or model.params.guidance_embed
         assert ((other - expected).abs().max() > 1e-3) == noticed, changed
 
 
-def test_no_layer_that_reads_the_vector_works_inside(model, given):
+def test_no_layer_that_reads_the_vector_works_inside(model, inputs):
     at_work, hooks = [], []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             hooks.append(module.register_forward_hook(lambda *_, name=name: at_work.append(name)))
     timesteps = get_schedule(STEPS, ROWS * COLUMNS)
-    with ahead(model, given, timesteps):
+    with precomputed(model, inputs, timesteps):
         at_work.clear()
-        denoise(model, **given, timesteps=timesteps, guidance=3.0)
+        denoise(model, **inputs, timesteps=timesteps, guidance=3.0)
     assert at_work and not [name for name in at_work if ".lin" in name.replace("linear", "") or "adaLN" in name]
     assert at_work.count("single_blocks.1.linear2") == STEPS
     for hook in hooks:
         hook.remove()
 
 
-def test_the_layers_come_back_in_their_order_even_after_an_error(model, given):
+def test_the_layers_come_back_in_their_order_even_after_an_error(model, inputs):
     names, keys = [name for name, _ in model.named_modules()], list(model.state_dict())
     layers = [module.lin for module in model.modules() if isinstance(module, Modulation)]
-    with pytest.raises(RuntimeError, match="stop"), ahead(model, given, [1.0, 0.5, 0.0]):
-        assert any(isinstance(module, Known) for module in model.modules())
+    with pytest.raises(RuntimeError, match="stop"), precomputed(model, inputs, [1.0, 0.5, 0.0]):
+        assert any(isinstance(module, Precomputed) for module in model.modules())
         raise RuntimeError("stop")
     assert [name for name, _ in model.named_modules()] == names and list(model.state_dict()) == keys
     assert [module.lin for module in model.modules() if isinstance(module, Modulation)] == layers
     assert not model._forward_pre_hooks
 
 
-def test_other_evaluations_than_those_known_are_refused(model, given):
-    half = {name: x[:1] for name, x in given.items()}
+def test_other_evaluations_than_those_precomputed_are_refused(model, inputs):
+    half = {name: x[:1] for name, x in inputs.items()}
     with (
-        ahead(model, given, [1.0, 0.0]),
-        pytest.raises(ValueError, match="known ahead are 1 evaluations of 2 pictures"),
+        precomputed(model, inputs, [1.0, 0.0]),
+        pytest.raises(ValueError, match="computed before are 1 evaluations of 2 pictures"),
     ):
         denoise(model, **half, timesteps=[1.0, 0.0], guidance=3.0)
-    with ahead(model, given, [1.0, 0.0]), pytest.raises(ValueError, match="this is another"):
-        denoise(model, **given, timesteps=[1.0, 0.5, 0.0], guidance=3.0)
-    with pytest.raises(ValueError, match="1 noise levels make no step"), ahead(model, given, [0.0]):
+    with precomputed(model, inputs, [1.0, 0.0]), pytest.raises(ValueError, match="this is another"):
+        denoise(model, **inputs, timesteps=[1.0, 0.5, 0.0], guidance=3.0)
+    with pytest.raises(ValueError, match="1 noise levels make no step"), precomputed(model, inputs, [0.0]):
         pass
