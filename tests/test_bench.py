@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flux_edu.speed.group_norm import SumsGroupNorm, use_sums
 from torch.utils.flop_counter import FlopCounterMode
 
 from flux_edu.autoencoder import AutoEncoder
@@ -15,7 +16,6 @@ from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.speed import bench, fp8
 from flux_edu.speed.diffusers_arm import DiffusersFlux, denoise_diffusers
-from flux_edu.speed.group_norm import SumsGroupNorm, use_sums
 from flux_edu.speed.modulation_cache import denoise_precomputed
 
 SMALL = replace(
