@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from flux_edu.io.checkpoint import CheckpointError, save_int8
-from flux_edu.train import judge as judging
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -42,18 +41,17 @@ from flux_edu.train.evaluate import (
     wilson,
     write_reports,
 )
-from flux_edu.train.judge import (
+from flux_edu.train.judge import augment, find_duplicates, save_index, training_crops
+from flux_edu.train.judge_model import (
     JUDGE_FOLDER,
-    Bench,
     Judge,
+    ZeroShotClassifier,
     best_arrangement,
     ground_colour,
-    load_bench,
-    looked_at,
-    practice_crops,
-    save_index,
-    spoil,
-    twins,
+    load_classifier,
+    load_tokenizer,
+    name_tokens,
+    object_crops,
     verdict,
     views,
 )
@@ -66,21 +64,21 @@ def drawings():
 
 
 @pytest.fixture(scope="module")
-def bench():
-    return load_bench()
+def classifier():
+    return load_classifier()
 
 
 @pytest.fixture(scope="module")
-def own(bench, drawings):
+def own(classifier, drawings):
     """The shipped drawings, numbered as in the judge's index, with pixels for those that ship and none for others."""
-    where = {(s, bench.drawings.names[c]["en"][0]): i for i, (s, c) in enumerate(_parts(bench.drawings))}
+    where = {(s, classifier.drawings.names[c]["en"][0]): i for i, (s, c) in enumerate(_parts(classifier.drawings))}
     return np.array([where[s, drawings.names[c]["en"][0]] for s, c in _parts(drawings)])
 
 
 @pytest.fixture(scope="module")
-def index(bench):
+def index(classifier):
     """A sixth of the judge's index: finding what is held out among all pairs of 1,100 takes a while."""
-    every = bench.drawings
+    every = classifier.drawings
     keep = every.concept % 6 == 1
     return Drawings(every.pixels, every.style[keep], every.concept[keep] // 6, every.names[1::6])
 
@@ -119,10 +117,10 @@ def is_held_out(things, colour):
     )
 
 
-def test_the_judge_names_what_it_sees(bench, drawings):
+def test_the_judge_names_what_it_sees(classifier, drawings):
     """Things and their places, in pictures composed anew."""
     scenes = draw_scenes(drawings, 60, seed=12)
-    seen = bench.things(paint(drawings, scenes))
+    seen = classifier.things(paint(drawings, scenes))
     assert [len(things) for things in seen] == [1 if layout == ONE else 2 for layout in scenes.layout]
     true = [[drawings.names[c]["en"][0] for c in drawings.concept[row]] for row in scenes.drawing]
     right = [
@@ -162,7 +160,7 @@ def test_the_contrastive_loss_against_loops():
             score = [scale * float(u[i] @ v[j]) if crop_first else scale * float(u[j] @ v[i]) for j in range(7)]
             bottom = math.log(sum(math.exp(s) for s in score))
             total -= sum(score[j] - bottom for j in same) / len(same) / (2 * 7)
-    loss = judging.contrastive_loss(u, v, label, torch.tensor(scale, dtype=torch.float64))
+    loss = contrastive_loss(u, v, label, torch.tensor(scale, dtype=torch.float64))
     assert loss.item() == pytest.approx(total, rel=1e-6)
 
 
@@ -178,9 +176,9 @@ def test_two_foxes_do_not_push_each_other_away():
 
 def test_a_few_steps_on_a_few_drawings_make_the_loss_fall(drawings):
     torch.manual_seed(0)
-    model = Judge(len(judging.load_tokenizer()), channels=(8, 16, 16))
-    tokens = judging.all_tokens(drawings)
-    crops, drawing = practice_crops(drawings, 12, seed=1)
+    model = Judge(len(load_tokenizer()), channels=(8, 16, 16))
+    tokens = name_tokens(drawings)
+    crops, drawing = training_crops(drawings, 12, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
@@ -205,13 +203,13 @@ def test_views_are_where_the_drawings_are(drawings):
     scenes = Scenes(
         np.array([ABOVE, ONE, BESIDE]), np.array([[5, 6], [7, 8], [9, 10]]), np.zeros((3, 2, 3)), np.zeros(3, int)
     )
-    rows = sorted(zip(*(x.tolist() for x in looked_at(scenes)), strict=True))
+    rows = sorted(zip(*(x.tolist() for x in object_crops(scenes)), strict=True))
     assert rows == [(0, 3, 5), (0, 4, 6), (1, 0, 7), (2, 1, 9), (2, 2, 10)]
 
 
-def test_practice_crops_hold_what_they_say(drawings):
+def test_training_crops_hold_what_they_say(drawings):
     """Crop and number belong together: the crop is nearer to its own drawing than to almost all others."""
-    crops, drawing = practice_crops(drawings, 20, seed=2)
+    crops, drawing = training_crops(drawings, 20, seed=2)
     assert crops.shape[1:] == (3, 64, 64) and len(crops) == len(drawing)
     plain = paint(drawings, scenes_of(ONE, [[k, k] for k in range(len(drawings.style))], 9))
     small, bank = F.avg_pool2d(crops, 4).flatten(1), F.avg_pool2d(views(plain)[:, 0], 4).flatten(1)
@@ -221,11 +219,11 @@ def test_practice_crops_hold_what_they_say(drawings):
     assert place.median() <= 5  # of 300; places and grounds differ, so not always the first
 
 
-def test_spoiling_is_mild_and_leaves_some_alone():
+def test_augmenting_is_mild_and_leaves_some_alone():
     torch.manual_seed(0)
     x = torch.rand(200, 3, 64, 64) * 2 - 1
     x = F.interpolate(x[:, :, ::8, ::8], scale_factor=8)
-    off = (spoil(x) - x).abs().mean((1, 2, 3))
+    off = (augment(x) - x).abs().mean((1, 2, 3))
     assert 0.1 < (off == 0).float().mean() < 0.4
     assert off.max() < 0.3
 
@@ -233,64 +231,64 @@ def test_spoiling_is_mild_and_leaves_some_alone():
 # ---------------------------------------------------------------- the judge that ships
 
 
-def test_the_shipped_judge_is_small_and_knows_every_drawing(bench):
+def test_the_shipped_judge_is_small_and_knows_every_drawing(classifier):
     weights, index = JUDGE_FOLDER / "judge.safetensors", JUDGE_FOLDER / "index.json"
     assert weights.stat().st_size < 1_200_000 and index.stat().st_size < 150_000
     said = json.loads((JUDGE_FOLDER / "judge.json").read_text("utf-8"))
     for kind in ("real", "after_ae"):
         assert min(said[kind].values()) >= 0.98
-    assert len(bench.text) == len(bench.drawings.style) == sum(bench.concept.bincount().tolist())
-    assert len(bench.drawings.names) >= 1000 and len(set(bench.drawings.style)) == 6
-    for entry in bench.drawings.names:
+    assert len(classifier.names) == len(classifier.drawings.style) == sum(classifier.concept.bincount().tolist())
+    assert len(classifier.drawings.names) >= 1000 and len(set(classifier.drawings.style)) == 6
+    for entry in classifier.drawings.names:
         assert entry["en"] and entry["zh"]
 
 
-def test_the_shipped_judge_is_right_on_real_pictures(bench, drawings, own):
+def test_the_shipped_judge_is_right_on_real_pictures(classifier, drawings, own):
     """Held-out scenes of the shipped drawings, among all names; no drawing ships that it does not know."""
     scenes = draw_scenes(drawings, 48, seed=8, unseen=True)
     pictures = paint(drawings, scenes)
     asked = Scenes(scenes.layout, own[scenes.drawing], scenes.place, scenes.colour)
-    found = verdict(bench, pictures, asked)
+    found = verdict(classifier, pictures, asked)
     for key in ("object", "style", "colour", "position", "all"):
         assert found[key].mean() >= 0.95, key
     # and it is no flatterer: asked for other things, it says no
     other = Scenes(scenes.layout, own[np.roll(scenes.drawing, 1, axis=0)], scenes.place, (scenes.colour + 1) % 10)
-    wrong = verdict(bench, pictures, other)
+    wrong = verdict(classifier, pictures, other)
     assert wrong["object"].mean() < 0.1 and not wrong["colour"].any()
     assert wrong["likeness"].mean() < found["likeness"].mean() - 0.3
     turned = Scenes(scenes.layout, own[scenes.drawing[:, ::-1]], scenes.place, scenes.colour)
-    two, swapped = scenes.layout != ONE, verdict(bench, pictures, turned)
+    two, swapped = scenes.layout != ONE, verdict(classifier, pictures, turned)
     assert not swapped["position"][two].any() and swapped["object"][two].mean() >= 0.95
 
 
 def test_saved_and_loaded_it_gives_the_same_answers(drawings, tmp_path):
     torch.manual_seed(1)
-    model = Judge(len(judging.load_tokenizer())).eval()
+    model = Judge(len(load_tokenizer())).eval()
     save_int8(model.state_dict(), tmp_path / "judge.safetensors")
     save_index(drawings, [[0, 1]], tmp_path / "index.json")
-    one, again = Bench(model, drawings, [[0, 1]]), load_bench(tmp_path)
+    one, again = ZeroShotClassifier(model, drawings, [[0, 1]]), load_classifier(tmp_path)
     assert (again.drawings.style == drawings.style).all() and (again.drawings.concept == drawings.concept).all()
     assert again.drawings.names == drawings.names and len(again.drawings.pixels) == 0
     crops = torch.rand(5, 3, 64, 64) * 2 - 1
     torch.testing.assert_close(again.similarity(crops), one.similarity(crops), atol=0.05, rtol=0)
-    assert (again.names == one.names).all()
+    assert (again.accepted == one.accepted).all()
     state = model.state_dict()
     save_int8({key: x for key, x in state.items() if key != "text.bias"}, tmp_path / "judge.safetensors")
     with pytest.raises(CheckpointError, match=r"text\.bias"):
-        load_bench(tmp_path)
+        load_classifier(tmp_path)
 
 
-def test_twins_are_drawings_that_look_alike(drawings):
-    assert twins(drawings) == []
+def test_duplicates_are_drawings_that_look_alike(drawings):
+    assert find_duplicates(drawings) == []
     copy = load_drawings()
     flat = np.flatnonzero(copy.style == STYLES.index("flat"))[:2]
     copy.pixels[int(flat[1])] = copy.pixels[int(flat[0])]
-    assert twins(copy) == [[int(flat[0]), int(flat[1])]]
+    assert find_duplicates(copy) == [[int(flat[0]), int(flat[1])]]
     torch.manual_seed(0)
-    bench = Bench(Judge(len(judging.load_tokenizer())).eval(), copy, twins(copy))
+    classifier = ZeroShotClassifier(Judge(len(load_tokenizer())).eval(), copy, find_duplicates(copy))
     a, b = (int(copy.concept[k]) for k in flat)
-    assert bench.names[flat[0]].nonzero().flatten().tolist() == sorted((a, b))
-    assert bench.names.sum() == len(copy.style) + 2
+    assert classifier.accepted[flat[0]].nonzero().flatten().tolist() == sorted((a, b))
+    assert classifier.accepted.sum() == len(copy.style) + 2
 
 
 def test_colours_are_measured_from_the_border(drawings):

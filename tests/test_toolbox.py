@@ -4,7 +4,6 @@ The deltas here are small and random, in the layout of the trained ones: what is
 the network, not what the trained tools make of it.
 """
 
-import builtins
 import shutil
 import warnings
 from dataclasses import replace
@@ -102,7 +101,7 @@ def given(generator: ToolGenerator, name: str, picture: Image.Image, mask: Image
             return "a 3d fox", patchify(encode(tools.canny(x[0])[None]))
         if name == "kontext":
             return "make the background blue", patchify(encode(x))
-        return "in 3d style", tools.see(load_judge(torch.device("cpu")).judge, x)
+        return "in 3d style", load_judge(torch.device("cpu")).judge.encode_image(x)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -306,19 +305,6 @@ def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
         assert same(painted, kontext.repaint(painted.info, picture=picture))
         monkeypatch.setattr(bench, "things", None)  # whoever names the things need not ask
         assert same(painted, kontext.edit(picture, told, num_steps=1, seed=5))
-
-
-def test_the_judge_needs_an_extra(monkeypatch):
-    usual = builtins.__import__
-
-    def without(name, *rest):
-        if name == "flux_edu.train.judge":
-            raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
-        return usual(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r'needs accelerate: pip install "flux-edu\[train\]"'):
-        load_judge.__wrapped__(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

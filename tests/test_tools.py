@@ -25,7 +25,7 @@ from flux_edu.teaching.panel import PANELS, Panel
 from flux_edu.teaching.plots.canvas import pixels
 from flux_edu.teaching.plots.style import redrawing
 from flux_edu.teaching.widgets import SQUARES, MaskCanvas, letters_of, mask_of
-from flux_edu.train.judge import load_bench
+from flux_edu.train.judge_model import load_classifier
 
 
 def small(in_channels: int = 8) -> Flux:
@@ -268,13 +268,13 @@ def test_redux_is_the_class_of_diffusers():
 
 def test_the_eye_of_the_tiny_redux_sees_what_and_where():
     """Its features are those that the judge makes one vector of; behind them stands the place, row first."""
-    judge = load_bench().judge
+    judge = load_classifier().judge
     pictures = torch.rand(2, 3, 128, 96) * 2 - 1
     seen = tools.see(judge, pictures)
     assert seen.shape == (2, 16, 96 + 8)
     small = F.interpolate(pictures, (64, 64), mode="area")
     features = rearrange(seen[..., :96], "b (h w) c -> b (c h w)", h=4)
-    torch.testing.assert_close(F.normalize(judge.image[-1](features), dim=-1), judge.see(small))
+    torch.testing.assert_close(F.normalize(judge.image[-1](features), dim=-1), judge.embed_crops(small))
     for i in range(16):
         assert seen[1, i, 96:].nonzero().flatten().tolist() == [i // 4, 4 + i % 4]
     assert torch.equal(seen[0, :, 96:], seen[1, :, 96:])

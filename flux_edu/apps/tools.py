@@ -11,13 +11,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-import flux_edu
 from flux_edu.configs import configs
 from flux_edu.io.advice import advise
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.pipeline import Callback, FluxGenerator
-from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, see, spell_out
+from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, spell_out
+from flux_edu.train.judge_model import ZeroShotClassifier, load_classifier
 
 # method → the models that can do it
 TOOLS = {
@@ -130,12 +130,12 @@ class ToolGenerator(FluxGenerator):
     ) -> Image.Image:
         """Paint another picture of what is seen in this one: "in 3d style on a blue background".  Eq. (12.4)
 
-        The tiny Redux sees with the eye of the judge, `tools.see`, and paints 128 × 128 pixels.
+        The tiny Redux sees with the eye of the judge, `Judge.encode_image`, and paints 128 × 128 pixels.
         """
         self._check_tool("vary")
         x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
         opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("vary", picture=picture)
-        return self.paint(opts, seen=see(load_judge(self.device).judge, x), noted=noted, callback=callback)
+        return self.paint(opts, seen=load_judge(self.device).judge.encode_image(x), noted=noted, callback=callback)
 
     def repaint(
         self,
@@ -191,13 +191,9 @@ def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.I
 
 
 @cache
-def load_judge(device: torch.device) -> "flux_edu.train.judge.Bench":
+def load_judge(device: torch.device) -> ZeroShotClassifier:
     """The judge of chapter 9: the tiny Redux was trained on its network's features, and it knows all things by name."""
-    try:
-        from flux_edu.train.judge import load_bench
-    except ImportError as error:
-        raise ImportError(f'the judge in flux_edu.train needs {error.name}: pip install "flux-edu[train]"') from None
-    return load_bench(device=device)
+    return load_classifier(device=device)
 
 
 def made_by(tool: str, **pictures: Image.Image) -> dict:

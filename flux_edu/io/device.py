@@ -21,3 +21,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
             f"device {str(device)!r} is not available on this machine; there is {found}. Pass None to have one chosen"
         )
     return wanted
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 for the products on a GPU, float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

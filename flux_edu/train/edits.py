@@ -29,7 +29,7 @@ from flux_edu.train.data import (
     paint,
     seen,
 )
-from flux_edu.train.judge import FIRST_VIEW, Bench, verdict, views
+from flux_edu.train.judge_model import FIRST_VIEW, ZeroShotClassifier, verdict, views
 
 KINDS = ("background", "style", "swap", "remove")
 BACKGROUND, STYLE, SWAP, REMOVE = range(4)
@@ -164,24 +164,26 @@ def should_stay(drawings: Drawings, edits: Edits) -> Bool[Tensor, "n 1 H W"]:
     return torch.where(kind == REMOVE, ground | things, torch.where(kind == SWAP, torch.ones_like(stay), stay))
 
 
-def edit_verdict(bench: Bench, pictures: Float[Tensor, "n 3 H W"], edits: Edits) -> dict[str, Bool[np.ndarray, "n"]]:
+def edit_verdict(
+    classifier: ZeroShotClassifier, pictures: Float[Tensor, "n 3 H W"], edits: Edits
+) -> dict[str, Bool[np.ndarray, "n"]]:
     """What is right in each picture, as `judge.verdict` says it of the scene that shall come of the edit.
 
     Where a thing is to be gone, its half must be plain: less than one pixel in a hundred unlike the background. The
     other thing is judged where it stands.
     """
-    found = verdict(bench, pictures, edits.after)
+    found = verdict(classifier, pictures, edits.after)
     rows = np.flatnonzero(edits.kind == REMOVE)
     if len(rows):
         kept = (~edits.shown[rows, 0]).astype(int)  # which of the two is left
         first, wanted = FIRST_VIEW[edits.after.layout[rows]], edits.after.drawing[rows, kept]
         crops, at = views(pictures[torch.from_numpy(rows).to(pictures.device)]), np.arange(len(rows))
-        concept, style = bench.answers(bench.similarity(crops[at, first + kept]))
+        concept, style = classifier.answers(classifier.similarity(crops[at, first + kept]))
         drawing = torch.from_numpy(wanted).to(pictures.device)
         ground = torch.tensor(list(COLOURS.values()), device=pictures.device)[edits.after.colour[rows]] / 127.5 - 1
         unlike = (crops[at, first + 1 - kept] - ground[:, :, None, None]).abs().amax(dim=1) > 0.2
-        found["object"][rows] = bench.names[drawing, concept].cpu().numpy()
-        found["style"][rows] = (bench.style[drawing] == style).cpu().numpy()
+        found["object"][rows] = classifier.accepted[drawing, concept].cpu().numpy()
+        found["style"][rows] = (classifier.style[drawing] == style).cpu().numpy()
         found["position"][rows] = (unlike.float().mean(dim=(1, 2)) < 0.01).cpu().numpy()
         found["all"] = found["object"] & found["style"] & found["colour"] & found["position"]
     return found

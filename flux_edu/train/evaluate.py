@@ -50,7 +50,15 @@ from flux_edu.train.data import (
     paint,
     paste,
 )
-from flux_edu.train.judge import JUDGE_FOLDER, Bench, load_bench, looked_at, round_trip, verdict, views
+from flux_edu.train.judge import round_trip
+from flux_edu.train.judge_model import (
+    JUDGE_FOLDER,
+    ZeroShotClassifier,
+    load_classifier,
+    object_crops,
+    verdict,
+    views,
+)
 
 Z = 1.959964  # of 95 %
 STRICT = ("strict object", "strict style")
@@ -257,8 +265,8 @@ class Strict:
 
     @torch.no_grad()
     def nearest(self, pictures: Float[Tensor, "B 3 128 128"], scenes: Scenes) -> Int[np.ndarray, "O"]:
-        """The nearest drawing of each object of `looked_at`."""
-        picture, view, _ = looked_at(scenes)
+        """The nearest drawing of each object of `object_crops`."""
+        picture, view, _ = object_crops(scenes)
         ground = pictures[:, :, :2].flatten(2).median(dim=2).values
         found = np.zeros(len(picture), dtype=int)
         for colour in np.unique(scenes.colour):
@@ -270,7 +278,7 @@ class Strict:
 
     def verdict(self, pictures: Float[Tensor, "B 3 128 128"], scenes: Scenes) -> dict[str, Bool[np.ndarray, "B"]]:
         """Whether the object is right and whether the style is, of a pair both."""
-        picture, _, wanted = looked_at(scenes)
+        picture, _, wanted = object_crops(scenes)
         found = self.nearest(pictures, scenes)
         report = {}
         for key, kind in (("strict object", self.drawings.concept), ("strict style", self.drawings.style)):
@@ -359,15 +367,17 @@ def gather(here: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     return whole
 
 
-def judge_rows(bench: Bench, drawings: Drawings, strict: Strict, ae: AutoEncoder, n: int, seed: int) -> list[dict]:
+def judge_rows(
+    classifier: ZeroShotClassifier, drawings: Drawings, strict: Strict, ae: AutoEncoder, n: int, seed: int
+) -> list[dict]:
     """How right both judges are on real pictures of held-out scenes, as they are and after the autoencoder."""
-    scenes = prompt_scenes(bench.drawings, n, seed)  # numbered alike
+    scenes = prompt_scenes(classifier.drawings, n, seed)  # numbered alike
     found: dict[str, list[dict]] = {"real pictures": [], "real pictures after the autoencoder": []}
     for i in range(0, n, 512):
         part = scenes[i : i + 512]
         pictures = paint(drawings, part)
         for name, x in zip(found, (pictures, round_trip(ae, pictures)), strict=True):
-            found[name].append(verdict(bench, x, part) | strict.verdict(x, part))
+            found[name].append(verdict(classifier, x, part) | strict.verdict(x, part))
     rows = []
     for name, parts in found.items():
         rows += tally(name, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, scenes)
@@ -403,27 +413,30 @@ def main() -> None:
             accelerator.print(f"{name} is left out: {error}", flush=True)
     if not generators:
         raise SystemExit("no model to look at")
-    bench = load_bench(JUDGE_FOLDER, device)
+    classifier = load_classifier(JUDGE_FOLDER, device)
     args.out.mkdir(parents=True, exist_ok=True)
 
     rows: list[dict] = []
     strict = None
     if (args.data / "names.json").is_file():
         drawings = load_drawings(args.data).to(device)
-        if not np.array_equal(drawings.concept, bench.drawings.concept) or drawings.names != bench.drawings.names:
+        if (
+            not np.array_equal(drawings.concept, classifier.drawings.concept)
+            or drawings.names != classifier.drawings.names
+        ):
             raise SystemExit(
                 f"{args.data} holds other drawings than the judge knows: train it again, or give no --data"
             )
         strict = Strict(drawings)
-        rows += judge_rows(bench, drawings, strict, next(iter(generators.values())).ae, n, args.seed + 500)
+        rows += judge_rows(classifier, drawings, strict, next(iter(generators.values())).ae, n, args.seed + 500)
         accelerator.print(markdown(rows, "the judges themselves"), flush=True)
     else:
         accelerator.print(
             f"no drawings in {args.data}: only the trained judge looks, and only at paintings", flush=True
         )
 
-    scenes = {kind: prompt_scenes(bench.drawings, n, args.seed, unseen=kind != "trained") for kind in KINDS}
-    texts = {kind: prompts(bench.drawings, scenes[kind], args.seed, chinese=kind == "Chinese") for kind in KINDS}
+    scenes = {kind: prompt_scenes(classifier.drawings, n, args.seed, unseen=kind != "trained") for kind in KINDS}
+    texts = {kind: prompts(classifier.drawings, scenes[kind], args.seed, chinese=kind == "Chinese") for kind in KINDS}
     noise = get_noise(n, SIZE, SIZE, "cpu", torch.float32, args.seed)
     chosen = settings(list(generators), args.quick)
     usual = {setting.model: setting for setting in reversed(chosen)}
@@ -435,7 +448,7 @@ def main() -> None:
             generators[setting.model], [texts[kind][i] for i in mine], noise[torch.from_numpy(mine)], setting, batch
         )
         judged = [
-            verdict(bench, x, part) | (strict.verdict(x, part) if strict else {})
+            verdict(classifier, x, part) | (strict.verdict(x, part) if strict else {})
             for x, part in (
                 (as_numbers(pictures[i : i + 512]), scenes[kind][mine[i : i + 512]]) for i in range(0, len(mine), 512)
             )

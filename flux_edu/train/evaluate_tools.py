@@ -26,7 +26,7 @@ from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
 from flux_edu.sampling import denoise
-from flux_edu.tools import changed, control_cond, fill_cond, hide, make_ref_ids, see, spell_out
+from flux_edu.tools import changed, control_cond, fill_cond, hide, make_ref_ids, spell_out
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
 from flux_edu.train.distillation import Texts, half, schedule
@@ -46,7 +46,8 @@ from flux_edu.train.edits import (
     wishes,
 )
 from flux_edu.train.evaluate import Strict, prompt_scenes, prompts, wilson
-from flux_edu.train.judge import Bench, load_bench, round_trip, verdict
+from flux_edu.train.judge import round_trip
+from flux_edu.train.judge_model import ZeroShotClassifier, load_classifier, verdict
 from flux_edu.train.objectives import Text
 
 TOOLS = ("fill", "canny", "kontext", "redux")
@@ -152,7 +153,7 @@ class Judged:
     def __init__(self, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int, name: str):
         self.flux, self.texts, self.ae, self.drawings = flux, texts, ae, drawings
         self.out, self.n, self.name = out, n, name
-        self.bench: Bench = load_bench(device=drawings.pixels.device)
+        self.classifier: ZeroShotClassifier = load_classifier(device=drawings.pixels.device)
         self.strict, self.empty = Strict(drawings), texts.read([""])
 
     def paint(self, texts: list[str], given: Tensor, guidance: float, steps: int = 28) -> Tensor:
@@ -170,7 +171,7 @@ class Judged:
         pictures, masks = paint(self.drawings, scenes), draw_masks(scenes, 5, measured=True)
         masks = masks.to(pictures.device)
         painted = self.paint(texts, fill_cond(encode(self.ae, hide(pictures, masks)), masks), guidance)
-        found = verdict(self.bench, painted, scenes) | self.strict.verdict(painted, scenes)
+        found = verdict(self.classifier, painted, scenes) | self.strict.verdict(painted, scenes)
         self.sheet(f"fill_w{guidance:g}", hide(pictures, masks), painted, pictures)
         (self.out / "fill.txt").write_text("\n".join(texts[:24]), "utf-8")
         return shares(found, (*SEEN, "strict object")) | kept(painted, pictures, self.ae, masks < 0.5)
@@ -188,7 +189,7 @@ class Judged:
             where = torch.from_numpy(at).to(given.device)
             painted = self.paint(prompts(self.drawings, scene, seed=0), given[where], guidance)
             f1 = edge_agreement(outlines(painted, high[at]), edges[where])
-            found = verdict(self.bench, painted, scene) | self.strict.verdict(painted, scene)
+            found = verdict(self.classifier, painted, scene) | self.strict.verdict(painted, scene)
             report[key] = shares(found, (*SEEN, "strict object")) | {"f1": round(float(f1.mean()), 4), "n": len(at)}
             self.sheet(f"canny_{key.split()[0]}_w{guidance:g}", edges[where], painted, paint(self.drawings, scene))
         return report
@@ -201,20 +202,20 @@ class Judged:
             before, after = paint_edits(self.drawings, edits)
             texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
             # "it" reaches the network by the names that the judge finds, as in `ToolGenerator.edit`
-            texts = [spell_out(text, seen) for text, seen in zip(texts, self.bench.things(before), strict=True)]
+            texts = [spell_out(text, seen) for text, seen in zip(texts, self.classifier.things(before), strict=True)]
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
-            stay, found = should_stay(self.drawings, edits), edit_verdict(self.bench, painted, edits)
+            stay, found = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
             report[what] = shares(found, SEEN) | kept(painted, after, self.ae, stay)
             # a few edits that failed can outweigh all else in these decibels: so those that are done stand apart
             done = torch.from_numpy(found["all"]).to(stay.device)
             report[what]["of edits done"] = kept(painted[done], after[done], self.ae, stay[done]) if done.any() else {}
             mixed = put_back(painted, before)
-            report[what]["put back"] = shares(edit_verdict(self.bench, mixed, edits), ("all",)) | {
+            report[what]["put back"] = shares(edit_verdict(self.classifier, mixed, edits), ("all",)) | {
                 "stays_db": round(psnr_where(mixed, after, stay), 2)
             }
             if guidance == GUIDANCES[0]:
                 for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
-                    report[what][f"judge on {true}"] = shares(edit_verdict(self.bench, x, edits), ("all",))["all"]
+                    report[what][f"judge on {true}"] = shares(edit_verdict(self.classifier, x, edits), ("all",))["all"]
             file = f"kontext_{what.replace(', by ', '_')}"
             self.sheet(f"{file}_w{guidance:g}", before, painted, after)
             (self.out / f"{file}.txt").write_text("\n".join(texts[:24]), "utf-8")
@@ -224,8 +225,8 @@ class Judged:
         variations = draw_variations(self.drawings, self.n, seed=4000, unseen=True)
         before, after = paint_edits(self.drawings, variations)
         texts = wishes(self.drawings, variations, seed=0, always=True)
-        painted = self.paint(texts, see(self.bench.judge, before), guidance)
-        found = verdict(self.bench, painted, variations.after) | self.strict.verdict(painted, variations.after)
+        painted = self.paint(texts, self.classifier.judge.encode_image(before), guidance)
+        found = verdict(self.classifier, painted, variations.after) | self.strict.verdict(painted, variations.after)
         self.sheet(f"redux_w{guidance:g}", before, painted, after)
         (self.out / "redux.txt").write_text("\n".join(texts[:24]), "utf-8")
         return shares(found, (*SEEN, "strict object", "strict style"))

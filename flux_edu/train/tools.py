@@ -20,7 +20,7 @@ from flux_edu.io import lora
 from flux_edu.io.checkpoint import State, read
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
-from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, see, widen_img_in
+from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, widen_img_in
 from flux_edu.train import distillation
 from flux_edu.train.data import captions, draw_scenes, paint
 from flux_edu.train.distillation import Stage, build, half
@@ -40,7 +40,7 @@ from flux_edu.train.edits import (
 )
 from flux_edu.train.evaluate_tools import measure
 from flux_edu.train.guidance import training_levels
-from flux_edu.train.judge import load_bench
+from flux_edu.train.judge_model import load_classifier
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.objectives import Text, flow_loss
 
@@ -49,7 +49,7 @@ LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a pict
 RANKS = {"img_in": 128, "final_layer.linear": 64}
 # Another style is learned last, and of two things later than of one: both are taught more often than the rest.
 TAUGHT, PAIRS = (BACKGROUND, STYLE, STYLE, STYLE, SWAP, REMOVE), 0.9
-EYE = 104  # numbers a token of `tools.see`
+EYE = 104  # numbers a token of `Judge.encode_image`
 
 # ---------------------------------------------------------------- what is seen beside the noise
 
@@ -144,7 +144,7 @@ class ReduxPool(ToolPool):
     shape = (16, EYE)
 
     def __init__(self, drawings, *args, **how):
-        self.judge = load_bench(device=drawings.pixels.device).judge
+        self.judge = load_classifier(device=drawings.pixels.device).judge
         super().__init__(drawings, *args, **how)
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ class ReduxPool(ToolPool):
         variations = draw_variations(self.drawings, n, seed, unseen=unseen)
         before, after = paint_edits(self.drawings, variations)
         texts = self.encode_text(wishes(self.drawings, variations, seed))
-        return patchify(self.encode(after)), texts, see(self.judge, before)
+        return patchify(self.encode(after)), texts, self.judge.encode_image(before)
 
     def batch(self, n: int, empty: float = 0.1) -> tuple[Tensor, ...]:
         """As in `Pool`; a tenth loses its picture too, which is told by zeros."""
