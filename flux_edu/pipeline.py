@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import flux_edu
 from flux_edu.configs import get_spec
-from flux_edu.io.advice import advise, unknown_words
+from flux_edu.io.advice import advise, advise_cut, unknown_words
 from flux_edu.io.device import pick_device
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
 from flux_edu.io.published import load_published, settle, visiting
@@ -189,6 +189,12 @@ class FluxGenerator:
         if init_image is not None and not isinstance(init_image, Image.Image):
             raise TypeError(
                 f"init_image is a {type(init_image).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)"
+            )
+        for embedder in (self.t5, self.clip):
+            advise_cut(embedder, opts.prompt)
+        if not 0 <= strength <= 1:
+            raise ValueError(
+                f"image2image_strength = {strength}: it must lie in [0, 1]; 0 keeps the start picture, 1 ignores it"
             )
         if init_image is None and strength:
             advise(f"image2image_strength = {strength} does nothing without init_image")

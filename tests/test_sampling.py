@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_denoise_is_the_sum_of_its_steps(inputs):
     """Against a loop in NumPy, with a velocity that depends on x and on t."""
     timesteps = get_schedule(5, ROWS * COLUMNS)
     x = inputs["img"].double().numpy()
-    for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         x = x + (t_next - t) * (np.cos(x) + t * x + 0.5)
     model = Known(lambda x, t: torch.cos(x) + t * x + 0.5)
     got = sampling.denoise(model, **inputs, timesteps=timesteps)
@@ -129,7 +130,7 @@ def test_a_constant_target_is_reached_exactly_in_any_number_of_steps(num_steps, 
     noise, x_0 = torch.randn(2, 1, 6, C, dtype=torch.float64)
     x, wrong = noise, noise
     timesteps = get_schedule(num_steps, 6)
-    for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         x = sampling.euler_step(x, noise - x_0, t, t_next)
         wrong = sampling.euler_step(wrong, -(noise - x_0), t, t_next)
     assert torch.allclose(x, x_0, atol=1e-12)
@@ -152,7 +153,7 @@ def test_n_steps_ask_the_model_n_times_and_never_at_zero(inputs):
     )
     assert [i for i, *_ in seen] == [0, 1, 2, 3]
     assert [t for _, t, *_ in seen] == timesteps[:-1] and timesteps[-1] == 0
-    assert [level.tolist() for level, *_ in model.asked] == [pytest.approx([t] * B) for t in timesteps[:-1]]
+    assert [t.tolist() for t, *_ in model.asked] == [pytest.approx([t] * B) for t in timesteps[:-1]]
     assert torch.equal(seen[0][2], inputs["img"]) and all(torch.equal(v, torch.ones_like(v)) for *_, v in seen)
     assert torch.allclose(end, inputs["img"] - 1, atol=1e-6)
 
@@ -160,7 +161,7 @@ def test_n_steps_ask_the_model_n_times_and_never_at_zero(inputs):
 def test_one_level_is_no_step_and_none_is_an_error(inputs):
     model = Known(lambda x, t: 1 / 0)
     assert torch.equal(sampling.denoise(model, **inputs, timesteps=[0.0]), inputs["img"])
-    with pytest.raises(ValueError, match=r"N \+ 1 numbers for N steps"):
+    with pytest.raises(AssertionError, match=r"timesteps is empty"):
         sampling.denoise(model, **inputs, timesteps=[])
 
 
@@ -246,7 +247,7 @@ def test_strength_counts_steps_not_noise():
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
 def test_a_strength_outside_0_and_1_is_an_error(strength):
-    with pytest.raises(ValueError, match=r"strength = .*must lie in \[0, 1\]; 0 keeps the start picture"):
+    with pytest.raises(AssertionError, match=r"ς = .*: must lie in \[0, 1\]"):
         sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), [1.0, 0.0], strength)
 
 
@@ -276,7 +277,7 @@ def test_two_passes_in_one_batch_are_two_passes(inputs, uncond, w):
     empty = {"txt": uncond[0].expand(B, -1, -1), "y": uncond[1].expand(B, -1)}
     prompted = {"txt": inputs["txt"], "y": inputs["vec"]}
     with torch.inference_mode():
-        for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+        for t, t_next in pairwise(timesteps):
             v_empty, v_prompted = (
                 model(x, inputs["img_ids"], txt_ids=inputs["txt_ids"], timesteps=torch.full((B,), t), **text)
                 for text in (empty, prompted)
@@ -395,9 +396,9 @@ WRONG = {
 }
 
 
-def loop(step, levels=lambda t: zip(t[:-1], t[1:], strict=True)):
+def loop(step, pairs=pairwise):
     def run(velocity, x, timesteps):
-        for t, t_next in levels(timesteps):
+        for t, t_next in pairs(timesteps):
             x = step(velocity, x, t, t_next)
         return x
 

@@ -88,8 +88,8 @@ def test_a_round_trip_is_better_with_a_better_step():
 
 
 def test_straightness_is_zero_for_a_point_and_grows_with_the_bend():
-    levels = get_schedule(400, 64)
-    values = [solvers.straightness(solvers.gaussian_velocity(0.5, s), X, levels) for s in (0.0, 0.3, 1.0)]
+    timesteps = get_schedule(400, 64)
+    values = [solvers.straightness(solvers.gaussian_velocity(0.5, s), X, timesteps) for s in (0.0, 0.3, 1.0)]
     assert values[0] < 1e-12 < values[1] < values[2]
 
 

@@ -3,15 +3,15 @@
 The comparison with transformers itself stands in parity/test_text_parity.py.
 """
 
-import warnings
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from flux_edu import text
+from flux_edu.io.advice import Advice, advise_cut
 from flux_edu.io.checkpoint import CheckpointError
+from flux_edu.io.published import check_end_of_text, load_embedder
 
 WORDS = "red green blue circle square star left right".split()
 LENGTH = 7
@@ -91,22 +91,19 @@ def test_the_unconditioned_half_is_the_empty_text():
 
 
 def test_a_text_that_just_fits_is_not_warned_about():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert t5().tokens(["red green blue circle square star"]).tolist() == [[2, 3, 4, 5, 6, 7, 1]]
+    prompt = "red green blue circle square star"
+    assert t5().tokens([prompt]).tolist() == [[2, 3, 4, 5, 6, 7, 1]]
+    advise_cut(t5(), prompt)  # a warning would be an error
 
 
 def test_a_text_that_is_too_long_is_cut_with_a_warning_that_counts():
-    embedder = t5()
-    said = r"T5EncoderModel reads 7 tokens; the last 2 of 'red green blue circle square star left r'… are cut. Shorten"
-    with pytest.warns(UserWarning, match=said):
-        ids = embedder.tokens(["red green blue circle square star left right"])
-    assert ids.tolist() == [[2, 3, 4, 5, 6, 7, 1]]  # six words and the end: two words are gone
-
-
-def test_the_warning_stands_at_the_line_that_asked():
-    with pytest.warns(UserWarning, match="CLIPTextModel reads 7 tokens; the last 1 of") as caught:
-        clip()(["red green blue circle square star left"])
+    embedder, prompt = t5(), "red green blue circle square star left right"
+    assert embedder.tokens([prompt]).tolist() == [[2, 3, 4, 5, 6, 7, 1]]  # six words and the end: two words are gone
+    message = (
+        r"T5EncoderModel reads 7 tokens; the last 2 of 'red green blue circle square star left r'… are cut. Shorten"
+    )
+    with pytest.warns(Advice, match=message) as caught:
+        advise_cut(embedder, prompt)
     assert caught[0].filename == __file__
 
 
@@ -122,13 +119,13 @@ def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="nowhere is not a folder; give the folder of a T5EncoderModel with its"
     ):
-        text.TextEmbedder.from_pretrained(tmp_path / "nowhere", T5EncoderModel, LENGTH)
+        load_embedder(tmp_path / "nowhere", T5EncoderModel, LENGTH)
 
 
 def test_pickled_weights_are_not_read(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(CheckpointError, match="holds no .safetensors file, and pickled weights are not read"):
-        text.TextEmbedder.from_pretrained(tmp_path, T5EncoderModel, LENGTH)
+        load_embedder(tmp_path, T5EncoderModel, LENGTH)
 
 
 def test_the_folder_of_the_other_encoder_is_an_error_and_not_a_random_model(tmp_path):
@@ -136,27 +133,28 @@ def test_the_folder_of_the_other_encoder_is_an_error_and_not_a_random_model(tmp_
     tokenizer().save_pretrained(tmp_path)
     said = r"is not the folder of a T5EncoderModel: \d+ of its tensors are missing: encoder.block.0"
     with pytest.raises(CheckpointError, match=said):
-        text.TextEmbedder.from_pretrained(tmp_path, T5EncoderModel, LENGTH)
+        load_embedder(tmp_path, T5EncoderModel, LENGTH)
 
 
 def test_a_folder_is_read_back_as_it_was_written(tmp_path):
     clip().encoder.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    again = text.TextEmbedder.from_pretrained(tmp_path, CLIPTextModel, LENGTH)
+    again = load_embedder(tmp_path, CLIPTextModel, LENGTH)
     torch.testing.assert_close(again(["blue star"]), clip()(["blue star"]))
 
 
 def test_an_end_of_text_token_that_is_not_clips_is_an_error():
     """transformers would pool at the first token, whatever it is."""
     with pytest.raises(ValueError, match=r"this CLIP pools at token 5, but its tokenizer ends a text with \[1\]"):
-        clip(eos_token_id=5)
+        check_end_of_text(clip(eos_token_id=5).encoder, tokenizer())
     with pytest.raises(ValueError, match="this CLIP pools at token 1, but its tokenizer ends a text with nothing"):
-        clip(tokenizer(writes_end=False))
+        check_end_of_text(clip().encoder, tokenizer(writes_end=False))
 
 
 def test_an_end_of_text_token_of_two_means_the_highest_number():
     with pytest.raises(ValueError, match=r"pools at token 9, but its tokenizer ends a text with \[2\]"):
-        clip(tokenizer(end_number=2), eos_token_id=2)
+        check_end_of_text(clip(eos_token_id=2).encoder, tokenizer(end_number=2))
     embedder = clip(tokenizer(end_number=9), eos_token_id=2)  # as published: 2 in config.json, 49407 in the tokenizer
+    check_end_of_text(embedder.encoder, embedder.tokenizer)
     states = embedder.encoder(input_ids=torch.tensor([[3, 9, 0, 0, 0, 0, 0]])).last_hidden_state
     torch.testing.assert_close(embedder(["blue"]), states[:, 1])

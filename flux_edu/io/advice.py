@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 OURS = ("flux_edu", "torch", "jaxtyping", "beartype")  # frames of these packages are not the user's
 
 
@@ -37,6 +39,16 @@ def collect() -> Iterator[list[str]]:
 
         warnings.showwarning = keep
         yield collected
+
+
+def advise_cut(embedder: nn.Module, text: str) -> None:
+    """Warn where a `TextEmbedder` does not read a text to its end, and say how many tokens are lost."""
+    tokens = len(embedder.tokenizer(text, verbose=False)["input_ids"])
+    if (lost := tokens - embedder.max_length) > 0:
+        advise(
+            f"{type(embedder.encoder).__name__} reads {embedder.max_length} tokens; the last {lost} of {text[:40]!r}…"
+            " are cut. Shorten the prompt."
+        )
 
 
 def words(text: str) -> list[str]:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.io import memory
+from flux_edu.io.checkpoint import CheckpointError, listed
 from flux_edu.io.diffusers_layout import convert_file
 from flux_edu.io.shards import load
 from flux_edu.model import Flux
@@ -136,7 +137,7 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
     load(ae, found.paths["FLUX_AE"], at, torch.bfloat16)
     encoders = []
     for key, kind, tokens in (("FLUX_T5", T5EncoderModel, spec.txt_tokens), ("FLUX_CLIP", CLIPTextModel, CLIP_TOKENS)):
-        embedder = TextEmbedder.from_pretrained(found.paths[key], kind, tokens, found.tokenizers[key])
+        embedder = load_embedder(found.paths[key], kind, tokens, found.tokenizers[key])
         encoders.append(embedder.to(at, torch.bfloat16 if device.type == "cuda" else None))
     return (*encoders, model, ae), way
 
@@ -189,6 +190,58 @@ def settle(parts: Parts, device: torch.device, way: memory.Way) -> None:
     if way.resident:
         for part in parts:
             part.to(device)
+
+
+# ---------------------------------------------------------------- text encoders
+
+
+def load_embedder(
+    path: str | Path,
+    kind: type[T5EncoderModel] | type[CLIPTextModel],
+    max_length: int,
+    tokenizer_path: str | Path | None = None,
+) -> TextEmbedder:
+    """From a local folder in transformers' layout (model.safetensors, config.json, tokenizer files).
+
+    tokenizer_path: where the tokenizer stands in a folder of its own, as in FLUX.1's repositories.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} is not a folder; give the folder of a {kind.__name__} with its tokenizer, as transformers saves it"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path} holds no .safetensors file, and pickled weights are not read: take a folder that has"
+            " model.safetensors, or convert the weights where you trust them"
+        )
+    encoder, info = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):  # transformers would leave these at random numbers
+        raise CheckpointError(
+            f"{path} is not the folder of a {kind.__name__}: {len(missing)} of its tensors are missing:"
+            f" {listed(missing)}"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer_path or path, local_files_only=True, model_max_length=max_length
+    )
+    if kind is CLIPTextModel:
+        check_end_of_text(encoder, tokenizer)
+    return TextEmbedder(encoder.eval(), tokenizer, max_length)
+
+
+def check_end_of_text(clip: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """CLIP pools at its end-of-text token; with a tokenizer that writes another it would pool anywhere, silently.
+
+    An eos_token_id of 2, as in the published config.json, means to transformers: the token of the highest number.
+    """
+    last, expected = tokenizer("")["input_ids"][-1:], clip.config.eos_token_id
+    if expected == 2:
+        expected = max(tokenizer.get_vocab().values())
+    if last != [expected]:
+        raise ValueError(
+            f"this CLIP pools at token {expected}, but its tokenizer ends a text with {last or 'nothing'}: take"
+            " the tokenizer that belongs to it, or set eos_token_id in its configuration"
+        )
 
 
 # ---------------------------------------------------------------- command line

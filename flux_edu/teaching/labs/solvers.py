@@ -1,18 +1,18 @@
 """Three ways to follow a velocity, and what can be measured of the walk. Notebook 06; no numbered equations.
 
-A velocity is a function of state and noise level. Every step takes x from level t to t_next; h = t_next - t is negative
+A velocity is a function of state and noise level, as `sampling.velocity_field` makes it of a model. Every step takes x from level t to t_next; h = t_next - t is negative
 on the way to the picture. `sampling.euler_step` is the first of them, asked once a step.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flux_edu.sampling import euler_step
+from flux_edu.sampling import Velocity, euler_step
 
-Velocity = Callable[[Tensor, float], Tensor]
 Step = Callable[[Velocity, Tensor, float, float], Tensor]
 
 
@@ -44,15 +44,15 @@ STEPS: dict[str, tuple[Step, int]] = {  # name → step, evaluations a step
 
 
 def solve(
-    velocity: Velocity, x: Float[Tensor, "B ..."], levels: Sequence[float], step: Step = heun_step
+    velocity: Velocity, x: Float[Tensor, "B ..."], timesteps: Sequence[float], step: Step = heun_step
 ) -> Float[Tensor, "B ..."]:
-    """Walk from levels[0] to levels[-1], downwards to the picture or upwards to the noise (inversion).
+    """Walk from timesteps[0] to timesteps[-1], downwards to the picture or upwards to the noise (inversion).
 
     The velocity is never asked at t = 0, where a FLUX was not trained: a Heun step that ends there becomes an Euler
     step, and any step that begins there is an Euler step with the velocity of its end, t_next. One such step leaves
     the order as it is.
     """
-    for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         if t_next == 0 and step is heun_step:
             x = euler(velocity, x, t, t_next)
         elif t == 0:
@@ -68,20 +68,21 @@ def order(errors: Sequence[float], steps: Sequence[int]) -> list[float]:
     return (-(e[1:] / e[:-1]).log() / (n[1:] / n[:-1]).log()).tolist()
 
 
-def straightness(velocity: Velocity, x: Float[Tensor, "B ..."], levels: Sequence[float]) -> float:
-    """How far the velocities along a walk are from its chord, mean squared over the levels, relative to the chord.
+def straightness(velocity: Velocity, x: Float[Tensor, "B ..."], timesteps: Sequence[float]) -> float:
+    """How far the velocities along a walk are from its chord, mean squared over the walk, relative to the chord.
 
     ∫ ‖v(x_t, t) - (x_1 - x_0)‖² dt / ‖x_1 - x_0‖² with x_1 the start and x_0 the end: 0 for a straight path at constant
     speed, on which a single Euler step is exact. Liu et al., "Flow Straight and Fast", 2022.
     """
-    start, seen = x, []
-    for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+    start, walk = x, []
+    for t, t_next in pairwise(timesteps):
         v = velocity(x, t)
-        seen.append((t - t_next, v))
-        x = x + (t_next - t) * v
-    chord = (start - x) / (levels[0] - levels[-1])
-    off = sum(dt * (v - chord).square().sum().item() for dt, v in seen)
-    return off / ((levels[0] - levels[-1]) * chord.square().sum().item())
+        walk.append((t - t_next, v))
+        x = euler_step(x, v, t, t_next)
+    duration = timesteps[0] - timesteps[-1]
+    chord = (start - x) / duration
+    off = sum(dt * (v - chord).square().sum().item() for dt, v in walk)
+    return off / (duration * chord.square().sum().item())
 
 
 def gaussian_velocity(mean: float, deviation: float) -> Velocity:
