@@ -1,7 +1,8 @@
 """Three ways to follow a velocity, and what can be measured of the walk. Notebook 06; no numbered equations.
 
-A velocity is a function of state and noise level, as `sampling.velocity_field` makes it of a model. Every step takes x from level t to t_next; h = t_next - t is negative
-on the way to the picture. `sampling.euler_step` is the first of them, asked once a step.
+A velocity is a function of state and noise level, as `sampling.velocity_field` makes it of a model. Every step takes x
+from level t to t_next; h = t_next - t is negative on the way to the picture. `sampling.euler_step` is the first of
+them, asked once a step.
 """
 
 from collections.abc import Callable, Sequence
