@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from flux_edu.speed.group_norm import SumsGroupNorm, use_sums
 from torch.utils.flop_counter import FlopCounterMode
 
+from flux_edu.__main__ import main
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
 from flux_edu.io import memory
@@ -16,6 +16,7 @@ from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.speed import bench, fp8
 from flux_edu.speed.diffusers_arm import DiffusersFlux, denoise_diffusers
+from flux_edu.speed.group_norm import SumsGroupNorm, use_sums
 from flux_edu.speed.modulation_cache import denoise_precomputed
 
 SMALL = replace(
@@ -172,12 +173,12 @@ def test_the_blocks_in_eight_bits_paint_nearly_the_same():
 def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
     calls = []
     monkeypatch.setattr(bench, "run", lambda case, arms: calls.append((case, arms)))
-    assert bench.main(["--device", "cpu", "--compile", "--diffusers", "--fp8"]) == 0
+    assert main(["bench", "--device", "cpu", "--compile", "--diffusers", "--fp8"]) == 0
     [(one, arms)] = calls
     assert one.spec is configs["tiny"] and (one.width, one.dtype, one.txt_tokens) == (128, torch.float32, 32)
     compiled = ["ours blocks", "diffusers blocks", "ours whole", "diffusers whole"]
     assert arms == ["ours", "diffusers", *compiled, "ours fp8 blocks"]
     sizes = []
     monkeypatch.setattr(bench, "scaling", lambda case, sides, texts: sizes.append((sides, texts)))
-    assert bench.main(["--device", "cpu", "--scaling"]) == 0
+    assert main(["bench", "--device", "cpu", "--scaling"]) == 0
     assert sizes == [([32, 64, 96, 128, 192, 256], [4, 8, 16])]

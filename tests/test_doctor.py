@@ -1,4 +1,4 @@
-"""`python -m flux_edu doctor` is right about what is right, and names what is wrong and what to do."""
+"""`flux-edu doctor` is right about what is right, and names what is wrong and what to do."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import flux_edu
 from flux_edu.apps import doctor
 
 
@@ -23,7 +24,7 @@ def bad(check):
 def test_here_all_is_well(capsys):
     """The whole of it, as a reader runs it; memory is left out, since tests share the machine."""
     checks = tuple(check for check in doctor.CHECKS if check is not doctor.room)
-    assert doctor.main(checks) == 0
+    assert doctor.examine(checks) == 0
     out = capsys.readouterr().out
     for told in ("Python 3.1", "torch 2.", "device ", "threads on", "tiny-dev loads strictly", "tiny-schnell paints"):
         assert told in out
@@ -105,7 +106,7 @@ def test_one_wrong_thing_is_exit_code_1_and_a_check_that_breaks_is_one(capsys):
         yield True, "so far", ""
         raise RuntimeError("the driver is too old")
 
-    assert doctor.main((broken,)) == 1
+    assert doctor.examine((broken,)) == 1
     out = capsys.readouterr().out
     assert "WRONG  broken stopped with RuntimeError: the driver is too old" in out and "1 of these are wrong" in out
 
@@ -113,7 +114,7 @@ def test_one_wrong_thing_is_exit_code_1_and_a_check_that_breaks_is_one(capsys):
 def test_it_starts_where_pytorch_does_not(tmp_path):
     """As after half an installation: `import torch` fails, the rest is still looked at."""
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: cannot open shared object file')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(flux_edu.__file__).parents[1]}"}
     done = subprocess.run(
         [sys.executable, "-m", "flux_edu", "doctor"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
@@ -122,5 +123,5 @@ def test_it_starts_where_pytorch_does_not(tmp_path):
         assert told in done.stdout
     command = [sys.executable, "-m", "flux_edu", "sample", "a fox"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("flux_edu: libtorch.so")
-    assert "`python -m flux_edu doctor` says what to do" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("flux-edu: libtorch.so")
+    assert "`flux-edu doctor` says what to do" in done.stderr and "Traceback" not in done.stderr

@@ -1,13 +1,8 @@
-"""Chapter 6, from a prompt to a picture: the generator, its messages, its files, its devices, its command line."""
+"""Chapter 6, from a prompt to a picture: the generator, its messages, its files, its devices."""
 
 import inspect
-import json
-import os
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +12,6 @@ from PIL import Image
 
 import flux_edu
 from flux_edu import pipeline
-from flux_edu.__main__ import main
-from flux_edu.apps.sample import file_name
 from flux_edu.configs import configs
 from flux_edu.io import published
 from flux_edu.io.advice import Advice, collect, unknown_words, words
@@ -394,95 +387,3 @@ def test_devices(monkeypatch):
         pick_device("cuda:2")
     assert pick_device() == torch.device("cuda")
     assert pick_device(torch.device("mps")) == torch.device("mps")
-
-
-# ---------------------------------------------------------------- the command line
-
-
-def test_sample_paints_saves_and_says_where(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["sample", PROMPT, "--seed", "5", "--steps", "2", "--width", "80", "--height", "48"]) == 0
-    file = Path("output", "a-3d-fox-on-a-blue-background-5.png")
-    out, err = capsys.readouterr()
-    assert out == f"80 × 48 pixels, tiny, seed 5: {file.resolve()}\n"
-    assert "painting: 100%" in err and "2/2" in err
-    assert same(Image.open(file), paint(tiny))  # guidance is the model's own, 3
-    options = ["--init", str(file), "--strength", "0.5", "--out", "again.png", "--guidance", "1", "--device", "cpu"]
-    assert main(["sample", PROMPT, "--seed", "5", "--steps", "2", "--width", "80", "--height", "50", *options]) == 0
-    out, err = capsys.readouterr()
-    assert "note: sizes are multiples of 16" in err and "1/1" in err
-    found = read_metadata("again.png")
-    assert (found["guidance"], found["image2image_strength"], found["height"]) == (1.0, 0.5, 48)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--steps", "0"], "num_steps = 0"),
-        (["--width", "0"], "both sides must be at least 16"),
-        (["--model", "flux-dev-"], "did you mean flux-dev"),
-        (["--out", "x.jpg"], "pictures are saved as PNG"),
-        (["--init", "nowhere.png"], "nowhere.png"),
-        (["--device", "tpu"], "'tpu' is no device"),
-        (["--strength", "0.5"], "name one with --init"),
-        (["--seed", "-1"], "seed = -1: choose one from 0"),
-        (["--guidance", "nan"], "guidance = nan: it must be a finite number"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_one_line(options, told, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["sample", PROMPT, *options]) == 2
-    err = capsys.readouterr().err
-    assert told in err and "Traceback" not in err and err.rstrip().splitlines()[-1].startswith("flux_edu: ")
-    assert list(tmp_path.iterdir()) == []
-
-
-QUICK = ["--model", "tiny-schnell", "--steps", "1", "--width", "32", "--height", "32"]
-
-
-def test_no_picture_is_replaced_unasked(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(3):
-        assert main(["sample", "a fox", "--seed", "5", *QUICK]) == 0
-    assert sorted(path.name for path in Path("output").iterdir()) == ["a-fox-5-2.png", "a-fox-5-3.png", "a-fox-5.png"]
-    Path("mine.png").write_bytes(b"mine")
-    assert main(["sample", "a fox", "--out", "mine.png", *QUICK]) == 2
-    assert "mine.png exists: choose another name, or add --overwrite" in capsys.readouterr().err
-    assert Path("mine.png").read_bytes() == b"mine"
-    assert main(["sample", "a fox", "--out", "mine.png", "--overwrite", *QUICK]) == 0
-    assert read_metadata("mine.png")["model"] == "tiny-schnell"
-
-
-def test_guidance_that_does_nothing_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["sample", "a fox", "--guidance", "5", *QUICK]) == 0
-    assert "note: tiny-schnell takes no guidance" in capsys.readouterr().err
-    assert main(["sample", "a fox", "--guidance", "5", "--model", "tiny-dev", *QUICK[2:]]) == 0
-    assert "takes no guidance" not in capsys.readouterr().err
-
-
-def test_ctrl_c_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("flux_edu.apps.sample.FluxGenerator", stop)
-    assert main(["sample", "a fox"]) == 130
-    assert capsys.readouterr().err == "flux_edu: stopped; nothing was saved\n"
-
-
-def test_a_console_of_few_letters_is_no_error(tmp_path):
-    """What Windows does when the output goes to a file: neither × nor Chinese has a place there."""
-    command = [sys.executable, "-m", "flux_edu", "sample", "狐狸", *QUICK]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"32 ? 32 pixels" in done.stdout and len(list(tmp_path.rglob("*.png"))) == 1
-
-
-def test_file_names_are_plain():
-    assert file_name('a "3d" fox: left/right?') == "a-3d-fox-left-right"
-    assert file_name("???") == "empty-prompt"
-    assert json.loads(json.dumps(file_name("红苹果"))) == "红苹果"

@@ -1,8 +1,9 @@
-"""What is installed, and whether the tiny FLUX paints here: `python -m flux_edu doctor`.
+"""What is installed, and whether the tiny FLUX paints here: `flux-edu doctor`.
 
 Nothing but the standard library is imported before it has been looked at: a broken installation is what this is for.
 """
 
+import argparse
 import hashlib
 import os
 import platform
@@ -132,7 +133,7 @@ def free_memory_gb() -> float | None:
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, libraries, device, hashes, weights, picture, room)
 
 
-def main(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> int:
+def examine(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> int:
     """Print a line for every finding, and under a bad one what to do; 1 if there is a bad one, else 0."""
     bad = 0
     for check in checks:
@@ -151,3 +152,7 @@ def main(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> int:
         "All is well." if not bad else f"{bad} of these are wrong: do what the lines with -> say, then run this again."
     )
     return int(bad > 0)
+
+
+def main(options: argparse.Namespace) -> int:
+    return examine()

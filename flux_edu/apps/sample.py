@@ -14,10 +14,12 @@ from flux_edu.pipeline import FluxGenerator
 STRENGTH = 0.8  # of image to image: the picture's layout stays, its details are painted anew
 
 
-def paint(options: argparse.Namespace) -> Path:
+def main(options: argparse.Namespace) -> int:
     """Paint one picture and save it; what it takes to paint it again stands in the file."""
     spec = get_spec(options.model)
     side = 1024 if spec.repo_id else 128
+    if spec.params.in_channels != spec.params.out_channels:
+        raise ValueError(f"{options.model} needs a picture or a mask beside the prompt: notebook 12 paints with it")
     if options.strength is not None and options.init is None:
         raise ValueError("--strength says how much of a start picture is painted anew: name one with --init")
     if options.guidance is not None and not (spec.two_passes or spec.params.guidance_embed):
@@ -42,7 +44,7 @@ def paint(options: argparse.Namespace) -> Path:
     seed = picture.info["seed"]
     path = save_image(picture, path or next_path(Path("output"), f"{file_name(options.prompt)}-{seed}"))
     print(f"{picture.width} × {picture.height} pixels, {options.model}, seed {seed}: {path.resolve()}")
-    return path
+    return 0
 
 
 def open_picture(path: Path) -> Image.Image:

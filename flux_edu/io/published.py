@@ -1,13 +1,12 @@
 """The published 12B models: where their files are, how they are fetched, and how they fit into a GPU.
 
-python -m flux_edu.io.published flux-dev              what is here, what is missing, and which way of painting fits
-python -m flux_edu.io.published flux-dev --download   fetch what is missing from the Hugging Face hub (extra: real)
-python -m flux_edu.io.published convert A B           rewrite A in the other layout (published, diffusers) as B
+flux-edu real flux-dev              what is here, what is missing, and which way of painting fits
+flux-edu real flux-dev --download   fetch what is missing from the Hugging Face hub (extra: real)
+flux-edu real convert A B           rewrite A in the other layout (published, diffusers) as B
 """
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
     if found.missing:
         raise FileNotFoundError(
             f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download its"
-            f" files (python -m flux_edu.io.published {name} --download), and tell where they are: FLUX_HOME is a copy"
+            f" files (flux-edu real {name} --download), and tell where they are: FLUX_HOME is a copy"
             " of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
             f" transformers saves them. Now: {'; '.join(found.missing)}. FluxGenerator('tiny') needs nothing."
         )
@@ -247,33 +246,24 @@ def check_end_of_text(clip: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -
 # ---------------------------------------------------------------- command line
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """What is here, what is missing, what fits; 1 if something is missing."""
-    given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["convert"]:
-        top = argparse.ArgumentParser(prog="python -m flux_edu.io.published convert")
-        top.add_argument("source", type=Path)
-        top.add_argument("target", type=Path)
-        options = top.parse_args(given[1:])
-        print(f"{options.target}: {convert_file(options.source, options.target)}")
+def main(options: argparse.Namespace) -> int:
+    """What is here, what is missing, what fits; 1 if something is missing. Or a file rewritten in the other layout."""
+    if options.name == "convert":
+        if len(options.files) != 2:
+            raise ValueError(f"convert takes two files, the one to read and the one to write; got {len(options.files)}")
+        source, target = options.files
+        if target.exists() and not options.overwrite:
+            raise FileExistsError(f"{target} exists: choose another name, or add --overwrite to replace it")
+        print(f"{target}: {convert_file(source, target)}")
         return 0
-    top = argparse.ArgumentParser(prog="python -m flux_edu.io.published", description=__doc__.splitlines()[0])
-    top.add_argument("name", nargs="?", default="flux-dev", help="a published variant; default flux-dev")
-    top.add_argument("--download", action="store_true", help="fetch what is missing")
-    options = top.parse_args(given)
-    try:
-        if options.download:
-            print(download(options.name))
-        found, spec = find(options.name), get_spec(options.name)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"flux_edu: {error}", file=sys.stderr)
-        return 2
+    spec = get_spec(options.name)
+    if options.files:
+        raise ValueError(f"real takes one name, or `convert` and two files; got {options.name} {options.files[0]}")
+    if options.download:
+        print(download(options.name))
+    found = find(options.name)
     for key, path in found.paths.items():
         print(f"{key:<11} {path}")
     print(*(f"missing: {each}" for each in found.missing), sep="\n")
     print(memory.table(spec))
     return int(bool(found.missing))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -304,20 +304,8 @@ def scaling(case: Case, sides: list[int], texts: list[int], say: Callable[[str],
     return results
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(options: argparse.Namespace) -> int:
     """Measure and print."""
-    top = argparse.ArgumentParser(prog="flux-edu bench", description=__doc__.splitlines()[0])
-    top.add_argument("--model", help="a name of flux_edu.configs; default flux-dev on a GPU, tiny on a CPU")
-    top.add_argument("--device", help="default: the fastest there is")
-    top.add_argument("--size", type=int, help="pixels of both sides; default 1024, tiny 128")
-    top.add_argument("--text", type=int, help="tokens of text; default the model's own")
-    top.add_argument("--steps", type=int, default=28)
-    top.add_argument("--loops", type=int, default=3, help="of which the median is taken")
-    top.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
-    top.add_argument("--compile", action="store_true", help="block by block, and the whole network (minutes)")
-    top.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled block by block")
-    top.add_argument("--scaling", action="store_true", help="many sizes and text lengths instead of arms")
-    options = top.parse_args(arguments)
     device = pick_device(options.device)
     spec = get_spec(options.model or ("flux-dev" if device.type == "cuda" else "tiny"))
     size = options.size or (1024 if spec.repo_id else 128)
@@ -331,7 +319,3 @@ def main(arguments: list[str] | None = None) -> int:
     compiled = [f"{maker} {part}" for part in ("blocks", "whole") for maker in makers] * options.compile
     run(case, makers + compiled + ["ours fp8 blocks"] * options.fp8)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from flux_edu.__main__ import main
 from flux_edu.apps import batch
 from flux_edu.io.images import read_metadata
 
@@ -61,10 +63,10 @@ def test_the_lines_are_shared_out():
 def test_two_processes_paint_what_one_paints(tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text(PROMPTS, "utf-8")
     options = ["prompts.txt", "--model", "tiny-schnell", "--size", "32", "--steps", "1", "--seed", "5", "--cpu"]
-    out = torchrun(2, "-m", "flux_edu.apps.batch", *options, "--out", "two", cwd=tmp_path)
+    out = torchrun(2, "-m", "flux_edu", "batch", *options, "--out", "two", cwd=tmp_path)
     assert "process 0 of 2: 2 pictures" in out and "process 1 of 2: 1 pictures" in out
     monkeypatch.chdir(tmp_path)
-    assert batch.main([*options, "--out", "one"]) == 0
+    assert main(["batch", *options, "--out", "one"]) == 0
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["00000-a-fox.png", "00001-a-red-apple.png", "00002-蓝色背景上的立体狐狸.png"]
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
@@ -72,6 +74,32 @@ def test_two_processes_paint_what_one_paints(tmp_path, monkeypatch):
         one, two = (Image.open(tmp_path / folder / name) for folder in ("one", "two"))
         assert np.abs(np.array(one, dtype=int) - np.array(two, dtype=int)).max() <= 1
         assert read_metadata(tmp_path / "two" / name)["seed"] == 5 + i
+    assert main(["batch", *options, "--out", "one"]) == 2, "an earlier run's pictures are not replaced unasked"
+    assert main(["batch", *options, "--out", "one", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_of_prompts_as_any_editor_writes_it(encoding, end, tmp_path):
+    """PowerShell's `>` writes UTF-16 with a byte order mark, and Notepad's "UTF-8 with BOM" begins with one."""
+    mark = "\ufeff" * encoding.startswith("utf-16-")
+    (tmp_path / "prompts.txt").write_bytes((mark + PROMPTS.replace("\n", end)).encode(encoding))
+    assert batch.read_prompts(tmp_path / "prompts.txt") == ["a fox", "a red apple", "蓝色背景上的立体狐狸"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a fox\na café\n".encode("cp1252"), "is no UTF-8 text, see line 2: save it as UTF-8"),
+        ("狐狸\n".encode("gbk"), "is no UTF-8 text, see line 1"),
+        ("a fox".encode("utf-16")[:-1], "is no UTF-8 text"),
+        (b" \n\n", "holds no prompt: write one on each line"),
+    ],
+)
+def test_a_file_that_is_no_list_of_prompts(content, message, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        batch.read_prompts(tmp_path / "prompts.txt")
 
 
 def test_two_processes_hold_half_a_model_each_and_compute_the_whole(tmp_path):
