@@ -19,6 +19,7 @@ import sys
 import time
 from base64 import b64decode
 from html.parser import HTMLParser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,20 +33,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from readme_tables import equations, tags  # noqa: E402  README's tables are read in one place
 
-# Sliders that the book plays without a kernel: function of flux_edu.teaching.plots → the slider that moves
+# Sliders that the book plays without a kernel: name of the drawing → its file in plots, the slider that moves
 FRAMES = {
-    "straight_path": "t",
-    "time_shift_curve": "mu",
-    "step_sizes": "width",
-    "follow_patch": "column",
-    "rope_arrows": "position",
-    "time_embedding": "t",
-    "modulated_token": "scale",
-    "euler_paths": "num_steps",
-    "strength_levels": "strength",
-    "logit_normal_levels": "a",
-    "few_step_walks": "steps",
-    "gated_unit": "gate",
+    "straight_path": ("chapter_01", "t"),
+    "time_shift_curve": ("chapter_01", "mu"),
+    "step_sizes": ("chapter_01", "width"),
+    "follow_patch": ("chapter_02", "column"),
+    "rope_arrows": ("chapter_03", "position"),
+    "time_embedding": ("chapter_04", "t"),
+    "modulated_token": ("chapter_04", "scale"),
+    "euler_paths": ("chapter_06", "num_steps"),
+    "strength_levels": ("chapter_06", "strength"),
+    "logit_normal_levels": ("chapter_09", "a"),
+    "few_step_walks": ("chapter_11", "steps"),
+    "gated_unit": ("chapter_16", "gate"),
 }
 FRAME_COUNT = 13
 MATHJAX = ("tex-mml-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js", "../LICENSE")
@@ -203,15 +204,15 @@ class Widgets:
 
     def frames(self, code: str) -> str | None:
         """A slider of FRAMES as a row of pictures drawn now, and a native range input that chooses one."""
-        from flux_edu.teaching import plots
         from flux_edu.teaching.panel import explore
 
         call = panel_call(code)
         if call is None or call[0] not in FRAMES:
             return None
-        name, (moving, limits) = call[0], (FRAMES[call[0]], call[1][FRAMES[call[0]]])
-        draw = getattr(plots, name)
-        values, panel = spread(*limits), explore(draw, **{moving: limits})  # as in the notebook: axes are kept
+        name, sliders = call
+        chapter, moving = FRAMES[name]
+        draw, limits = drawing(chapter, name), sliders[moving]
+        values, panel = spread(*limits), explore(draw, **{moving: limits})
         first = min(range(len(values)), key=lambda k: abs(values[k] - default_of(draw, moving)))
         folder = self.static / "frames"
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ class Widgets:
                 f'<img alt="{found[1]}" data-value="{value:g}" src="../_static/frames/{name}-{k}.png"{hidden}>'
             )
         word = moving.replace("_", " ")
-        others = [other.replace("_", " ") for other in call[1] if other != moving]
+        others = [other.replace("_", " ") for other in sliders if other != moving]
         still = (
             f' <span class="flux-still">The notebook also moves {html.escape(", ".join(others))}.</span>'
             if others
@@ -258,6 +259,11 @@ def panel_call(code: str) -> tuple[str, dict[str, object]] | None:
                     sliders[keyword.arg] = None
             return ast.unparse(call.args[0]).removeprefix("plots."), sliders
     return None
+
+
+def drawing(chapter: str, name: str):
+    """The function of this name in a file of plots."""
+    return getattr(import_module(f"flux_edu.teaching.plots.{chapter}"), name)
 
 
 def spread(low: float, high: float, step: float) -> list[float]:

@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
 from flux_edu.teaching.exercises.chapter_15 import where_a_word_is_read as where
 from flux_edu.teaching.labs import attention_maps
 from flux_edu.teaching.labs.activations import without
 from flux_edu.teaching.panel import explore
+from flux_edu.teaching.plots import chapter_04
+from flux_edu.teaching.plots import chapter_15 as plots
 
 H, GRID, TXT = 3, (2, 5), 7  # heads, rows and columns, text tokens
 L = TXT + GRID[0] * GRID[1]
@@ -40,7 +41,7 @@ def test_shares_of_the_quadrants_by_hand(A):
         text_from_text = sum(float(A[b, h, i, j]) for i in range(TXT) for j in range(TXT)) / TXT
         assert found[b, h, 1, 0].item() == pytest.approx(image_from_text)
         assert found[b, h, 0, 0].item() == pytest.approx(text_from_text)
-    torch.testing.assert_close(found.mean(1)[0], plots.quadrants(A[0], TXT))
+    torch.testing.assert_close(found.mean(1)[0], chapter_04.quadrants(A[0], TXT))
 
 
 def test_an_even_look_has_even_shares_and_no_direction():

@@ -13,8 +13,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from readme_tables import equations, tags
 
-from flux_edu.teaching import plots
-
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("book", ROOT / "docs" / "build.py")
 book = importlib.util.module_from_spec(spec)
@@ -102,10 +100,11 @@ def test_a_numbered_matrix_keeps_its_number(links):
 def test_the_sliders_that_play_exist(notebooks):
     code = [cell.source for notebook in notebooks.values() for cell in notebook.cells if cell.cell_type == "code"]
     calls = dict(call for source in code if (call := book.panel_call(source)))
-    for name, slider in book.FRAMES.items():
+    for name, (chapter, slider) in book.FRAMES.items():
         low, high, step = calls[name][slider]
-        assert low < high and low <= book.default_of(getattr(plots, name), slider) <= high
-        assert slider in inspect.signature(getattr(plots, name)).parameters
+        draw = book.drawing(chapter, name)
+        assert low < high and low <= book.default_of(draw, slider) <= high
+        assert slider in inspect.signature(draw).parameters
 
 
 @pytest.mark.parametrize("limits", [(0, 1, 0.01), (-3, 3, 0.05), (1, 40, 1), (0, 5, 1), (256, 2048, 64)])

@@ -15,8 +15,8 @@ from flux_edu.embeddings import timestep_embedding
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.rope import EmbedND
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_04
+from flux_edu.teaching.plots import chapter_04 as plots
 
 B, D, H, L_TXT, ROWS, COLUMNS = 2, 42, 3, 5, 2, 3
 L_IMG = ROWS * COLUMNS

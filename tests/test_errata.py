@@ -9,10 +9,11 @@ import pytest
 import torch
 from readme_tables import ROOT, equations
 
-from flux_edu.teaching import errata, plots
+from flux_edu.teaching import errata
 from flux_edu.teaching.errata import ERRATA, VERDICTS, entry, notebook
 from flux_edu.teaching.exercises import chapter_14
 from flux_edu.teaching.panel import ends, explore, picture_html
+from flux_edu.teaching.plots import chapter_14 as plots
 
 each_entry = pytest.mark.parametrize("erratum", ERRATA, ids=lambda erratum: f"{erratum.number}")
 CHECKED = [erratum for erratum in ERRATA if erratum.check]
@@ -166,9 +167,9 @@ def test_figures_can_be_drawn_at_their_sliders_ends(draw, sliders):
 
 def test_what_the_figures_say_is_so():
     assert "at t = 0.240" in plots.mu_directions(1.15).get_label()
-    added, turned = plots.chapter_14.scores_by_distance(seed=3)
+    added, turned = plots.scores_by_distance(seed=3)
     assert abs(turned[0] + turned[1]).max() < 1e-6 and abs(added[0] + added[1]).max() > 1
-    levels, right, notes = plots.chapter_14.walks(5)
+    levels, right, notes = plots.walks(5)
     assert levels[0] == 1 and levels[-1] == 0
     assert right[-1] == pytest.approx([0.8, 0.0, -0.9], abs=1e-6)
     assert notes[-1] == pytest.approx([-1.8, 2.4, 1.3], abs=1e-6)

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flux_edu.io.tiny import TINY_FOLDER
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_07, chapter_08
 from flux_edu.teaching.panel import picture_html
+from flux_edu.teaching.plots import chapter_07 as text_plots
+from flux_edu.teaching.plots import chapter_08 as plots
 from flux_edu.teaching.plots.style import NotebookFigure
 
 CHECKS = chapter_07.CHECKS | chapter_08.CHECKS
@@ -116,14 +117,14 @@ def tokenizer():
 
 def test_labels_show_spaces_and_the_bytes_of_broken_characters(tokenizer):
     ids = tokenizer("a é")["input_ids"] + [1, 0]
-    assert plots.token_labels(tokenizer, ids) == ["a", "␣", "⟨C3⟩", "⟨A9⟩", "</s>", "<pad>"]
+    assert text_plots.token_labels(tokenizer, ids) == ["a", "␣", "⟨C3⟩", "⟨A9⟩", "</s>", "<pad>"]
 
 
 def test_labels_of_the_shipped_tokenizer_put_together_give_the_text():
     shipped = PreTrainedTokenizerFast(
         tokenizer_file=str(TINY_FOLDER / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
     )
-    labels = plots.token_labels(shipped, shipped("a red fox, 白狐")["input_ids"])
+    labels = text_plots.token_labels(shipped, shipped("a red fox, 白狐")["input_ids"])
     whole = b"".join(
         bytes.fromhex(label[1:-1]) if label.startswith("⟨") else label.encode() for label in labels[:-1]
     ).decode()
@@ -140,30 +141,30 @@ def numbers(*shape, seed=0):
 
 
 FIGURES = {
-    "token_strip": lambda: [plots.token_strip(LABELS, range(7)), plots.token_strip(LABELS[:1], [5])],
+    "token_strip": lambda: [text_plots.token_strip(LABELS, range(7)), text_plots.token_strip(LABELS[:1], [5])],
     "padding_states": lambda: [
-        plots.padding_states(labels, *(numbers(len(labels), 5, seed=seed) for seed in (0, 1, 2)))
+        text_plots.padding_states(labels, *(numbers(len(labels), 5, seed=seed) for seed in (0, 1, 2)))
         for labels in (LABELS, LABELS[:4])
     ],
     "position_bias": lambda: [
-        plots.position_bias(numbers(3, 25), head, reach) for head, reach in [(0, 4), (2, 12), (0, 12), (2, 4)]
+        text_plots.position_bias(numbers(3, 25), head, reach) for head, reach in [(0, 4), (2, 12), (0, 12), (2, 4)]
     ],
     "who_sees_whom": lambda: [
-        plots.who_sees_whom({"T5": numbers(7, 7).abs(), "CLIP": numbers(7, 7).abs().triu()}, LABELS)
+        text_plots.who_sees_whom({"T5": numbers(7, 7).abs(), "CLIP": numbers(7, 7).abs().triu()}, LABELS)
     ],
     "reach_of_a_token": lambda: [
-        plots.reach_of_a_token(numbers(7).abs(), LABELS, place, "CLIP", pooled)
+        text_plots.reach_of_a_token(numbers(7).abs(), LABELS, place, "CLIP", pooled)
         for place, pooled in [(0, 3), (6, 3), (2, None)]
     ],
-    "similarity_map": lambda: [plots.similarity_map(numbers(4, 9), ["a", "b", "白", ""])],
+    "similarity_map": lambda: [text_plots.similarity_map(numbers(4, 9), ["a", "b", "白", ""])],
     "words_move": lambda: [
-        plots.words_move(
+        text_plots.words_move(
             ["a", "fox", "白"],
             {"T5": numbers(3).abs(), "CLIP": numbers(3).abs()},
             {"through T5": numbers(3, seed=1).abs(), "through CLIP": torch.zeros(3)},
         )
     ],
-    "text_mistakes": lambda: [plots.text_mistakes({"one": (0.5, 0.1), "two": (1.2, 0.0)})],
+    "text_mistakes": lambda: [text_plots.text_mistakes({"one": (0.5, 0.1), "two": (1.2, 0.0)})],
     "latent_maps": lambda: [
         plots.latent_maps(numbers(3, 24, 40), numbers(C, 3, 5), "白色背景上的狐狸") for C in (16, 5)
     ],
@@ -196,7 +197,7 @@ def test_figures_are_drawn_without_a_warning_and_say_what_they_show(name):
 
 
 def test_the_alternative_text_of_the_causal_map_tells_the_triangle():
-    label = plots.who_sees_whom({"CLIP": numbers(7, 7).abs().triu()}, LABELS).get_label()
+    label = text_plots.who_sees_whom({"CLIP": numbers(7, 7).abs().triu()}, LABELS).get_label()
     assert "CLIP: largest change before the exchanged token 0.00, from it on" in label
 
 

@@ -10,10 +10,9 @@ from answers import told
 from torch import nn
 
 from flux_edu.schedule import get_lin_function, interpolate, time_shift
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_09 import best_guess, drop_captions, training_levels, training_pair
 from flux_edu.teaching.panel import explore
-from flux_edu.teaching.plots import chapter_09 as figures
+from flux_edu.teaching.plots import chapter_09 as plots
 from flux_edu.train import data
 from flux_edu.train.objectives import flow_loss
 
@@ -96,7 +95,7 @@ def test_no_other_factor_beats_the_best_guess_and_its_loss_is_the_floor(t, s):
     loss = loss_of(1.0)
     if (t - (1 - t) * s**2) ** 2 > 1e-3:  # else the best guess is 0 and its factor does not matter
         assert loss < min(loss_of(0.9), loss_of(1.1))
-    assert loss == pytest.approx(figures.gaussian_floor(torch.tensor([t]), s).item(), rel=0.01)
+    assert loss == pytest.approx(plots.gaussian_floor(torch.tensor([t]), s).item(), rel=0.01)
 
 
 def test_training_levels_are_the_shifted_logit_normal_ones():
@@ -113,10 +112,10 @@ def test_the_blobs_velocity_is_the_mean_of_the_targets(t):
     """At places where many pairs pass, and orthogonality everywhere: the rest has nothing in common with the answer."""
     generator = torch.Generator().manual_seed(0)
     n = 200_000
-    x_0, noise = figures.draw_blobs(n, generator), torch.randn(n, 2, generator=generator)
+    x_0, noise = plots.draw_blobs(n, generator), torch.randn(n, 2, generator=generator)
     level = torch.full((n,), t)
     x_t = interpolate(x_0, noise, level)
-    v = figures.blob_velocity(x_t, level)
+    v = plots.blob_velocity(x_t, level)
     rest = noise - x_0 - v
     assert rest.mean(0).abs().max() < 0.02
     for known in (x_t, v, x_t.sin(), x_t.square()):
@@ -125,15 +124,15 @@ def test_the_blobs_velocity_is_the_mean_of_the_targets(t):
 
 def test_near_either_end_the_best_answer_is_known():
     x = torch.tensor([[0.3, -0.8]])
-    at_noise = figures.blob_velocity(x, torch.ones(1))
-    torch.testing.assert_close(at_noise, x - figures.CENTRES.mean(0))  # the picture to expect is the mean of all
-    x = figures.CENTRES[1:] + 0.1
-    torch.testing.assert_close(figures.blob_velocity(x, torch.zeros(1)), -x)  # the noise to expect is 0
+    at_noise = plots.blob_velocity(x, torch.ones(1))
+    torch.testing.assert_close(at_noise, x - plots.CENTRES.mean(0))  # the picture to expect is the mean of all
+    x = plots.CENTRES[1:] + 0.1
+    torch.testing.assert_close(plots.blob_velocity(x, torch.zeros(1)), -x)  # the noise to expect is 0
 
 
 def test_the_share_on_the_data():
-    assert figures.share_on_data(figures.draw_blobs(20_000)) == pytest.approx(0.989, abs=0.004)
-    assert figures.share_on_data(torch.zeros(9, 2)) == 0
+    assert plots.share_on_data(plots.draw_blobs(20_000)) == pytest.approx(0.989, abs=0.004)
+    assert plots.share_on_data(torch.zeros(9, 2)) == 0
 
 
 # ---------------------------------------------------------------- noise levels and scenes
@@ -142,20 +141,20 @@ def test_the_share_on_the_data():
 def test_the_density_is_one_in_all_and_its_tail_is_the_share():
     t = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
     for a, c in ((0.0, 1.0), (1.15, 0.7)):
-        p = figures.logit_normal_density(t, a, c)
+        p = plots.logit_normal_density(t, a, c)
         assert p.sum().item() / 1000 == pytest.approx(1, abs=1e-3)
-        assert p[t > 0.7].sum().item() / 1000 == pytest.approx(figures.share_above(0.7, a, c), abs=2e-3)
+        assert p[t > 0.7].sum().item() / 1000 == pytest.approx(plots.share_above(0.7, a, c), abs=2e-3)
 
 
 def test_a_composed_scene_says_what_is_held_out():
-    assert figures.why_held_out("one", "flat", "pizza", "fox", "yellow") == ["pizza on yellow"]
-    assert figures.why_held_out("above", "sticker", "fox", "guitar", "blue") == ["sticker guitar"]
-    label = figures.composed("left of", "flat", "fox", "dog face", "black").get_label()
+    assert plots.why_held_out("one", "flat", "pizza", "fox", "yellow") == ["pizza on yellow"]
+    assert plots.why_held_out("above", "sticker", "fox", "guitar", "blue") == ["sticker guitar"]
+    label = plots.composed("left of", "flat", "fox", "dog face", "black").get_label()
     assert "Held out: dog face on black, fox with dog face." in label
-    assert "Training may see this" in figures.composed().get_label()
-    scene, caption = figures.compose("above", "noto", "rocket", "house", "black")
+    assert "Training may see this" in plots.composed().get_label()
+    scene, caption = plots.compose("above", "noto", "rocket", "house", "black")
     assert caption == "a noto rocket above a house on a black background"
-    picture = data.paint(figures.drawings(), scene)[0]
+    picture = data.paint(plots.drawings(), scene)[0]
     assert picture[:, 32, 64].min() > -0.9 and picture.shape == (3, 128, 128)
 
 
@@ -168,10 +167,10 @@ def corners(**ends):
 
 DRAWN = [
     *((plots.targets_at, each) for each in corners(t=(0.02, 1.0), x=(-3.0, 3.0), y=(-2.0, 2.0))),
-    *((plots.velocity_arrows, each) for each in corners(t=(0.0, 1.0), answer=(None, figures.blob_velocity))),
+    *((plots.velocity_arrows, each) for each in corners(t=(0.0, 1.0), answer=(None, plots.blob_velocity))),
     *((plots.logit_normal_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.5))),
     *((plots.shifted_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.0), width=(128, 2048), steps=(1, 50))),
-    *((plots.composed, {"layout": layout, "colour": colour}) for layout in figures.LAYOUTS for colour in data.COLOURS),
+    *((plots.composed, {"layout": layout, "colour": colour}) for layout in plots.LAYOUTS for colour in data.COLOURS),
     (plots.live_loss, {"losses": [2.0, 1.5, 1.2], "total": 3}),
     (plots.where_walks_end, {"ends": {"one": torch.zeros(9, 2), "two": torch.ones(9, 2)}}),
     (plots.loss_by_level, {"curves": {"measured": ([0.1, 0.5, 0.9], [0.9, 0.2, 0.5])}}),
@@ -201,11 +200,11 @@ def test_the_full_run_is_read_whole():
 
 
 def test_a_panel_of_every_slider():
-    menus = dict(layout=list(figures.LAYOUTS), style=list(data.STYLES), first=["fox", "pizza"], colour=["red"])
+    menus = dict(layout=list(plots.LAYOUTS), style=list(data.STYLES), first=["fox", "pizza"], colour=["red"])
     panel = explore(plots.composed, **menus)
     assert all(move.error is None for move in panel.sweep())
 
 
 def test_the_floor_is_a_hill_for_unit_variance():
-    floor = figures.gaussian_floor(torch.linspace(0, 1, 101))
+    floor = plots.gaussian_floor(torch.linspace(0, 1, 101))
     assert np.allclose(floor[[0, 50, 100]], [1, 2, 1]) and floor.max() == 2

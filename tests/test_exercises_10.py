@@ -9,9 +9,9 @@ from answers import told
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.sampling import guide
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_10 import relative_loss, student_target
 from flux_edu.teaching.panel import explore
+from flux_edu.teaching.plots import chapter_10 as plots
 from flux_edu.train.guidance import make_student
 from flux_edu.train.objectives import guidance_loss
 

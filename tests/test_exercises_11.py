@@ -6,9 +6,9 @@ import pytest
 import torch
 from answers import told
 
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises.chapter_11 import segment_target, students_places
 from flux_edu.teaching.panel import explore
+from flux_edu.teaching.plots import chapter_11 as plots
 from flux_edu.train.few_steps import walk
 from flux_edu.train.objectives import mean_velocity
 

@@ -16,8 +16,8 @@ from flux_edu.attention import attention_explicit
 from flux_edu.configs import configs
 from flux_edu.flux2 import architectures
 from flux_edu.model import Flux
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_16
+from flux_edu.teaching.plots import chapter_16 as plots
 
 SMALL = flux2.Flux2Params(
     context_in_dim=37,

@@ -8,7 +8,8 @@ import torch
 from flux_edu.configs import TINY
 from flux_edu.model import Flux
 from flux_edu.patchify import make_img_ids, make_txt_ids
-from flux_edu.teaching import plots
+from flux_edu.teaching.plots import chapter_03 as plots
+from flux_edu.teaching.plots import chapter_04
 
 H, W, L_TXT = 5, 7, 11
 
@@ -91,7 +92,9 @@ def test_of_the_tiny_models_pairs_one_has_been_round():
 def test_other_figures_say_what_they_show():
     figures = [
         plots.symmetry_bars({"text shuffled": 0.0, "ids doubled": 0.7}, kept=["text shuffled"]),
-        plots.defects_by_block({"text shuffled": [1e-7, 2e-7], "ids doubled": [0.3, 0.7]}, ["double 0", "single 0"]),
+        chapter_04.defects_by_block(
+            {"text shuffled": [1e-7, 2e-7], "ids doubled": [0.3, 0.7]}, ["double 0", "single 0"]
+        ),
         plots.repetition({"256": plots.lag_correlation(torch.randn(1, 256, 3), 16)}, [6.28]),
     ]
     for fig in figures:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from flux_edu import patchify
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_02 as exercises
+from flux_edu.teaching.plots import chapter_02 as plots
 
 few = settings(max_examples=40, deadline=None)
 sides = st.integers(16, 200)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from flux_edu.teaching import plots
+from flux_edu.teaching.plots import chapter_13 as plots
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from flux_edu import rope
 from flux_edu.attention import attention, attention_explicit, attention_weights
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_03 as exercises
 from flux_edu.teaching.panel import picture_html
+from flux_edu.teaching.plots import chapter_03 as plots
 
 B, H = 2, 3
 AXES = (2, 4, 8)  # no two alike

@@ -14,9 +14,9 @@ from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_06 as exercises
 from flux_edu.teaching.panel import PANELS, explore
+from flux_edu.teaching.plots import chapter_06 as plots
 
 B, ROWS, COLUMNS, L_TXT, C = 2, 3, 5, 7, 11
 

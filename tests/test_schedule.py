@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_edu import schedule
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_01 as exercises
+from flux_edu.teaching.plots import chapter_01 as plots
 
 few = settings(max_examples=40, deadline=None)
 levels = st.floats(0, 1)

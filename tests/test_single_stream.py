@@ -18,8 +18,8 @@ from flux_edu.io import diffusers_layout
 from flux_edu.io.checkpoint import load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
-from flux_edu.teaching import plots
 from flux_edu.teaching.exercises import chapter_05 as exercises
+from flux_edu.teaching.plots import chapter_05 as plots
 
 B, L, H, K, RATIO = 2, 7, 3, 10, 2.2  # D = 30, MLP width 66: no two axes of one length
 D, M = H * K, 66
@@ -215,7 +215,7 @@ def test_a_single_block_costs_what_a_double_block_costs_with_fewer_parameters():
         double = DoubleStreamBlock(p.hidden_size, p.num_heads, p.mlp_ratio, p.qkv_bias)
     count = {name: sum(q.numel() for q in m.parameters()) for name, m in (("single", single), ("double", double))}
     assert count == {"single": 141_591_808, "double": 339_831_296}
-    costs = plots.chapter_05.flops(p.hidden_size, p.mlp_ratio, tokens=4096 + 512)
+    costs = plots.flops(p.hidden_size, p.mlp_ratio, tokens=4096 + 512)
     assert costs["linears"] == 24 * p.hidden_size**2 * 4608
 
 
@@ -228,7 +228,7 @@ def test_the_formula_for_flops_is_what_a_counter_finds():
         inputs = (torch.empty(1, 11, p.hidden_size), torch.empty(1, p.hidden_size), torch.empty(1, 1, 11, 64, 2, 2))
         with FlopCounterMode(display=False) as counter:
             block(*inputs)
-    want = plots.chapter_05.flops(p.hidden_size, p.mlp_ratio, tokens=11)
+    want = plots.flops(p.hidden_size, p.mlp_ratio, tokens=11)
     modulation = 2 * 3 * p.hidden_size**2  # once a picture
     assert counter.get_total_flops() == want["linears"] + want["attention"] + modulation
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching import plots
 from flux_edu.teaching.labs import solvers
-from flux_edu.teaching.plots import chapter_06
+from flux_edu.teaching.plots import chapter_06 as plots
 
 X = torch.linspace(-2, 2, 9, dtype=torch.float64)
 LEVELS = torch.linspace(1, 0, 17, dtype=torch.float64).tolist()
@@ -49,7 +48,7 @@ def test_the_velocities_are_the_conditional_means():
 
 
 def orders(data):
-    return {name: solvers.order(e, chapter_06.COUNTS)[-1] for name, e in plots.solver_errors(data).items()}
+    return {name: solvers.order(e, plots.COUNTS)[-1] for name, e in plots.solver_errors(data).items()}
 
 
 def test_observed_orders_are_one_and_two_and_three_by_accident():

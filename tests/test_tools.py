@@ -20,8 +20,8 @@ from flux_edu.io.checkpoint import CheckpointError, load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching import plots
 from flux_edu.teaching.panel import PANELS, Panel
+from flux_edu.teaching.plots import chapter_12 as plots
 from flux_edu.teaching.plots.canvas import pixels
 from flux_edu.teaching.plots.style import redrawing
 from flux_edu.teaching.widgets import SQUARES, MaskCanvas, letters_of, mask_of

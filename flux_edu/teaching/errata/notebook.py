@@ -39,8 +39,9 @@ Before you run a cell, say which value you expect. That is the exercise in every
 
 IMPORTS = """import torch
 
-from flux_edu.teaching import check, explore, plots
-from flux_edu.teaching.errata import run"""
+from flux_edu.teaching import check, explore
+from flux_edu.teaching.errata import run
+from flux_edu.teaching.plots import chapter_14 as plots"""
 
 # what stands below an entry's words, and below its `run`
 FIGURES = {

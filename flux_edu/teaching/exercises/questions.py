@@ -28,8 +28,8 @@ from flux_edu.rope import EmbedND
 from flux_edu.sampling import denoise, euler_step, guide, image_to_image_start
 from flux_edu.schedule import get_lin_function, get_schedule, time_shift
 from flux_edu.single_stream import SingleStreamBlock
-from flux_edu.teaching import plots
 from flux_edu.teaching.labs import attention_maps
+from flux_edu.teaching.plots import chapter_11, chapter_15
 from flux_edu.teaching.quiz import Question
 from flux_edu.tools import fill_cond
 from flux_edu.train.few_steps import walk
@@ -592,7 +592,7 @@ def distilled_guidance() -> float:
     "One step leads to the mean of all data, from every noise. Few-step models are trained for something else.",
 )
 def toy_in_one_step() -> float:
-    return float(plots.toy_walk(1)[-1].std(dim=0).max())
+    return float(chapter_11.toy_walk(1)[-1].std(dim=0).max())
 
 
 @ask(
@@ -712,7 +712,7 @@ def painted() -> attention_maps.Survey:
 def first_look() -> float:
     seen = painted()
     A = seen.attention[0].mean((0, 1))
-    return plots.place_of(attention_maps.word_map(A, seen.tokens("cat"), seen.L_txt, seen.grid))[1]
+    return chapter_15.place_of(attention_maps.word_map(A, seen.tokens("cat"), seen.L_txt, seen.grid))[1]
 
 
 @ask(

@@ -1,14 +1,12 @@
 """Figures of chapter 1: the straight path, the line μ(L), the time shift, and the schedule."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from flux_edu.flux2.model import empirical_mu
 from flux_edu.patchify import token_grid
@@ -177,17 +175,6 @@ def noise_levels(steps: int = 20, threshold: float = 0.9) -> Figure:
         f"The {steps} noise levels of four schedules on a line from 1 to 0. Evaluations above t = {threshold:g}: "
         + ", ".join(told)
     )
-    return fig
-
-
-def picture_row(pictures: Sequence[Image.Image], names: Sequence[str], said: str = "Pictures side by side") -> Figure:
-    """Pictures in a row, each under its name; `said` begins the alternative text."""
-    fig, axes = new_figure(1, len(pictures), width=1.75 * len(pictures), height=2.1, squeeze=False)
-    for ax, picture, name in zip(axes[0], pictures, names, strict=True):
-        ax.imshow(picture)
-        ax.set_axis_off()
-        ax.set_title(name, fontsize=10)
-    fig.set_label(f"{said}: {', '.join(names)}")
     return fig
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from flux_edu.sampling import euler_step, guide, image_to_image_start
@@ -22,24 +21,6 @@ from flux_edu.teaching.labs.solvers import (
     two_blobs_velocity,
 )
 from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
-
-
-def picture_rows(rows: dict[str, Sequence[Image.Image]], labels: Sequence[str], alt: str, size: float = 1.15) -> Figure:
-    """Rows of pictures with a name before each row and a label under each column."""
-    fig, axes = new_figure(
-        len(rows), len(labels), width=size * len(labels) + 0.5, height=(size + 0.1) * len(rows) + 0.3, squeeze=False
-    )
-    for (name, row), line in zip(rows.items(), axes, strict=True):
-        line[0].set_ylabel(name, fontsize=8)
-        for picture, ax in zip(row, line, strict=True):
-            ax.imshow(picture, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-    for label, ax in zip(labels, axes[-1], strict=True):
-        ax.set_xlabel(label, fontsize=8)
-    fig.set_label(alt)
-    return fig
-
 
 # ---------------------------------------------------------------- 6.1, 6.2: a flow that can be written down
 
