@@ -17,7 +17,8 @@ from flux_edu.configs import get_spec
 from flux_edu.io.advice import advise, advise_cut, unknown_words
 from flux_edu.io.device import pick_device
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
-from flux_edu.io.published import load_published, settle, visiting
+from flux_edu.io.memory import on_device, place
+from flux_edu.io.published import load_published
 from flux_edu.io.tiny import TINY_FOLDER, load_tiny
 from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, make_txt_ids, patchify, prepare, unpatchify
 from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
@@ -33,18 +34,18 @@ class FluxGenerator:
     name is a key of `configs`: "tiny", "tiny-dev" and "tiny-schnell" ship with this package. The published models are
     read from files that you have obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE
     (safetensors files), FLUX_T5 and FLUX_CLIP (folders as transformers saves them), or FLUX_HOME for all of them, say
-    where they are (see `real`). A GPU too small for all parts at once gets them in turns. device None picks cuda, mps
-    or cpu.
+    where they are (see `real`). A GPU too small for all parts at once gets them one at a time (see `io.memory`). device
+    None picks cuda, mps or cpu.
     """
 
     def __init__(self, name: str = "tiny", device: str | torch.device | None = None):
         self.name, self.spec, self.device = name, get_spec(name), pick_device(device)
         ships = self.spec.repo_id is None
-        parts, self.way = load_tiny(self.spec) if ships else load_published(name, self.spec, self.device)
+        parts, self.offload = load_tiny(self.spec) if ships else load_published(name, self.spec, self.device)
         self.t5, self.clip, self.model, self.ae = parts
         for part in parts:
             part.eval().requires_grad_(False)
-        settle(parts, self.device, self.way)
+        place(*parts, self.device, self.offload)
         self.ae.to(memory_format=torch.channels_last)  # its convolutions are then a sixth faster, on CPUs too
         self.vocabulary = json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")) if ships else None
 
@@ -169,7 +170,7 @@ class FluxGenerator:
     def _here(self, *parts: nn.Module) -> AbstractContextManager:
         """The parts on the device: where all have room they are there, else they come now and make room afterwards."""
         away = [part for part in parts if next(part.parameters()).device.type != self.device.type]
-        return visiting(self.device, *away) if away else nullcontext()
+        return on_device(self.device, *away) if away else nullcontext()
 
     @staticmethod
     def _options(

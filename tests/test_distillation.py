@@ -12,7 +12,7 @@ from flux_edu import sampling
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.io import lora
-from flux_edu.io.checkpoint import read, read_header
+from flux_edu.io.checkpoint import read, read_metadata
 from flux_edu.model import Flux, FluxParams
 from flux_edu.train import distillation, few_steps, guidance, objectives
 from flux_edu.train.latent_pool import Pool
@@ -286,7 +286,7 @@ def test_a_stage_saves_what_it_measures(stage, tmp_path, monkeypatch):
     delta = read(tmp_path / f"{name}.safetensors")
     assert {x.shape[0] for key, x in delta.items() if key.endswith("lora_A.weight")} == {3}
     assert any(key.startswith("guidance_in") for key in delta) == (name == "dev")
-    assert read_header(tmp_path / f"{name}.safetensors")["__metadata__"]["rank"] == "3"
+    assert read_metadata(tmp_path / f"{name}.safetensors")["rank"] == "3"
     report = json.loads((tmp_path / f"{name}.json").read_text())
     with (tmp_path / "log.csv").open() as file:
         header, *rows = csv.reader(file)

@@ -22,7 +22,7 @@ import flux_edu
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import TINY_AE, configs
 from flux_edu.io import tiny
-from flux_edu.io.checkpoint import CheckpointError, read, read_header, save
+from flux_edu.io.checkpoint import CheckpointError, read, read_metadata, save
 from flux_edu.model import FluxParams
 from flux_edu.train import few_steps, flow, latent_pool
 from flux_edu.train.data import SIZE, STYLES, Drawings
@@ -71,7 +71,7 @@ def assert_same_end(one, other):
     a, b = (read(folder / "state.safetensors") for folder in (one, other))
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    steps = [read_header(folder / "state.safetensors")["__metadata__"]["step"] for folder in (one, other)]
+    steps = [read_metadata(folder / "state.safetensors")["step"] for folder in (one, other)]
     assert steps[0] == steps[1] and rows(one) == rows(other)
 
 
@@ -170,7 +170,7 @@ def test_other_settings_are_refused_by_name(alone, option, told):
 
 def test_other_processes_models_and_files_are_refused(alone, tmp_path):
     state = read(alone[0] / "state.safetensors")
-    noted = read_header(alone[0] / "state.safetensors")["__metadata__"]
+    noted = read_metadata(alone[0] / "state.safetensors")
     two = json.loads(noted["settings"]) | {"processes": "2"}
     save(state, tmp_path / "state.safetensors", noted | {"settings": json.dumps(two)})
     with pytest.raises(CheckpointError, match="processes 2, now 1"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flux_edu.configs import TINY_AE
-from flux_edu.io.checkpoint import read_header
+from flux_edu.io.checkpoint import read_metadata
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.patchify import get_noise, prepare, unpatchify
 from flux_edu.pipeline import FluxGenerator
@@ -58,7 +58,7 @@ def test_the_model_card_names_every_file_by_its_hash():
 
 
 def test_the_latents_factors_in_the_file_are_those_of_the_config():
-    noted = read_header(TINY_FOLDER / "ae.safetensors")["__metadata__"]
+    noted = read_metadata(TINY_FOLDER / "ae.safetensors")
     assert float(noted["scale_factor"]) == TINY_AE.scale_factor
     assert float(noted["shift_factor"]) == TINY_AE.shift_factor
 

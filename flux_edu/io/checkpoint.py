@@ -7,10 +7,13 @@ misshapen.
 import difflib
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,56 +24,178 @@ class CheckpointError(ValueError):
     """A weight file that cannot be read or does not fit the model."""
 
 
-# ---------------------------------------------------------------- files
+SHOWN = 6  # names a message lists
 
 
-LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+def listed(names: list[str]) -> str:
+    """The first few names, and a sign that there are more."""
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+
+
+# ---------------------------------------------------------------- reading
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 ROW_SCALE = "::row_scale"  # see save_int8
+# how a file that is none begins, and what it is then
+STRANGERS = {
+    b"GGUF": "It is a GGUF file, quantised for another program: take the .safetensors file of the model",
+    b"PK": "It is a pickled file (.pt, .bin, .ckpt), which can run code when opened: convert it where you trust it",
+    b"\x80": "It is a pickled file (.pt, .bin, .ckpt), which can run code when opened: convert it where you trust it",
+    b"version https://git-lfs": "It is the pointer of Git LFS, not the file itself: run `git lfs pull`",
+    b"<": "It is a web page, not the file: sign in where it comes from, and download it again",
+}
 
 
-def read_header(path: str | Path) -> dict[str, dict]:
-    """The header of a safetensors file: names, dtypes and shapes of what it holds, without the numbers."""
-    path = Path(path)
+def resolve_shards(path: str | Path) -> list[Path]:
+    """The safetensors files behind a path: the file itself, the shards of an index, or what a folder holds of these."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        indices = [file for file in path.glob("*.json") if ".safetensors" in file.name and ".index" in file.name]
+        files = sorted(indices) or sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            hint = "; its folder transformer is meant" if (path / "model_index.json").is_file() else ""
+            raise CheckpointError(
+                f"{path} should hold one .safetensors file or one index of shards; it holds {names}. Give the path of"
+                f" the file itself{hint}"
+            )
+        path = files[0]
+    if path.suffix != ".json":
+        return [path]
+    try:
+        shards = sorted(set(json.loads(path.read_text("utf-8-sig"))["weight_map"].values()))
+        lost = [name for name in shards if not (path.parent / name).is_file()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path} is no index of shards, or it is damaged: download or copy it again") from None
+    if lost:
+        raise CheckpointError(f"{path} is made of {len(shards)} shards; not there: {listed(lost)}. Download them again")
+    return [path.parent / name for name in shards]
+
+
+def open_safetensors(path: Path, device: torch.device | str = "cpu") -> safe_open:
+    """One file, its header read and its numbers not yet; whatever is wrong with it is a CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give the path of a .safetensors file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 0 < length <= min(size - 8, LONGEST_HEADER) else b""
-    twice: list[str] = []
-
-    def unique(pairs: list[tuple[str, object]]) -> dict:  # JSON itself would keep the last and say nothing
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
-        return dict(pairs)
-
     try:
-        header = dict(json.loads(text, object_pairs_hook=unique))
-        end = max(
-            (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
-        )
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
-        raise CheckpointError(
-            f"{path} ({size:,} bytes) is not a safetensors file, or its beginning is damaged. Only safetensors are"
-            " read; pickled files (.pt, .bin, .ckpt) can run code when opened: convert them where you trust them"
-        ) from None
-    if twice:
-        raise CheckpointError(f"{path} names {listed(twice)} twice: nobody can say which one counts; get another file")
-    if (held := size - 8 - length) < end:
-        raise CheckpointError(
-            f"{path} holds {held:,} bytes of tensors, its header promises {end:,}: it was cut short; download or copy"
-            " it again"
-        )
-    return header
+        return safe_open(path, framework="pt", device=str(device))
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(32)
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        hint = "If it is damaged or was cut short, download or copy it again"
+        hint = next((text for first, text in STRANGERS.items() if start.startswith(first)), hint)
+        size = f"{path.stat().st_size:,} bytes"
+        raise CheckpointError(f"{path} ({size}) cannot be read as a safetensors file: {reason}. {hint}") from None
+
+
+class LazyStateDict(Mapping[str, Tensor]):
+    """A state dict that stays on disk: a name reads its tensor, straight onto the device, and keeps nothing.
+
+    path is a safetensors file, an index of shards (*.safetensors.index.json), or a folder that holds one of them. On a
+    CPU a tensor is a window into the file, no copy. dtype changes floating point numbers on the way. What is stored in
+    8 bits with scales comes back as float32 with the scales multiplied in: rows by `save_int8`, and fp8 weights with
+    their `scale_weight` or `weight_scale`, as other programs write them. `shapes` holds what there is, on the meta
+    device, `metadata` the texts of the header.
+    """
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
+        self.dtype = dtype
+        self.metadata: dict[str, str] = {}
+        self.shapes: State = {}
+        self._files: dict[str, safe_open] = {}
+        self._scales: dict[str, str] = {}  # the name of an 8-bit tensor → that of its scale
+        with ExitStack() as stack:
+            for file in resolve_shards(path):
+                opened = stack.enter_context(open_safetensors(file, device))
+                self.metadata |= opened.metadata() or {}
+                names = opened.keys()
+                if twice := [name for name in names if name in self._files]:
+                    raise CheckpointError(f"{path}: {listed(twice)} stand in two shards; download them again")
+                self._files |= dict.fromkeys(names, opened)
+            self._find_shapes(path)
+            self._stack = stack.pop_all()
+
+    def _find_shapes(self, path: str | Path) -> None:
+        slices = {name: file.get_slice(name) for name, file in self._files.items()}
+        kinds = {name: entry.get_dtype() for name, entry in slices.items()}
+        if unknown := [name for name, kind in kinds.items() if kind not in DTYPES]:
+            raise CheckpointError(
+                f"{path} holds numbers of kind {', '.join(sorted({kinds[name] for name in unknown}))}, which are not"
+                f" read here: {listed(unknown)}. Take the file in bfloat16 or in fp8 (F8_E4M3)"
+            )
+        for name, kind in kinds.items():
+            if scale := next((scale for scale in scales_of(name, kind) if scale in kinds), None):
+                self._scales[name] = scale
+        aside = set(self._scales.values())
+        if any(not scale.endswith(ROW_SCALE) for scale in aside):  # scaled fp8: a mark, and scales of activations
+            aside |= {name for name in kinds if name.endswith(("scaled_fp8", ".scale_input", ".input_scale"))}
+        if orphans := [name for name in kinds if name.endswith(ROW_SCALE) and name not in aside]:
+            raise CheckpointError(f"{path} holds {listed(orphans)} without its rows: it was not written whole")
+        for name in (name for name in kinds if name not in aside):
+            dtype = torch.float32 if name in self._scales else DTYPES[kinds[name]]
+            dtype = self.dtype if self.dtype and dtype.is_floating_point else dtype
+            self.shapes[name] = torch.empty(slices[name].get_shape(), dtype=dtype, device="meta")
+
+    def __getitem__(self, name: str) -> Tensor:
+        x = self._files[name].get_tensor(name)
+        if scale_name := self._scales.get(name):
+            scale = self._files[scale_name].get_tensor(scale_name).float()
+            if scale.numel() not in (1, len(x)):
+                raise CheckpointError(
+                    f"{scale_name} is {tuple(scale.shape)} beside {name} {tuple(x.shape)}: only one scale for all, or"
+                    " one a row, is read here. Take the file in bfloat16"
+                )
+            x = x.float() * scale.reshape(-1, *[1] * (x.ndim - 1))
+        return x.to(self.dtype) if self.dtype and x.is_floating_point() else x
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __enter__(self) -> "LazyStateDict":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def scales_of(name: str, kind: str) -> tuple[str, ...]:
+    """The names that the scale of an 8-bit tensor may have."""
+    if kind == "I8":
+        return (name + ROW_SCALE,)
+    if kind.startswith("F8") and name.endswith("weight"):
+        return name.removesuffix("weight") + "scale_weight", name + "_scale"
+    return ()
 
 
 def read(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> State:
-    """All tensors of a file or of its shards, straight onto a device; see `shards.Weights` for what may be given."""
-    from flux_edu.io.shards import Weights  # which reads headers by the function above
-
-    with Weights(path, device, dtype) as weights:
+    """All tensors of a file or of its shards, straight onto a device; see `LazyStateDict` for what may be given."""
+    with LazyStateDict(path, device, dtype) as weights:
         return dict(weights)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The texts that `save` wrote into the header; the numbers are not read."""
+    with LazyStateDict(path) as weights:
+        return weights.metadata
+
+
+# ---------------------------------------------------------------- writing
 
 
 def save_int8(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
@@ -109,14 +234,35 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
 
 # ---------------------------------------------------------------- audit
 
-PREFIX = "model.diffusion_model."  # what other programs put before a name
-SHOWN = 6  # names a message lists
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # kinds that can hold a NaN
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.")  # put before names by others
+# what a file may be instead → pieces of the names in it; the first that fits counts
+KINDS = {
+    "a model quantised by another program (take the bfloat16 file)": ("quant_state", "qweight", "comfy_quant"),
+    "a LoRA, not a whole model (io.lora.merge puts it onto one)": ("lora",),
+    "an adapter of another kind (LoKr, LoHa, OFT), not a whole model": ("lokr_", "hada_", "oft_"),
+    "an IP-Adapter, not a whole model": ("ip_adapter",),
+    "the adapter of FLUX.1 Redux, which goes beside dev": ("redux_up",),
+    "a ControlNet, not a whole model": ("controlnet",),
+    "a FLUX.2 (flux_edu.flux2 shows what it does otherwise)": ("double_stream_modulation",),
+    "a Chroma, whose modulations come from a network of its own": ("distilled_guidance_layer",),
+    "a PixArt": ("adaln_single", "y_embedder"),
+    "a Stable Diffusion": ("joint_blocks", "input_blocks"),
+    "a T5 (FLUX_T5 is its folder)": ("SelfAttention",),
+    "a CLIP (FLUX_CLIP is its folder)": ("text_model",),
+    "an image encoder": ("vision_model",),
+    "a transformer in diffusers' layout (use diffusers_layout.diffusers_to_flux)": ("transformer_blocks.",),
+    "an autoencoder in diffusers' layout (use diffusers_layout.diffusers_to_ae)": (
+        "encoder.down_blocks.",
+        "decoder.up_blocks.",
+    ),
+}
 
 
-def listed(names: list[str]) -> str:
-    """The first few names, and a sign that there are more."""
-    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+def prefix_of(names: Iterable[str]) -> str:
+    """What stands before every name, if it is one of the prefixes that other programs put there; else nothing."""
+    names = list(names)
+    return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
 
 
 @dataclass
@@ -154,25 +300,25 @@ def audit(model: nn.Module, state: State) -> Audit:
 
 def looks_like(state: State) -> str:
     """What a stray state dict seems to be, from its keys and the width of img_in."""
-    if any(name.startswith(PREFIX) for name in state):
-        return f"a FLUX.1 packed with other parts: its keys begin with {PREFIX} (take the published file)"
-    if any(name.startswith("transformer_blocks.") for name in state):
-        return "a transformer in diffusers' layout (use diffusers_layout.diffusers_to_flux)"
-    if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in state):
-        return "an autoencoder in diffusers' layout (use diffusers_layout.diffusers_to_ae)"
-    if any(".lora_A." in name for name in state):
-        return "a LoRA, not a whole model"
+    if prefix := prefix_of(state):
+        inside = looks_like({name.removeprefix(prefix): x for name, x in state.items()})
+        return f"{inside}, under the prefix {prefix}"
+    if any(name.startswith(PREFIXES[0]) for name in state):
+        return f"a FLUX.1 packed with other parts: its keys begin with {PREFIXES[0]} (take the published file)"
+    for kind, pieces in KINDS.items():
+        if any(piece in name for name in state for piece in pieces):
+            return kind
     if "encoder.conv_in.weight" in state or "decoder.conv_in.weight" in state:
         return "an autoencoder"
     if "img_in.weight" not in state or state["img_in.weight"].ndim != 2:
         return "no FLUX.1 transformer"
     D, channels = state["img_in.weight"].shape
-    kinds = {
+    variants = {
         64: "a FLUX.1 dev" if "guidance_in.in_layer.weight" in state else "a FLUX.1 schnell",
         128: "a FLUX.1 Canny or Depth control model",
         384: "a FLUX.1 Fill",
     }
-    return f"{kinds.get(channels, 'a FLUX-shaped model')} of width {D}"
+    return f"{variants.get(channels, 'a FLUX-shaped model')} of width {D}"
 
 
 def check_finite(state: State, source: str) -> None:

@@ -5,14 +5,25 @@ are how the parity tests compare the two implementations number by number, and h
 other. A key that the layout does not know is an error; whether all keys are there is for the loading to say.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flux_edu.io.checkpoint import CheckpointError, State, listed, looks_like
+from flux_edu.io.checkpoint import (
+    DTYPES,
+    CheckpointError,
+    LazyStateDict,
+    State,
+    check_finite,
+    check_fits,
+    listed,
+    looks_like,
+    prefix_of,
+)
 
 Table = dict[str, list[str]]  # our key → their keys: several where a matrix of ours is theirs on top of each other
 Change = Callable[[str, Tensor], Tensor]  # what happens to the numbers of our key on the way
@@ -199,8 +210,17 @@ def _in_diffusers(shapes: State) -> tuple[bool, bool]:
     )
 
 
+def bare(shapes: State, get: Get) -> tuple[State, Get]:
+    """The same tensors under their names alone, without what torch.compile and other programs put before them."""
+    names = {name.replace("_orig_mod.", ""): name for name in shapes}
+    while prefix := prefix_of(names):
+        names = {short.removeprefix(prefix): name for short, name in names.items()}
+    return {short: shapes[name] for short, name in names.items()}, lambda short: get(names[short])
+
+
 def published(shapes: State, get: Get) -> tuple[State, Pieces]:
     """Shapes and tensors of weights in either layout, in the published one; a tensor is read when it is asked for."""
+    shapes, get = bare(shapes, get)
     flux, ae = _in_diffusers(shapes)
     if not (flux or ae):
         return shapes, ((key, get(key)) for key in shapes)
@@ -208,20 +228,61 @@ def published(shapes: State, get: Get) -> tuple[State, Pieces]:
     return dict(convert(shapes, shapes.__getitem__)), convert(shapes, get)
 
 
+def load(
+    model: nn.Module, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> None:
+    """Fill a model that was built on the meta device: each tensor goes from the file to the device and stays.
+
+    Names and shapes are compared before any number is read, so that a wrong file of 24 GB is refused at once; a
+    transformer or an autoencoder in diffusers' layout is put into the published one on the way. Nothing is set if
+    anything is wrong.
+    """
+    with LazyStateDict(path, device, dtype) as weights:
+        shapes, pieces = published(weights.shapes, weights.__getitem__)
+        check_fits(model, shapes, str(path))
+        state = dict(pieces)
+    check_finite(state, str(path))
+    model.load_state_dict(state, strict=True, assign=True)
+
+
 def convert_file(source: str | Path, target: str | Path) -> str:
     """Rewrite a transformer or an autoencoder in the other of the two layouts; returns the name of the new layout.
 
     Only one module stands in memory at a time, so that a file of 24 GB needs less than one gigabyte.
     """
-    from flux_edu.io.shards import Weights, save_streamed  # which knows this module
-
-    with Weights(source) as weights:
-        shapes = weights.shapes
+    with LazyStateDict(source) as weights:
+        shapes, get = bare(weights.shapes, weights.__getitem__)
         if any(_in_diffusers(shapes)):
-            layout, (new, pieces) = "the published layout", published(shapes, weights.__getitem__)
+            layout, (new, pieces) = "the published layout", published(shapes, get)
         else:
             layout = "diffusers' layout"
             convert = _theirs_of_ae if "autoencoder" in looks_like(shapes) else _theirs_of_flux
-            new, pieces = dict(convert(shapes, shapes.__getitem__)), convert(shapes, weights.__getitem__)
+            new, pieces = dict(convert(shapes, shapes.__getitem__)), convert(shapes, get)
         save_streamed(new, pieces, target)
     return layout
+
+
+def save_streamed(shapes: State, pieces: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+    """Write a safetensors file of which only one tensor at a time stands in memory, whole or not at all.
+
+    shapes says what will come, in order, as tensors on the meta device; pieces brings it in the same order.
+    """
+    path, header, end = Path(path), {"__metadata__": {"format": "pt"}}, 0
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    for name, x in shapes.items():
+        begin, end = end, end + x.numel() * x.element_size()
+        header[name] = {"dtype": names[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    try:
+        with half.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for (wanted, shape), (name, x) in zip(shapes.items(), pieces, strict=True):
+                if (name, x.shape, x.dtype) != (wanted, shape.shape, shape.dtype):
+                    raise ValueError(f"{wanted} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
+                file.write(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)

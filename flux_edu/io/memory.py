@@ -5,8 +5,12 @@ gigabyte is set aside for it.
 """
 
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import Enum
 from functools import cache
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +28,15 @@ CARDS = (8, 12, 16, 24, 32, 40, 48, 80)  # GiB
 T5_XXL, T5_XXL_BLOCK, T5_XXL_BLOCKS, CLIP_L = 4_762_310_656, 192_946_176, 24, 123_060_480  # parameters
 
 
-@dataclass(frozen=True)
-class Way:
-    """Who stands on the GPU when. resident: all parts, always; streamed: even blocks come one at a time."""
+class Offload(Enum):
+    """Which parts wait in host memory, from the quickest mode to the most frugal."""
 
-    name: str
-    resident: bool = False
-    streamed: bool = False
+    NONE = "all on the GPU"
+    MODEL = "model offload"  # a part is on the GPU while it computes
+    SEQUENTIAL = "sequential offload"  # of the transformer and T5 one block at a time
 
 
-WAYS = (Way("all on the GPU", resident=True), Way("in turns"), Way("block by block", streamed=True))
+# ---------------------------------------------------------------- counting
 
 
 class PeakMemory(TorchDispatchMode):
@@ -107,15 +110,15 @@ def weights(spec: ModelSpec) -> dict[str, int]:
     }
 
 
-def peak(spec: ModelSpec, way: Way, width: int = 1024, height: int = 1024, bytes_each: int = 2) -> float:
-    """The most bytes on the GPU while one picture is painted in this way; two bytes a weight, as in bfloat16."""
+def peak(spec: ModelSpec, offload: Offload, width: int = 1024, height: int = 1024, bytes_each: int = 2) -> float:
+    """The most bytes on the GPU while one picture is painted; two bytes a weight, as in bfloat16."""
     n = {name: bytes_each * number for name, number in weights(spec).items()}
     painting, decoding = activations(spec, width, height)
-    if way.resident:
+    if offload is Offload.NONE:
         whole = sum(n[part] for part in ("transformer", "autoencoder", "T5-XXL", "CLIP-L"))
         return whole + max(painting, decoding) + ASIDE
     model, t5 = n["transformer"], n["T5-XXL"]
-    if way.streamed:
+    if offload is Offload.SEQUENTIAL:
         model += n["its largest block"] - n["its blocks"]
         t5 -= bytes_each * (T5_XXL_BLOCKS - 1) * T5_XXL_BLOCK
     return max(t5 + n["CLIP-L"], model + painting, n["autoencoder"] + decoding) + ASIDE
@@ -126,13 +129,13 @@ def memory_of(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-def choose(spec: ModelSpec, free: int | None) -> Way:
-    """The first way, from the quickest to the most frugal, whose peak fits; the last one if none does."""
-    return next((way for way in WAYS if free is None or peak(spec, way) <= free), WAYS[-1])
+def choose_offload(spec: ModelSpec, free: int | None) -> Offload:
+    """The quickest mode whose peak fits, the most frugal one if none does."""
+    return next((mode for mode in Offload if free is None or peak(spec, mode) <= free), Offload.SEQUENTIAL)
 
 
 def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
-    """Cards from 8 to 80 GiB as a Markdown table: the way that fits, and its peak. Computed, not measured."""
+    """Cards from 8 to 80 GiB as a Markdown table: the offload mode that fits, and its peak. Computed, not measured."""
     painting, decoding = activations(spec, width, height)
     n = weights(spec)
     lines = [
@@ -140,11 +143,56 @@ def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
         f" CLIP-L {2 * CLIP_L / 1e9:.2f}, autoencoder {2 * n['autoencoder'] / 1e9:.2f}. Activations at"
         f" {width} × {height}, GB: an evaluation {painting / 1e9:.2f}, decoding {decoding / 1e9:.2f}.",
         "",
-        "| GPU memory | way | peak |",
+        "| GPU memory | offload mode | peak |",
         "|---|---|---|",
     ]
     for card in CARDS:
-        way = next((way for way in WAYS if peak(spec, way, width, height) <= card * GIB), None)
-        told = f"{way.name} | {peak(spec, way, width, height) / 1e9:.1f} GB" if way else "none | –"
-        lines.append(f"| {card} GiB ({card * GIB / 1e9:.1f} GB) | {told} |")
+        mode = next((mode for mode in Offload if peak(spec, mode, width, height) <= card * GIB), None)
+        fits = f"{mode.value} | {peak(spec, mode, width, height) / 1e9:.1f} GB" if mode else "none | –"
+        lines.append(f"| {card} GiB ({card * GIB / 1e9:.1f} GB) | {fits} |")
     return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- placing
+
+
+@contextmanager
+def on_device(device: torch.device, *parts: nn.Module) -> Iterator[None]:
+    """Inside the block the parts stand on the device; their host memory is kept, so that nothing is copied back."""
+    with torch.inference_mode(False):
+        home = [(x, x.data) for part in parts for x in chain(part.parameters(), part.buffers())]
+        for x, data in home:
+            x.data = data.to(device, non_blocking=True)
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False):
+            for x, data in home:
+                x.data = data
+
+
+def offload_blocks(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Everything but the blocks goes to the device and stays; a block comes when its turn is and leaves after it.
+
+    For GPUs smaller than the weights. Each evaluation then moves the whole model once, which over PCIe takes longer
+    than computing it. The hooks are those of Accelerate.
+    """
+    try:
+        from accelerate import cpu_offload
+    except ImportError:
+        raise ImportError('sequential offload needs Accelerate: pip install "flux-edu[real]"') from None
+    for block in blocks:
+        cpu_offload(block, device, offload_buffers=True, preload_module_classes=[type(block).__name__])
+    for x in chain(model.parameters(), model.buffers()):
+        if not x.is_meta:  # those of the blocks are, while they are away
+            x.data = x.data.to(device)
+
+
+def place(t5: nn.Module, clip: nn.Module, model: Flux, ae: AutoEncoder, device: torch.device, offload: Offload) -> None:
+    """Put the parts where this mode wants them; what stays in host memory comes by `on_device`."""
+    if offload is Offload.NONE:
+        for part in (t5, clip, model, ae):
+            part.to(device)
+    if offload is Offload.SEQUENTIAL:
+        offload_blocks(model, [*model.double_blocks, *model.single_blocks], device)
+        offload_blocks(t5, t5.encoder.encoder.block, device)

@@ -1,28 +1,23 @@
 """The published 12B models: where their files are, how they are fetched, and how they fit into a GPU.
 
-flux-edu real flux-dev              what is here, what is missing, and which way of painting fits
+flux-edu real flux-dev              what is here, what is missing, and which offload mode fits
 flux-edu real flux-dev --download   fetch what is missing from the Hugging Face hub (extra: real)
 flux-edu real convert A B           rewrite A in the other layout (published, diffusers) as B
 """
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.io import memory
 from flux_edu.io.checkpoint import CheckpointError, listed
-from flux_edu.io.diffusers_layout import convert_file
-from flux_edu.io.shards import load
+from flux_edu.io.diffusers_layout import convert_file, load
 from flux_edu.model import Flux
 from flux_edu.text import TextEmbedder
 
@@ -113,8 +108,8 @@ def download(name: str) -> Path:
 # ---------------------------------------------------------------- loading
 
 
-def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Parts, memory.Way]:
-    """The 12B model and its parts, bfloat16 as published, and the way in which they share the device's memory.
+def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Parts, memory.Offload]:
+    """The 12B model and its parts, bfloat16 as published, and how they share the device's memory.
 
     What stays on the device goes there straight from the file, a tensor at a time: nothing is initialised first, and
     host memory holds no second copy. Small sums that need it are float32 in the code itself: noise levels, ids,
@@ -128,8 +123,8 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
             " of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
             f" transformers saves them. Now: {'; '.join(found.missing)}. FluxGenerator('tiny') needs nothing."
         )
-    way = memory.choose(spec, memory.memory_of(device))
-    at = device if way.resident else torch.device("cpu")  # a home in host memory, see visiting
+    offload = memory.choose_offload(spec, memory.memory_of(device))
+    at = device if offload is memory.Offload.NONE else torch.device("cpu")
     with torch.device("meta"):
         model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
     load(model, found.paths["FLUX_MODEL"], at, torch.bfloat16)
@@ -138,57 +133,7 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
     for key, kind, tokens in (("FLUX_T5", T5EncoderModel, spec.txt_tokens), ("FLUX_CLIP", CLIPTextModel, CLIP_TOKENS)):
         embedder = load_embedder(found.paths[key], kind, tokens, found.tokenizers[key])
         encoders.append(embedder.to(at, torch.bfloat16 if device.type == "cuda" else None))
-    return (*encoders, model, ae), way
-
-
-@contextmanager
-def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
-    """Inside the block the parts stand on the device; their host memory is kept, so that nothing is copied back."""
-    with torch.inference_mode(False):
-        home = [(x, x.data) for part in parts for x in chain(part.parameters(), part.buffers())]
-        for x, data in home:
-            x.data = data.to(device, non_blocking=True)
-    try:
-        yield
-    finally:
-        with torch.inference_mode(False):
-            for x, data in home:
-                x.data = data
-
-
-def stream_blocks(model: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
-    """Everything but the blocks goes to the device and stays; a block comes when its turn is and leaves after it.
-
-    For GPUs smaller than the weights. Each evaluation then moves the whole model once, which over PCIe takes longer
-    than computing it.
-    """
-    inside = {id(x) for block in blocks for x in chain(block.parameters(), block.buffers())}
-    for x in chain(model.parameters(), model.buffers()):
-        if id(x) not in inside:
-            x.data = x.data.to(device)
-    for block in blocks:
-        stay = []  # the visit that is going on
-
-        def come(module: nn.Module, _: tuple, stay: list = stay) -> None:
-            stay.append(visiting(device, module))
-            stay[-1].__enter__()
-
-        def leave(module: nn.Module, _: tuple, out: object, stay: list = stay) -> None:
-            stay.pop().__exit__(None, None, None)
-
-        block.register_forward_pre_hook(come)
-        block.register_forward_hook(leave, always_call=True)
-
-
-def settle(parts: Parts, device: torch.device, way: memory.Way) -> None:
-    """Put the parts where this way of painting wants them."""
-    t5, _, model, _ = parts
-    if way.streamed:
-        stream_blocks(model, [*model.double_blocks, *model.single_blocks], device)
-        stream_blocks(t5, list(t5.encoder.encoder.block), device)
-    if way.resident:
-        for part in parts:
-            part.to(device)
+    return (*encoders, model, ae), offload
 
 
 # ---------------------------------------------------------------- text encoders

@@ -10,7 +10,7 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import load_strict, read
-from flux_edu.io.memory import WAYS, Way
+from flux_edu.io.memory import Offload
 from flux_edu.model import Flux
 from flux_edu.text import TextEmbedder
 
@@ -30,7 +30,7 @@ def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmb
     return TextEmbedder(t5.eval(), tokenizer, max_length), TextEmbedder(clip.eval(), tokenizer, max_length)
 
 
-def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Way]:
+def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Offload]:
     """The trained miniature in flux_edu/weights/tiny, stored in 8 bits a number, computed in float32.
 
     The distilled ones and the tools are the same files and a low-rank delta of the transformer.
@@ -54,4 +54,4 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
             model = lora.with_delta(spec, state, read(TINY_FOLDER / spec.lora), spec.lora)
         else:
             load_strict(part, state, source=path.name)
-    return (t5, clip, model, ae), WAYS[0]
+    return (t5, clip, model, ae), Offload.NONE

@@ -14,7 +14,8 @@ def shard(model: Flux, state: State) -> Flux:
     """A model on the meta device becomes one whose parameters are spread over all processes (FSDP2).
 
     A block's parameters are gathered when its turn comes and given back after it: N GPUs hold an N-th each. Every
-    process brings the same state dict, for example one that stays on disk (`shards.Weights`), and keeps its own slice.
+    process brings the same state dict, for example one that stays on disk (`checkpoint.LazyStateDict`), and keeps its
+    own slice.
     """
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     mesh = init_device_mesh(device, (dist.get_world_size(),))

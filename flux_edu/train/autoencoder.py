@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock, Upsample
 from flux_edu.configs import TINY_AE
-from flux_edu.io.checkpoint import load_strict, read, read_header, save_int8
+from flux_edu.io.checkpoint import load_strict, read, read_metadata, save_int8
 from flux_edu.io.images import to_picture
 from flux_edu.train.common import Average, compile_blocks, decayed, record, seed_of
 from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, paint
@@ -124,7 +124,7 @@ def latent_factors(ae: AutoEncoder, drawings: Drawings, n: int = 2048) -> tuple[
 
 def load_ae(path: str | Path) -> AutoEncoder:
     """An autoencoder that `main` has saved, with the factors it has noted in the file."""
-    factors = read_header(path)["__metadata__"]
+    factors = read_metadata(path)
     params = replace(TINY_AE, scale_factor=float(factors["scale_factor"]), shift_factor=float(factors["shift_factor"]))
     ae = AutoEncoder(params)
     load_strict(ae, read(path), source=str(path))

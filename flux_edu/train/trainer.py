@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flux_edu.io.checkpoint import CheckpointError, State, listed, read, read_header, save
+from flux_edu.io.checkpoint import CheckpointError, State, listed, read, read_metadata, save
 from flux_edu.train.common import Average, Clock, learning_rate, seed_of, set_rate
 
 # settings that may change from one start of a run to the next
@@ -187,7 +187,7 @@ class Run:
 
     def load(self) -> None:
         """Go on from the state in --out, or say why that cannot be."""
-        noted, living = read_header(self.state).get("__metadata__", {}), self.living()
+        noted, living = read_metadata(self.state), self.living()
         before = json.loads(noted.get("settings", "{}"))
         if changed := [key for key in sorted(before | self.settings) if before.get(key) != self.settings.get(key)]:
             told = [f"{key} {before.get(key, 'unknown')}, now {self.settings.get(key, 'unknown')}" for key in changed]
