@@ -29,9 +29,9 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED = ROOT / "build" / "executed"
 BOOK = ROOT / "build" / "book"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "make")]
 
-from readme_tables import equations, tags  # noqa: E402  README's tables are read in one place
+from tables import equations, tags  # noqa: E402
 
 # Sliders that the book plays without a kernel: name of the drawing → its file in plots, the slider that moves
 FRAMES = {

@@ -12,4 +12,4 @@ before image tokens, RoPE turns adjacent pairs of channels, a patch is read chan
 (shift, scale, gate) in this order. The numbers of the equations are those of the notebooks.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from readme_tables import equations, tags
+from tables import equations, tags
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("book", ROOT / "docs" / "build.py")

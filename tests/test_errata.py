@@ -4,13 +4,14 @@ import dataclasses
 import re
 from collections import Counter
 
+import errata_notebook as notebook
 import nbformat
 import pytest
 import torch
-from readme_tables import ROOT, equations
+from tables import ROOT, equations
 
 from flux_edu.teaching import errata
-from flux_edu.teaching.errata import ERRATA, VERDICTS, entry, notebook
+from flux_edu.teaching.errata import ERRATA, VERDICTS, entry
 from flux_edu.teaching.exercises import chapter_14
 from flux_edu.teaching.panel import ends, explore, picture_html
 from flux_edu.teaching.plots import chapter_14 as plots
@@ -42,7 +43,7 @@ def test_an_entry_is_whole(erratum):
     assert erratum.right and erratum.topic and erratum.part
     assert erratum.check or erratum.source, "a verdict needs a check or a source"
     for number in erratum.equations:
-        assert number in equations(), f"({number}) is no equation of README's table"
+        assert number in equations(), f"({number}) is no equation of docs/EQUATIONS.md"
 
 
 @each_entry
@@ -122,7 +123,7 @@ def test_run_shows_both_forms_and_what_they_give(capsys):
 
 
 def test_the_notebook_is_the_one_that_the_list_makes():
-    assert notebook.PATH.read_text("utf-8") == notebook.generated(), "run `python -m flux_edu.teaching.errata`"
+    assert notebook.PATH.read_text("utf-8") == notebook.generated(), "run `python docs/make/errata_notebook.py`"
 
 
 def test_no_entry_is_lost_in_the_notebook():

@@ -6,7 +6,7 @@ from importlib import import_module
 import mutation
 import pytest
 from answers import told, wrong_answers
-from readme_tables import ROOT, cells
+from tables import ROOT, cells
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "flux_edu" / "teaching" / "exercises").glob("chapter_*.py"))
 MODULES = {name[-2:]: import_module(f"flux_edu.teaching.exercises.{name}") for name in CHAPTERS}

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from readme_tables import ROOT, cells
+from tables import ROOT, cells
 
 from flux_edu.teaching import glossary
 

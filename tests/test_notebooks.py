@@ -11,7 +11,7 @@ from importlib import import_module
 
 import nbformat
 import pytest
-from readme_tables import ROOT
+from tables import ROOT
 
 import flux_edu
 

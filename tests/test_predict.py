@@ -5,7 +5,7 @@ import re
 
 import ipywidgets as W
 import pytest
-from readme_tables import ROOT, cells
+from tables import ROOT, cells
 
 from flux_edu.teaching import quiz
 from flux_edu.teaching.quiz import Ask, questions

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from readme_tables import EQUATION, MAP, MAP_BLOCK, NOTEBOOK, ROOT, mirrored
+from tables import MAP, MAP_BLOCK, NOTEBOOK, ROOT, SHORT_ROW, mirrored
 
 from flux_edu.teaching import glossary
 
@@ -59,7 +59,7 @@ def test_numbers_in_prose_are_the_same():
 
 
 def test_tables_and_map_have_the_same_rows():
-    assert mirrored(CHINESE, ENGLISH) == CHINESE, "run `python tests/readme_tables.py`, then translate what is new"
+    assert mirrored(CHINESE, ENGLISH) == CHINESE, "run `python docs/make/tables.py`, then translate what is new"
 
 
 def test_what_a_reader_reads_is_chinese():
@@ -67,7 +67,7 @@ def test_what_a_reader_reads_is_chinese():
     rows |= {path: words for path, words, _ in MAP.findall(MAP_BLOCK.search(CHINESE)[0])}
     english = [name for name, words in rows.items() if not HAN.search(words)]
     assert set(english) <= {"LICENSE"}, f"translate in README.zh.md: {english}"
-    for number, formula, *_ in EQUATION.findall(CHINESE):
+    for number, formula, *_ in SHORT_ROW.findall(CHINESE):
         words = set(re.findall(r"[a-z]{5,}", formula)) - {"chunk", "split", "heads", "softmax", "shift", "scale"}
         assert not words & {"token", "image", "entry", "stream", "states", "every", "which", "places"}, (number, words)
 

@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import sheet
 from PIL import Image
-
-from flux_edu.teaching.plots import sheet
+from tables import equations
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -18,14 +18,19 @@ CORE = "schedule patchify rope embeddings modulation attention double_stream sin
 MB = 1_000_000
 
 
-def tracked():
-    """The files of the repository: committed or new, and not ignored. Without git, whatever lies here."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+def git(*command):
+    """The names that a git command lists, each ended by a zero byte."""
     try:
-        names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode("utf-8").split("\0")
+        run = subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a clone: git does not know the files")
-    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    return [name for name in run.stdout.decode("utf-8").split("\0") if name]
+
+
+def tracked():
+    """The files of the repository: committed or new, and not ignored."""
+    names = git("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
 def texts():
@@ -62,15 +67,15 @@ def test_what_is_there_is_on_the_map():
     wanted = {path.relative_to(ROOT).as_posix() for path in tracked() if path.parent in (ROOT, ROOT / "flux_edu")}
     wanted |= {f"flux_edu/{path.relative_to(ROOT).parts[1]}" for path in tracked() if "flux_edu" in path.parts[:-2]}
     wanted |= {path.relative_to(ROOT).parts[0] for path in tracked() if len(path.relative_to(ROOT).parts) > 1}
-    hidden = {".gitignore", ".github", ".ci", "flux_edu/__init__.py"}
+    hidden = {".gitattributes", ".gitignore", ".github", ".ci", "flux_edu/__init__.py"}
     assert not wanted - shown - hidden, "README's map lacks them"
 
 
 def test_links_of_the_pages_lead_somewhere():
-    for page in ROOT.glob("*.md"):
+    for page in (*ROOT.glob("*.md"), ROOT / "docs" / "EQUATIONS.md"):
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
             if not re.match(r"https?:", target):
-                assert (ROOT / target.partition("#")[0]).exists(), f"{page.name} links {target}"
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links {target}"
 
 
 def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
@@ -81,7 +86,7 @@ def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
 
 def test_the_first_picture_was_painted_by_the_shipped_weights():
     with Image.open(ROOT / "notebooks" / "img" / "tiny_sheet.png") as picture:
-        assert picture.text["weights"] == sheet.weights_hash(), "run `python -m flux_edu.teaching.plots.sheet`"
+        assert picture.text["weights"] == sheet.weights_hash(), "run `python docs/make/sheet.py`"
 
 
 def test_contributing_is_short():
@@ -103,6 +108,14 @@ def test_nothing_of_a_machine_or_a_registry():
         assert not re.search(r"(^|[^\w.])/(work|farm|home|root|Users)/", text), f"{name} names a path of some machine"
         hosts = re.findall(r"https?://[^\s)\"'`>]*(?:registry\.|/simple\b|/whl\b)[^\s)\"'`>]*", text)
         assert set(hosts) <= {run.CPU_INDEX}, f"{name} names a package registry: {hosts}"
+
+
+def test_a_clone_on_windows_has_the_same_bytes(tmp_path):
+    """Git for Windows ends lines with CRLF unless .gitattributes says otherwise; a tokenizer is another one then."""
+    changed = git("diff", "--name-only", "-z", "HEAD")
+    subprocess.run(["git", "clone", "-q", "-c", "core.autocrlf=true", ROOT, tmp_path], check=True)
+    for name in set(git("ls-tree", "-r", "--name-only", "-z", "HEAD")) - set(changed):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name
 
 
 def test_no_lock_file_no_pickle_nothing_huge():
@@ -151,8 +164,6 @@ def test_the_core_can_be_read_in_one_go():
 
 
 def test_no_equation_is_named_that_does_not_exist():
-    numbers = set(re.findall(r"^\| (\d+\.\d+) \|", README, re.MULTILINE))
     for path in package_files():
         named = set(re.findall(r"Eq\. \((\d+\.\d+)\)", path.read_text("utf-8")))
-        known = {number for number in named if number in numbers or int(number.split(".")[0]) > 8}
-        assert named == known, f"{path.name} names equations that README does not: {named - known}"
+        assert named <= set(equations()), f"{path.name} names equations that docs/EQUATIONS.md does not"

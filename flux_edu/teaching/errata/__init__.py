@@ -1,7 +1,7 @@
 """The errata of the reading notes: every statement that is wrong, imprecise, out of date or missing, and its check.
 
 `ERRATA` is the list in the notes' order; `run(n)` shows both forms of entry n and what they give. The numbers are names
-that do not change; 1 to 34 were found first. `python -m flux_edu.teaching.errata` writes notebook 14 from the list.
+that do not change; 1 to 34 were found first. docs/make/errata_notebook.py writes notebook 14 from the list.
 """
 
 from flux_edu.teaching.errata import arguments, block, denoising, inputs, scheduling, whole

@@ -249,6 +249,11 @@ ENTRIES = [
         " alone is the same for all.",
         ("3.3", "3.5", "4.9"), ADDED,
         Check("effect of distance on −q over that on q", added_notes, added_right, -1.0, (flips,)),
+        figure=(
+            "The figure has the scores of a query q and of its opposite −q with keys further and further away. Which of"
+            " the two forms treats q and −q alike?",
+            "explore(plots.added_or_turned, seed=(0, 20, 1))",
+        ),
     ),
     Erratum(
         6, PART, "the number under the root", r"$\sqrt{d}$", "imprecise",

@@ -109,6 +109,10 @@ ENTRIES = [
         " counted; their code has it right (its `t_prev` is the *next*, lower level).",
         ("6.2",), ("06_sampling", "Where the notes are wrong: the sign"),
         Check("end of four exact steps (the picture)", sign_notes, sign_right, (0.3, -0.7)),
+        figure=(
+            "The figure walks with the true velocity, so only the sign is at stake. Does it help to take more steps?",
+            "explore(plots.step_sign, steps=(1, 20, 1))",
+        ),
     ),
     Erratum(
         2, PART, "how many levels", r"where $t_n,n=0,1,\ldots,N-1$  starts from 1 and ends at 0.", "wrong",

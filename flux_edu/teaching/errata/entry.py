@@ -36,6 +36,7 @@ class Erratum:
 
     quote is as it stands in the notes, between `backticks` if it is code and $dollars$ if it is a formula. section is
     (notebook, heading) of the place that treats it. A verdict in words has no check and names its source instead.
+    figure is a question and the line of code that draws the answer.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Erratum:
     section: tuple[str, str] | None = None
     check: Check | None = None
     source: str = ""
+    figure: tuple[str, str] | None = None
 
 
 def plain(value: object) -> object:

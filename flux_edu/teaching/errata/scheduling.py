@@ -132,6 +132,10 @@ ENTRIES = [
         " axis, where t falls: there the same curve bulges to the upper right. Name the axes.",
         ("1.3", "1.4"), ("01_schedule", 'Where the notes are wrong: "mu 增大，曲线向右偏移"'),
         Check("the t that becomes one half, μ = 1.15", direction_notes, direction_right, 0.240489),
+        figure=(
+            "The figure has the same shift twice. In which of the two does a larger μ move the curve to the right?",
+            "explore(plots.mu_directions, mu=(-1, 3.5, 0.05), steps=(4, 50, 1))",
+        ),
     ),
     Erratum(
         14, PART, "what σ controls", r"当 \(\sigma\) 增大时，函数曲线变得更陡峭", "imprecise",

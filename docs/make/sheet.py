@@ -1,4 +1,4 @@
-"""README's first picture, drawn by `python -m flux_edu.teaching.plots.sheet`: the tiny FLUX on eight prompts."""
+"""README's first picture, drawn by `python docs/make/sheet.py`: the tiny FLUX on eight prompts."""
 
 import hashlib
 import textwrap
@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flux_edu.io.tiny import TINY_FOLDER
+from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.plots.style import new_figure
 
 PROMPTS = (
@@ -20,6 +22,7 @@ PROMPTS = (
     "a flat fox left of a red apple on a white background",
 )
 SEED = 0
+PATH = Path(__file__).parents[2] / "notebooks" / "img" / "tiny_sheet.png"
 
 
 def sheet(pictures: list[Image.Image], prompts: tuple[str, ...] = PROMPTS) -> Figure:
@@ -36,19 +39,15 @@ def sheet(pictures: list[Image.Image], prompts: tuple[str, ...] = PROMPTS) -> Fi
 
 def weights_hash() -> str:
     """SHA-256 of the weights that painted it, noted in the picture so that a test can see when it is out of date."""
-    from flux_edu.io.tiny import TINY_FOLDER
-
     files = [TINY_FOLDER / f"{part}.safetensors" for part in ("ae", "clip", "flux", "t5")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def main(path: Path = Path("notebooks/img/tiny_sheet.png")) -> None:
-    from flux_edu.pipeline import FluxGenerator
-
+def main() -> None:
     generator = FluxGenerator("tiny", device="cpu")
     spec = generator.spec
     pictures = [generator.generate_image(128, 128, spec.num_steps, spec.guidance, SEED, prompt) for prompt in PROMPTS]
-    sheet(pictures).savefig(path, dpi=150, metadata={"weights": weights_hash()})
+    sheet(pictures).savefig(PATH, dpi=150, metadata={"weights": weights_hash()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The drawings of the network: whole and block by block, with the part lit that a notebook is about.
 
-`python -m flux_edu.diagrams` writes them to notebooks/img; a test holds the files equal to what this draws.
+`python docs/make/diagrams.py` writes them to notebooks/img; a test holds the files equal to what this draws.
 """
 
 from collections.abc import Sequence
@@ -206,7 +206,7 @@ def drawings() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    folder = Path(__file__).resolve().parents[1] / "notebooks" / "img"
+    folder = Path(__file__).resolve().parents[2] / "notebooks" / "img"
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawings().items():
         (folder / name).write_text(svg, encoding="utf-8", newline="\n")

@@ -1,0 +1,146 @@
+"""Notebook 14, written by `python docs/make/errata_notebook.py`.
+
+errata.md, which lies beside this file, is what stands before and after the entries; the entries are the list in
+flux_edu.teaching.errata: an explanation and a check each, a section a part of the notes.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from flux_edu.teaching.errata import ERRATA, VERDICTS, Erratum
+
+PATH = Path(__file__).parents[2] / "notebooks" / "14_errata.ipynb"
+FRAME = Path(__file__).with_name("errata.md")
+ENTRIES = "<!-- the table of all entries, then every entry -->"
+REPOSITORIES = {
+    "flux": "black-forest-labs/flux",
+    "x-flux": "XLabs-AI/x-flux",
+    "diffusers": "huggingface/diffusers",
+    "OminiControl": "Yuanshi9815/OminiControl",
+}
+
+
+def anchor(heading: str) -> str:
+    """The fragment under which Jupyter finds a heading; brackets are escaped, since they would end a link."""
+    text = heading.replace("`", "").replace(" ", "-")
+    return re.sub(r"[()\[\]<>]", lambda bracket: f"%{ord(bracket[0]):02X}", text)
+
+
+def heading(erratum: Erratum) -> str:
+    """The entry's own; a topic that begins with a word, and not with a name of the code, gets a capital."""
+    topic = re.sub(r"^[a-z]{2,}(?!\w)", lambda word: word[0].capitalize(), erratum.topic)
+    return f"No. {erratum.number} · {topic}"
+
+
+def section_link(erratum: Erratum) -> str:
+    """To the section that treats it; without one, nothing."""
+    if erratum.section is None:
+        return ""
+    name, title = erratum.section
+    return f"[{name[:2]} · {title}]({name}.ipynb#{anchor(title)})"
+
+
+def linked(source: str) -> str:
+    """Threads and papers named in a text, as links."""
+    source = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", source)
+    thread = lambda m: f"[{m[0]}](https://github.com/{REPOSITORIES[m[1]]}/issues/{m[2]})"  # noqa: E731
+    return re.sub(r"(?<!\w)([\w-]+)#(\d+)", thread, source)
+
+
+def readable(quote: str) -> str:
+    r"""The quotation as Jupyter can set it: \( \) become dollars, names of arguments become code."""
+    quote = re.sub(r"\\\(\s*(.*?)\s*\\\)", r"$\1$", quote)
+    return re.sub(r"\$\\text\{([a-z_\\]+)\}\$", lambda m: f"`{m[1].replace(chr(92), '')}`", quote)
+
+
+def explanation(erratum: Erratum) -> str:
+    """The words of an entry."""
+    numbers = ", ".join(f"({number})" for number in erratum.equations)
+    where = [f"Eq. {numbers}" if numbers else "", section_link(erratum)]
+    parts = [
+        f"### {heading(erratum)}",
+        f"> {readable(erratum.quote)}",
+        f"**{erratum.verdict.capitalize()}.** {erratum.right}",
+        "; ".join(filter(None, where)) + ".",
+    ]
+    if erratum.source:
+        parts.append(f"Source: {linked(erratum.source)}.")
+    if erratum.figure:
+        parts.append(erratum.figure[0])
+    return "\n\n".join(parts)
+
+
+def table() -> str:
+    """All entries in one table, counted by verdict."""
+    counts = Counter(erratum.verdict for erratum in ERRATA)
+    lines = [
+        f"## All {len(ERRATA)} at a glance",
+        "",
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS) + ".",
+        "",
+        "| no. | in the notes | verdict | Eq. | treated in |",
+        "|---|---|---|---|---|",
+    ]
+    for erratum in ERRATA:
+        name = f"[{erratum.topic}](#{anchor(heading(erratum))})"
+        chapter = erratum.section[0][:2] if erratum.section else "here"
+        equations = ", ".join(erratum.equations)
+        lines.append(f"| {erratum.number} | {name} | {erratum.verdict} | {equations} | {chapter} |")
+    return "\n".join(lines)
+
+
+def code_cell(source: str) -> NotebookNode:
+    return new_code_cell(source, id=name_of(source))
+
+
+def text_cell(source: str) -> NotebookNode:
+    return new_markdown_cell(source, id=name_of(source))
+
+
+def name_of(source: str) -> str:
+    """A cell's id; it follows from its text, so that the same list makes the same file."""
+    return hashlib.sha256(source.encode()).hexdigest()[:8]
+
+
+def cells_of(markdown: str) -> list[NotebookNode]:
+    """A text as cells: a line of +++ begins a new one, a fence {code-cell} holds code."""
+    cells = []
+    for text, code in re.findall(r"(.*?)(?:^\+\+\+$|^```\{code-cell\}\n(.*?)\n```$|\Z)", markdown, re.M | re.S):
+        cells += [text_cell(text.strip())] if text.strip() else []
+        cells += [code_cell(code)] if code else []
+    return cells
+
+
+def entries() -> list[NotebookNode]:
+    """The cells of every entry: its words, then its check and its figure."""
+    cells = []
+    for part, errata in groupby(ERRATA, key=lambda erratum: erratum.part):
+        title = f"## The notes on {part}\n\n"
+        for erratum in errata:
+            cells.append(text_cell(title + explanation(erratum)))
+            title = ""
+            lines = [f"run({erratum.number})"] if erratum.check else []
+            lines += [erratum.figure[1]] if erratum.figure else []
+            cells += [code_cell("\n".join(lines))] if lines else []
+    return cells
+
+
+def generated() -> str:
+    """The whole file, without outputs."""
+    before, after = FRAME.read_text("utf-8").split(ENTRIES)
+    cells = [*cells_of(before), text_cell(table()), *entries(), *cells_of(after)]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.writes(new_notebook(cells=cells, metadata=metadata)) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(generated(), encoding="utf-8", newline="\n")
+    print(f"{PATH.name} written")

@@ -1,0 +1,195 @@
+"""The tables that follow from the repository's files, brought up to date by `python docs/make/tables.py`.
+
+docs/EQUATIONS.md        a person writes number, equation and functions; the links to notebook sections and tests follow
+                         from the notebooks' \\tag and the tests' marks
+README.md                a dozen of those rows, chosen by their numbers; and the notebooks: a person writes what one
+                         learns, the minutes are those that the notebook names, seconds and memory those of the last
+                         `.ci/run`, which leaves them in build/executed
+README.zh.md             README.md's tables and map, the translated column its own
+notebooks/00_map.ipynb   what each notebook teaches, and all equations
+"""
+
+import ast
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[2]
+NUMBER = r"(\d+\.\d+)"
+FULL_ROW = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \| (.*) \|$", re.MULTILINE)
+SHORT_ROW = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \|$", re.MULTILINE)
+NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \| (.*) \| (.*) \|$", re.MULTILINE)
+LINK = re.compile(r"\[`?([^`\]]+)`?\]\(\.\./([^)]+)\)")
+MAP = re.compile(r"^( *[\w./]+) {2,}(.+?)(?: {2,}(Eq\. .+))?$", re.MULTILINE)
+MAP_BLOCK = re.compile(r"```\nREADME\.md.*?```", re.DOTALL)
+
+
+# ---------------------------------------------------------------- what the repository says
+
+
+@cache
+def equations() -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """Number → (equation, functions as (name, file)), as docs/EQUATIONS.md has them."""
+    rows = FULL_ROW.findall((ROOT / "docs" / "EQUATIONS.md").read_text("utf-8"))
+    table = {number: (equation, LINK.findall(functions)) for number, equation, functions, _, _ in rows}
+    assert len(table) == len(rows), "docs/EQUATIONS.md has two rows for one number"
+    return table
+
+
+def cells(path: Path) -> list[dict]:
+    """A notebook's cells, each source as one string."""
+    return [cell | {"source": "".join(cell["source"])} for cell in json.loads(path.read_text("utf-8"))["cells"]]
+
+
+@cache
+def tags() -> dict[str, list[tuple[str, str]]]:
+    """Number → (notebook, heading above) wherever a formula carries it as \\tag{number}."""
+    places = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        heading = ""
+        for cell in cells(path):
+            if cell["cell_type"] != "markdown":
+                continue
+            for line in cell["source"].splitlines():
+                heading = line.lstrip("# ").strip() if re.match(r"#{1,3} ", line) else heading
+                for number in re.findall(rf"\\tag\{{{NUMBER}\}}", line):
+                    places.setdefault(number, []).append((path.stem, heading))
+    return places
+
+
+def marks(file: Path) -> set[str]:
+    """The numbers of all equation marks in a test file; they are written as plain strings."""
+    calls = (node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call))
+    marked = (call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "equation")
+    return {arg.value for call in marked for arg in call.args if isinstance(arg, ast.Constant)}
+
+
+@cache
+def marked_files() -> dict[str, list[Path]]:
+    """Number → the test files that carry it."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        for number in marks(file):
+            files.setdefault(number, []).append(file)
+    return files
+
+
+# ---------------------------------------------------------------- the tables
+
+
+def sections(number: str, folder: str) -> str:
+    """Links to the notebook sections of an equation, from a page to which the notebooks lie in `folder`."""
+    places = tags().get(number, [])
+    return ", ".join(f"[{name[:2]}]({folder}{name}.ipynb#{heading.replace(' ', '-')})" for name, heading in places)
+
+
+def full_row(row: re.Match) -> str:
+    """A row of docs/EQUATIONS.md."""
+    number, formula, functions, _, _ = row.groups()
+    files = [path.relative_to(ROOT).as_posix() for path in marked_files().get(number, [])]
+    tests = [f"[{Path(file).stem.removeprefix('test_')}](../{file})" for file in files]
+    return f"| {number} | {formula} | {functions} | {sections(number, '../notebooks/')} | {', '.join(tests)} |"
+
+
+def short_row(number: str, root: str, notebooks: str) -> str:
+    """The row of an equation without its tests, for a page to which the two folders lie so."""
+    formula, functions = equations()[number]
+    links = " ".join(f"[`{name}`]({root}{file})" for name, file in functions)
+    return f"| {number} | {formula} | {links} | {sections(number, notebooks)} |"
+
+
+def notebook_row(row: re.Match) -> str:
+    """A row of README's notebooks, with the minutes that the notebook names and what its last run alone took."""
+    name, learned, minutes, seconds, memory = row.groups()
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    if path.exists() and (reading := re.search(r"\*\*About (\d+) minutes", cells(path)[0]["source"])):
+        minutes = f"{reading[1]} min"
+    return f"| [{name}](notebooks/{name}.ipynb) | {learned} | {minutes} | {seconds} | {memory} |"
+
+
+def filled(readme: str) -> str:
+    """The text of README with all that follows from the repository's own files."""
+    readme = SHORT_ROW.sub(lambda row: short_row(row[1], "", "notebooks/"), readme)
+    return NOTEBOOK.sub(notebook_row, readme)
+
+
+def measured(readme: str) -> str:
+    """The text of README with seconds and memory of the notebooks that were executed last, alone on the machine."""
+
+    def notebook(row: re.Match) -> str:
+        executed = ROOT / "build" / "executed" / f"{row[1]}.ipynb"
+        metadata = json.loads(executed.read_text("utf-8"))["metadata"] if executed.exists() else {"alone": False}
+        if not metadata.get("alone", True):
+            return row[0]
+        memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[5]
+        return (
+            f"| [{row[1]}](notebooks/{row[1]}.ipynb) | {row[2]} | {row[3]} | {metadata['seconds']:.0f} s | {memory} |"
+        )
+
+    return NOTEBOOK.sub(notebook, readme)
+
+
+def mirrored(chinese: str, english: str) -> str:
+    """README.zh.md with the rows of README.md's tables and map, in English where a translation is missing."""
+    files = {row[0]: row[1] for row in MAP.findall(MAP_BLOCK.search(chinese)[0])}
+    for pattern in (NOTEBOOK, SHORT_ROW):
+        words = {row[1]: row[2] for row in pattern.finditer(chinese)}
+        rows = [
+            row[0].replace(f" | {row[2]} | ", f" | {words.get(row[1], row[2])} | ", 1)
+            for row in pattern.finditer(english)
+        ]
+        first, *_, last = pattern.finditer(chinese)
+        chinese = chinese[: first.start()] + "\n".join(rows) + chinese[last.end() :]
+    lines = [
+        f"{row[1]:27}{files.get(row[1], row[2])}{f'  {row[3]}' if row[3] else ''}"
+        for row in MAP.finditer(MAP_BLOCK.search(english)[0])
+    ]
+    block = "\n".join(["```", *lines, "```"])
+    return MAP_BLOCK.sub(lambda _: block, chinese)
+
+
+def map_notebooks() -> list[str]:
+    """The map's first table: what each notebook teaches, with README's words; not the map itself."""
+    rows = NOTEBOOK.findall((ROOT / "README.md").read_text("utf-8"))
+    lines = [f"| [{name}]({name}.ipynb) | {what} | {minutes} |" for name, what, minutes, *_ in rows if name != "00_map"]
+    return ["| notebook | what you will be able to do | read and try |", "|---|---|---|", *lines]
+
+
+def map_equations() -> list[str]:
+    """The map's second table: number, equation, function and the notebook's section."""
+    rows = [short_row(number, "../", "") for number in equations()]
+    return ["| no. | equation | function | section |", "|---|---|---|---|", *rows]
+
+
+MAP_TABLES = {"## What each notebook teaches": map_notebooks, "## All equations": map_equations}
+
+
+def with_tables(source: str) -> str:
+    """A markdown cell of the map with the table under each of those headings replaced by the right one."""
+    for heading, table in MAP_TABLES.items():
+        lines = "\n".join(table())
+        source = re.sub(
+            rf"(^{heading}\n(?:(?!#|\|).*\n)*)(?:\|.*\n)+", lambda m, t=lines: m[1] + t + "\n", source, flags=re.M
+        )
+    return source
+
+
+def main() -> None:
+    equations_path, readme, chinese, map_path = (
+        ROOT / name for name in ("docs/EQUATIONS.md", "README.md", "README.zh.md", "notebooks/00_map.ipynb")
+    )
+    equations_path.write_text(FULL_ROW.sub(full_row, equations_path.read_text("utf-8")), encoding="utf-8")
+    equations.cache_clear()
+    readme.write_text(measured(filled(readme.read_text("utf-8"))), encoding="utf-8")
+    chinese.write_text(mirrored(chinese.read_text("utf-8"), readme.read_text("utf-8")), encoding="utf-8")
+    notebook = nbformat.read(map_path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = with_tables(cell.source) if cell.cell_type == "markdown" else cell.source
+    nbformat.write(notebook, map_path)
+
+
+if __name__ == "__main__":
+    main()
