@@ -80,9 +80,9 @@ def paint(generators, name: str, picture: Image.Image, mask: Image.Image, **opti
     options = SHORT | options
     calls = {
         "fill": lambda tool: tool.fill(picture, mask, "a 3d fox", **options),
-        "canny": lambda tool: tool.follow(outline(picture), "a 3d fox", **options),
+        "canny": lambda tool: tool.control(outline(picture), "a 3d fox", **options),
         "kontext": lambda tool: tool.edit(picture, "make the background blue", **options),
-        "redux": lambda tool: tool.vary(picture, "in 3d style", **options),
+        "redux": lambda tool: tool.redux(picture, "in 3d style", **options),
     }
     return calls[name](generators[name])
 
@@ -173,7 +173,9 @@ def test_outlines_of_any_picture(picture):
 # ---------------------------------------------------------------- metadata
 
 
-@pytest.mark.parametrize("name, tool", [("fill", "fill"), ("canny", "follow"), ("kontext", "edit"), ("redux", "vary")])
+@pytest.mark.parametrize(
+    "name, tool", [("fill", "fill"), ("canny", "control"), ("kontext", "edit"), ("redux", "redux")]
+)
 def test_a_saved_picture_tells_what_it_was_made_from_and_is_painted_again(
     generators, picture, mask, name, tool, tmp_path
 ):
@@ -239,7 +241,7 @@ def test_sizes_that_are_no_whole_tokens(generators, picture, mask):
     with pytest.raises(ValueError, match="picture has 120 × 100 pixels; sides must be multiples of 16: .* to 128 × 96"):
         generators["fill"].fill(picture.resize(odd), mask.resize(odd), "a fox")
     with pytest.raises(ValueError, match="edges has 128 × 5 pixels; sides must .* e.g. to 128 × 16"):
-        generators["canny"].follow(picture.resize((128, 5)), "a fox")
+        generators["canny"].control(picture.resize((128, 5)), "a fox")
 
 
 def test_no_pictures_at_all():
@@ -254,13 +256,13 @@ def test_no_pictures_at_all():
     ("name", "tool", "words"),
     [
         ("canny", "fill", r"tiny-canny cannot fill: its tokens have 128 channels, not 384\. Make ToolGenerator\('tiny"),
-        ("fill", "canny", r"tiny-fill cannot follow: its tokens have 384 channels, not 128\. .*'flux-dev-depth'"),
+        ("fill", "canny", r"tiny-fill cannot control: its tokens have 384 channels, not 128\. .*'flux-dev-depth'"),
         (
             "redux",
             "kontext",
             r"tiny-redux cannot edit: it has not learned to\. Make ToolGenerator\('tiny-kontext'\) or",
         ),
-        ("kontext", "redux", r"tiny-kontext cannot vary: it has not learned to\. Make ToolGenerator\('tiny-redux'\)$"),
+        ("kontext", "redux", r"tiny-kontext cannot redux: it has not learned to\. Make ToolGenerator\('tiny-redux'\)$"),
     ],
 )
 def test_another_tools_method(generators, picture, mask, name, tool, words):
@@ -273,7 +275,7 @@ def test_every_tool_of_the_configurations_can_do_something():
     assert len(set(able)) == len(able) and set(able) <= set(configs)
     plain = {"flux-dev", "flux-dev-krea", "flux-schnell", "flux-dev-redux", "tiny", "tiny-dev", "tiny-schnell"}
     assert set(configs) - set(able) == plain
-    for tool, channels in (("fill", 384), ("follow", 128), ("edit", 64), ("vary", 64)):
+    for tool, channels in (("fill", 384), ("control", 128), ("edit", 64), ("redux", 64)):
         assert {configs[name].params.in_channels for name in TOOLS[tool]} == {channels}
 
 
@@ -283,7 +285,7 @@ def test_the_published_redux_needs_siglip(generators, picture, monkeypatch):
     monkeypatch.setattr(generators["kontext"], "name", "flux-dev")
     monkeypatch.setattr(generators["kontext"], "spec", configs["flux-dev"])
     with pytest.raises(ValueError, match="sees with SigLIP"):
-        generators["kontext"].vary(picture)
+        generators["kontext"].redux(picture)
 
 
 def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
@@ -326,7 +328,7 @@ def test_words_of_instructions_are_known_and_others_are_told(generators, picture
     with collect() as told:
         for instruction in said:
             generators["kontext"].edit(picture, instruction, num_steps=1)
-        generators["redux"].vary(picture, "in flat style on a red background", num_steps=1)
+        generators["redux"].redux(picture, "in flat style on a red background", num_steps=1)
     assert not told
     with pytest.warns(Advice, match=r"the tiny-kontext model has never seen 'removve' \(nearest: remove"):
         generators["kontext"].edit(picture, "removve the dog", num_steps=1)
@@ -337,12 +339,12 @@ def test_words_of_instructions_are_known_and_others_are_told(generators, picture
 def test_pictures_that_are_no_outlines_are_told(generators, picture):
     edges, canny = outline(picture), generators["canny"]
     grey = Image.fromarray(rearrange(np.arange(128 * 128) % 128, "(h w) -> h w", h=128).astype(np.uint8))
-    for wrong, words in ((edges.point(lambda v: 255 - v), "mostly light"), (grey, "many greys.*toolbox.outline")):
+    for wrong, words in ((edges.point(lambda v: 255 - v), "mostly light"), (grey, "many greys.*apps.tools.outline")):
         with pytest.warns(Advice, match=words):
-            canny.follow(wrong, "a fox", num_steps=1)
+            canny.control(wrong, "a fox", num_steps=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        canny.follow(edges, "a fox", num_steps=1)
+        canny.control(edges, "a fox", num_steps=1)
 
 
 # ---------------------------------------------------------------- the published ones
@@ -387,7 +389,7 @@ def test_published_tools_paint_by_the_same_code(published_tool, picture, mask):
     assert painted.info["dtype"] == "torch.bfloat16" and painted.info["model"] == "flux-dev-fill"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # distances are no outlines
-        published_tool("flux-dev-depth", "canny").follow(picture, "a fox", num_steps=1)
+        published_tool("flux-dev-depth", "canny").control(picture, "a fox", num_steps=1)
 
 
 def test_the_published_kontext_has_its_own_sizes(published_tool, picture, monkeypatch):

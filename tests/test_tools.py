@@ -83,20 +83,19 @@ def test_what_is_hidden_is_grey():
 @pytest.mark.parametrize(
     "mask, words",
     [
-        (torch.ones(1, 1, 32, 48), r"the mask has 48 × 32 pixels, the picture 48 × 48"),
-        (torch.zeros(1, 1, 48, 48), "the mask is empty"),
-        (torch.full((1, 1, 48, 48), 255.0), "from 255 to 255: 1 is to be painted"),
+        (torch.zeros(1, 1, 48, 48), "mask from 0 to 0: 1 is painted"),
+        (torch.full((1, 1, 48, 48), 255.0), "mask from 255 to 255: 1 is painted"),
     ],
 )
 def test_a_wrong_mask_is_answered(mask, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(AssertionError, match=words):
         tools.fill_cond(torch.zeros(1, 16, 6, 6), mask)
 
 
 def test_a_widened_network_is_at_first_the_same():
     model = small()
     wide = small(20)
-    load_strict(wide, tools.widen_img_in(model.state_dict(), 20))
+    load_strict(wide, lora.widen_img_in(model.state_dict(), 20))
     x, ids, txt, y, t = (
         torch.randn(2, 6, 8),
         torch.zeros(2, 6, 3),
@@ -109,13 +108,13 @@ def test_a_widened_network_is_at_first_the_same():
     torch.testing.assert_close(wide(torch.cat([x, extra], -1), *rest), model(x, *rest))
     # a control LoRA of the published layout goes on top of that
     pair = {"img_in.lora_A.weight": torch.randn(2, 20), "img_in.lora_B.weight": torch.randn(24, 2)}
-    merged = lora.merge(tools.widen_img_in(model.state_dict(), 20), pair)
+    merged = lora.merge(lora.widen_img_in(model.state_dict(), 20), pair)
     torch.testing.assert_close(
         merged["img_in.weight"],
         F.pad(model.img_in.weight, (0, 12)) + pair["img_in.lora_B.weight"] @ pair["img_in.lora_A.weight"],
     )
     with pytest.raises(CheckpointError, match="takes 20 channels already"):
-        tools.widen_img_in(merged, 8)
+        lora.widen_img_in(merged, 8)
 
 
 # ---------------------------------------------------------------- outlines
@@ -150,7 +149,7 @@ def test_thresholds_are_in_sums_of_sobels_filter():
 
 @pytest.mark.parametrize("low, high", [(201, 200), (-1, 200)])
 def test_thresholds_out_of_order_are_answered(low, high):
-    with pytest.raises(ValueError, match=f"thresholds {low} and {high}: the lower one comes first, and neither is"):
+    with pytest.raises(AssertionError, match=f"thresholds {low}, {high}: need 0 ≤ low ≤ high"):
         tools.canny(step_edge(100), low, high)
 
 
@@ -174,7 +173,7 @@ def test_the_kontext_sizes_are_those_of_diffusers():
     assert tools.kontext_size(512, 512) == (1024, 1024)
     assert tools.kontext_size(1920, 1080) == (1392, 752)
     assert tools.kontext_size(1, 100) == (672, 1568)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(AssertionError, match="no side may be 0"):
         tools.kontext_size(0, 5)
 
 
@@ -209,48 +208,7 @@ def test_denoise_joins_channels_and_tokens(guidance):
     torch.testing.assert_close(x, walk(after), rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------- what an edit has changed
-
-
-def test_what_an_edit_leaves_alone_is_put_back_and_the_rest_is_not():
-    """A ground in another colour behind a thing that is nearly what it was; between them a slope."""
-    given = torch.full((3, 60, 80), 0.9)
-    given[:, 20:40, 20:60] = torch.rand(3, 20, 40, generator=torch.Generator().manual_seed(0)) - 0.5
-    painted = given.clone()
-    painted[0] = -0.9
-    painted[:, 20:40, 20:60] = given[:, 20:40, 20:60] + 0.1
-    m = tools.changed(painted, given)
-    assert m.shape == (1, 60, 80) and m.min() == 0 and m.max() == 1
-    mixed = given + m * (painted - given)
-    assert torch.equal(mixed[:, 24:36, 24:56], given[:, 24:36, 24:56])
-    assert torch.equal(mixed[:, :14], painted[:, :14]) and torch.equal(mixed[:, :, 68:], painted[:, :, 68:])
-    assert ((m > 0) & (m < 1)).any()
-    # a smaller share leaves more of what was painted, and what is the same all over stays it
-    assert tools.changed(painted, given, 0.05).sum() > m.sum() > tools.changed(painted, given, 1.2).sum()
-    assert not tools.changed(given, given).any()
-
-
-def test_pictures_that_cannot_be_compared_are_an_error():
-    one = torch.zeros(3, 8, 8)
-    with pytest.raises(ValueError, match=r"shapes \(3, 8, 8\) and \(3, 8, 9\)"):
-        tools.changed(one, torch.zeros(3, 8, 9))
-    with pytest.raises(ValueError, match="share = 0"):
-        tools.changed(one, one, 0)
-
-
 # ---------------------------------------------------------------- text
-
-
-def test_it_is_spelled_out():
-    fox, apple = {"en": ["fox", "fox face"], "zh": "狐狸"}, {"en": ["red apple"], "zh": "红苹果"}
-    for instruction, things, wanted in (
-        ("turn it into 3d style", [fox], "turn the fox into 3d style"),
-        ("turn it into 3d style", [fox, apple], "turn the fox and the red apple into 3d style"),
-        ("变成立体风格", [apple, fox], "把红苹果和狐狸变成立体风格"),
-        ("remove the kitten", [fox], "remove the kitten"),  # "it" is a word, not two letters
-        ("把背景变成红色", [fox], "把背景变成红色"),
-    ):
-        assert tools.spell_out(instruction, things) == wanted
 
 
 @pytest.mark.equation("12.4")
@@ -270,7 +228,7 @@ def test_the_eye_of_the_tiny_redux_sees_what_and_where():
     """Its features are those that the judge makes one vector of; behind them stands the place, row first."""
     judge = load_classifier().judge
     pictures = torch.rand(2, 3, 128, 96) * 2 - 1
-    seen = tools.see(judge, pictures)
+    seen = judge.encode_image(pictures)
     assert seen.shape == (2, 16, 96 + 8)
     small = F.interpolate(pictures, (64, 64), mode="area")
     features = rearrange(seen[..., :96], "b (h w) c -> b (c h w)", h=4)
@@ -278,7 +236,7 @@ def test_the_eye_of_the_tiny_redux_sees_what_and_where():
     for i in range(16):
         assert seen[1, i, 96:].nonzero().flatten().tolist() == [i // 4, 4 + i % 4]
     assert torch.equal(seen[0, :, 96:], seen[1, :, 96:])
-    turned = tools.see(judge, pictures.flip(-1))
+    turned = judge.encode_image(pictures.flip(-1))
     assert not torch.equal(turned[..., :96], seen[..., :96])
 
 

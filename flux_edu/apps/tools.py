@@ -16,18 +16,19 @@ from flux_edu.io.advice import advise
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.pipeline import Callback, FluxGenerator
-from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens, spell_out
+from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens
+from flux_edu.train.edits import resolve_pronoun
 from flux_edu.train.judge_model import ZeroShotClassifier, load_classifier
 
 # method → the models that can do it
 TOOLS = {
     "fill": ("tiny-fill", "flux-dev-fill"),
-    "follow": ("tiny-canny", "flux-dev-canny", "flux-dev-depth", "flux-dev-canny-lora", "flux-dev-depth-lora"),
+    "control": ("tiny-canny", "flux-dev-canny", "flux-dev-depth", "flux-dev-canny-lora", "flux-dev-depth-lora"),
     "edit": ("tiny-kontext", "flux-dev-kontext"),
-    "vary": ("tiny-redux",),
+    "redux": ("tiny-redux",),
 }
 # method → its pictures, as `repaint` takes them
-INPUTS = {"fill": ("picture", "mask"), "follow": ("edges",), "edit": ("picture",), "vary": ("picture",)}
+INPUTS = {"fill": ("picture", "mask"), "control": ("edges",), "edit": ("picture",), "redux": ("picture",)}
 TINY_SIZE = 128, 128  # the tiny ones have learned no other
 # what the tiny Kontext and Redux have been told besides the words of prompts (`train.edits`)
 SAID = "and bottom in into it left make off remove right style swap the top turn 把背景变成风格左右上下互换去掉".split()
@@ -46,7 +47,7 @@ class ToolGenerator(FluxGenerator):
         if name == "flux-dev-redux":
             raise ValueError(NO_SIGLIP)
         super().__init__(name, device)
-        if self.vocabulary and name in TOOLS["edit"] + TOOLS["vary"]:
+        if self.vocabulary and name in TOOLS["edit"] + TOOLS["redux"]:
             self.vocabulary = self.vocabulary + SAID
 
     @torch.inference_mode()
@@ -72,7 +73,7 @@ class ToolGenerator(FluxGenerator):
         return self.paint(opts, beside=beside, noted=made_by("fill", picture=picture, mask=mask), callback=callback)
 
     @torch.inference_mode()
-    def follow(
+    def control(
         self,
         edges: Image.Image,
         prompt: str,
@@ -85,13 +86,13 @@ class ToolGenerator(FluxGenerator):
 
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
-        self._check_tool("follow")
+        self._check_tool("control")
         x = exact("edges", edges)
         if "canny" in self.name:
             check_outlines(x)
         opts = self._asked(prompt, edges.size, num_steps, guidance, seed)
         beside = {"img_cond": control_cond(self._encode(x))}
-        return self.paint(opts, beside=beside, noted=made_by("follow", edges=edges), callback=callback)
+        return self.paint(opts, beside=beside, noted=made_by("control", edges=edges), callback=callback)
 
     @torch.inference_mode()
     def edit(
@@ -106,20 +107,20 @@ class ToolGenerator(FluxGenerator):
         """Paint the picture changed as the instruction says: "make the background blue".  Eq. (12.3)
 
         It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it"
-        the tiny one takes names from the judge, see `info`. What stays is painted too; see `tools.changed`.
+        the tiny one takes names from the judge, see `info`. What stays is painted too; see `train.edits.edit_mask`.
         """
         self._check_tool("edit")
         check_picture("picture", picture)
         size = TINY_SIZE if self.spec.repo_id is None else kontext_size(*picture.size)
         x = resized(picture, size, f"{self.name} edits it at")
-        if self.spec.repo_id is None and spell_out(instruction, []) != instruction:
-            instruction = spell_out(instruction, load_judge(self.device).things(x.to(self.device))[0])
+        if self.spec.repo_id is None and resolve_pronoun(instruction, []) != instruction:
+            instruction = resolve_pronoun(instruction, load_judge(self.device).things(x.to(self.device))[0])
         opts = self._asked(instruction, size, num_steps, guidance, seed)
         beside = {"img_cond_seq": reference_tokens(self._encode(x))}
         return self.paint(opts, beside=beside, noted=made_by("edit", picture=picture), callback=callback)
 
     @torch.inference_mode()
-    def vary(
+    def redux(
         self,
         picture: Image.Image,
         prompt: str = "",
@@ -132,9 +133,9 @@ class ToolGenerator(FluxGenerator):
 
         The tiny Redux sees with the eye of the judge, `Judge.encode_image`, and paints 128 × 128 pixels.
         """
-        self._check_tool("vary")
+        self._check_tool("redux")
         x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
-        opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("vary", picture=picture)
+        opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("redux", picture=picture)
         return self.paint(opts, seen=load_judge(self.device).judge.encode_image(x), noted=noted, callback=callback)
 
     def repaint(
@@ -163,7 +164,7 @@ class ToolGenerator(FluxGenerator):
         """That this model has learned it: tokens of a wrong width would fail, but dev given a reference just paints."""
         if self.name in TOOLS[tool]:
             return
-        if tool == "vary" and self.spec.repo_id:
+        if tool == "redux" and self.spec.repo_id:
             raise ValueError(NO_SIGLIP)
         wanted, have = configs[TOOLS[tool][0]].params.in_channels, self.spec.params.in_channels
         why = f"its tokens have {have} channels, not {wanted}" if have != wanted else "it has not learned to"
@@ -185,8 +186,10 @@ NO_SIGLIP = (
 
 
 def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.Image:
-    """The edges of any picture, white on black, for `follow`; low and high are the thresholds of `tools.canny`."""
+    """The edges of any picture, white on black, for `control`; low and high are the thresholds of `tools.canny`."""
     check_picture("picture", picture)
+    if not 0 <= low <= high:
+        raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first, and neither is below 0")
     return to_picture(canny(to_tensor(picture)[0], low, high))
 
 
@@ -254,4 +257,6 @@ def check_outlines(x: Float[Tensor, "1 3 H W"]) -> None:
     if x.mean() > 0:
         advise("the edges are mostly light; a Canny model knows white lines on black: PIL.ImageOps.invert turns them")
     elif (x.abs() < 0.75).float().mean() > 0.1:
-        advise("the edges hold many greys, as a picture does and no outline; toolbox.outline(picture) finds its edges")
+        advise(
+            "the edges hold many greys, as a picture does and no outline; apps.tools.outline(picture) finds its edges"
+        )

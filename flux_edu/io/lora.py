@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flux_edu.configs import ModelSpec
 from flux_edu.io.checkpoint import CheckpointError, State, check_finite, listed, load_strict
 from flux_edu.model import Flux
-from flux_edu.tools import Redux, widen_img_in
+from flux_edu.tools import Redux
 
 A, B, BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
 
@@ -69,6 +69,19 @@ def merge_into(model: nn.Module, delta: State, scale: float = 1.0, source: str =
 def unmerge(model: nn.Module, before: State) -> None:
     """Put back what `merge_into` returned, bit for bit."""
     model.load_state_dict(before, strict=False)
+
+
+def widen_img_in(state: State, in_channels: int) -> State:
+    """The same network for wider tokens: new columns of img_in are zero, so at first what they bring changes nothing.
+
+    That is how the control LoRAs of FLUX.1 are put onto dev: widen 64 to 128, then `merge`.
+    """
+    W = state["img_in.weight"]
+    if in_channels < W.shape[1]:
+        raise CheckpointError(
+            f"img_in takes {W.shape[1]} channels already; it can be widened, not narrowed to {in_channels}"
+        )
+    return state | {"img_in.weight": F.pad(W, (0, in_channels - W.shape[1]))}
 
 
 def with_delta(spec: ModelSpec, base: State, delta: State, source: str) -> Flux:

@@ -4,6 +4,7 @@ An edit is two scenes and a sentence: how a picture is, how it shall be, and wha
 from the same drawings, what should stay the same is the same to the last pixel.
 """
 
+import re
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flux_edu.tools import canny, spell_out
+from flux_edu.tools import canny
 from flux_edu.train.data import (
     BESIDE,
     CHINESE,
@@ -133,8 +134,43 @@ def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0
             REMOVE: f"去掉{things[away]['zh']}",
         }
         text = (translated if in_chinese[i] else english)[kind]
-        texts.append(spell_out(text, things[: 1 if edits.before.layout[i] == ONE else 2]) if by_name[i] else text)
+        if by_name[i]:
+            text = resolve_pronoun(text, things[: 1 if edits.before.layout[i] == ONE else 2])
+        texts.append(text)
     return texts
+
+
+def resolve_pronoun(instruction: str, things: list[dict]) -> str:
+    """The instruction with names for "it", {"en": [name, …], "zh": name} each; Chinese leaves "it" out: in front there.
+
+    "turn it into 3d style" of a fox becomes "turn the fox into 3d style", "变成立体风格" becomes "把狐狸变成立体风格".
+    """
+    if instruction.startswith("变成"):
+        return f"把{'和'.join(thing['zh'] for thing in things)}{instruction}"
+    return re.sub(r"\bit\b", " and ".join(f"the {thing['en'][0]}" for thing in things), instruction)
+
+
+def edit_mask(
+    painted: Float[Tensor, "3 H W"], picture: Float[Tensor, "3 h w"], share: float = 0.75
+) -> Float[Tensor, "1 H W"]:
+    """Where an edit has changed a picture: 1 where much, 0 where hardly, and a slope between.
+
+    m = min(max(d / τ - 1, 0), 1);  picture + m ⊙ (painted - picture) has the old pixels again where m is 0
+
+    d is the largest of the three colours' differences, averaged over 5 × 5 pixels, and τ a share of Otsu's threshold,
+    the one that best parts the numbers d in two classes (1979, by OpenCV). So it is for edits that change much wherever
+    they change anything, such as another background. Of a thing removed, the rim comes back.
+    """
+    if share <= 0:
+        raise ValueError(f"share = {share:g}: it must be above 0; near 0, all that was painted stays painted")
+    if painted.shape != picture.shape:
+        shapes = tuple(painted.shape), tuple(picture.shape)
+        raise ValueError(f"pictures of shapes {shapes[0]} and {shapes[1]}: compare two of one size, each (3, H, W)")
+    d = ((painted.clamp(-1, 1) - picture.clamp(-1, 1)).abs().amax(dim=0) * 127.5).round().byte()
+    d = cv2.blur(d.cpu().numpy(), (5, 5))
+    threshold, _ = cv2.threshold(d, 0, 255, cv2.THRESH_OTSU)
+    tau = max(share * threshold, 1)  # at least one of 255 steps: two equal pictures have the threshold 0
+    return (torch.from_numpy(d)[None] / tau - 1).clamp(0, 1).to(picture)
 
 
 def paint_edits(drawings: Drawings, edits: Edits) -> tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]:

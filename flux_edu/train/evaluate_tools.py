@@ -26,7 +26,7 @@ from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
 from flux_edu.sampling import denoise
-from flux_edu.tools import changed, control_cond, fill_cond, hide, make_ref_ids, spell_out
+from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
 from flux_edu.train.distillation import Texts, half, schedule
@@ -38,10 +38,12 @@ from flux_edu.train.edits import (
     draw_variations,
     drawing_table,
     edge_agreement,
+    edit_mask,
     edit_verdict,
     instructions,
     outlines,
     paint_edits,
+    resolve_pronoun,
     should_stay,
     wishes,
 )
@@ -128,8 +130,8 @@ def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[
 
 
 def put_back(painted: Float[Tensor, "n 3 H W"], given: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-    """The given pixels wherever an edit has hardly changed anything, `tools.changed`."""
-    m = torch.stack([changed(one, other) for one, other in zip(painted, given, strict=True)])
+    """The given pixels wherever an edit has hardly changed anything, `edit_mask`."""
+    m = torch.stack([edit_mask(one, other) for one, other in zip(painted, given, strict=True)])
     return given + m * (painted - given)
 
 
@@ -202,7 +204,9 @@ class Judged:
             before, after = paint_edits(self.drawings, edits)
             texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
             # "it" reaches the network by the names that the judge finds, as in `ToolGenerator.edit`
-            texts = [spell_out(text, seen) for text, seen in zip(texts, self.classifier.things(before), strict=True)]
+            texts = [
+                resolve_pronoun(text, seen) for text, seen in zip(texts, self.classifier.things(before), strict=True)
+            ]
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
             stay, found = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
             report[what] = shares(found, SEEN) | kept(painted, after, self.ae, stay)

@@ -20,7 +20,7 @@ from flux_edu.io import lora
 from flux_edu.io.checkpoint import State, read
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
-from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids, widen_img_in
+from flux_edu.tools import Redux, control_cond, fill_cond, hide, make_ref_ids
 from flux_edu.train import distillation
 from flux_edu.train.data import captions, draw_scenes, paint
 from flux_edu.train.distillation import Stage, build, half
@@ -178,7 +178,7 @@ POOLS: dict[str, type[ToolPool]] = {
 def make_student(name: str, base: State, rank: int) -> Flux:
     """The base, wider at its entrance if the tool needs that, with an untrained delta."""
     spec = configs[f"tiny-{name}"]
-    student = build(spec, widen_img_in(base, spec.params.in_channels))
+    student = build(spec, lora.widen_img_in(base, spec.params.in_channels))
     whole = ("redux",) if name == "redux" else ()
     if whole:  # a part of the transformer, so that both are trained and kept as one
         student.redux = Redux(EYE, spec.params.context_in_dim).to(base["img_in.weight"].device)
