@@ -1,11 +1,13 @@
 """Set up and start, with nothing but Python 3.11 to 3.13.
 
 python run.py                 make .venv (once) and open JupyterLab on the map notebook
+python run.py lab [options]   the same; options go to JupyterLab, such as --no-browser, --ip or --port
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
 python run.py lint            make .venv (once) and check style and formatting
 python run.py book            make .venv (once) and the site of the executed notebooks, in build/book/html
 python run.py doctor          make .venv (once) and say what is installed, and whether the tiny FLUX paints here
 python run.py sample "..."    make .venv (once) and paint a picture; `python run.py sample --help` lists the options
+python run.py real            the published models: what is here, what is missing; so do `bench` and `batch` of flux-edu
 """
 
 import hashlib
@@ -22,7 +24,10 @@ STAMP = VENV / "flux-edu.stamp"  # written last: a .venv without it is made agai
 OLDEST, TOO_NEW = (3, 11), (3, 14)
 TORCH = "torch==2.13.0"  # the version tested; on Linux an unpinned one would bring CUDA along
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-COMMANDS = ("lab", "test", "lint", "book", "doctor", "sample")
+PACKAGE = ("doctor", "sample", "real", "bench", "batch")  # the package's own commands
+COMMANDS = ("lab", "test", "lint", "book", *PACKAGE)
+# another Python's library and packages; and pip's settings that would put the packages somewhere else, or nowhere
+MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER")
 DISK_GB = 2  # .venv with the CPU build takes 1.9
 WINDOWS_PATH = 60  # characters; .venv has file names of up to 195 below this folder, and Windows allows 260 in all
 
@@ -100,6 +105,11 @@ def is_current():
     return STAMP.read_text(encoding="utf-8") == fingerprint()
 
 
+def is_root():
+    """Whether this is the administrator of a Unix, to whom JupyterLab does not open unasked."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
 def venv_python(windows=os.name == "nt"):
     """The environment's own Python."""
     return VENV / "Scripts" / "python.exe" if windows else VENV / "bin" / "python"
@@ -126,10 +136,12 @@ def fail(text):
 
 def call(command, folder=None):
     """Run a command in the repository (or in folder); its exit code. Ctrl-C is the command's to handle."""
-    environment = dict(os.environ, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
+    environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+    environment.update(PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
     environment["PIP_COMPILE"] = "0"  # of 15,000 files a quarter is ever imported, and compiled then, once
+    environment["FLUX_EDU_COMMAND"] = "python run.py"  # what the package's messages call it
+    environment["PATH"] = str(venv_python().parent) + os.pathsep + os.environ.get("PATH", os.defpath)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment.pop("PYTHONHOME", None)  # another Python's library
     process = subprocess.Popen([str(part) for part in command], cwd=str(folder or ROOT), env=environment)
     while True:
         try:
@@ -138,17 +150,22 @@ def call(command, folder=None):
             continue  # the terminal sent it to the command too, which ends in its own way
 
 
+def pip_install(*wanted):
+    """pip's exit code. Ready-made wheels only: a package without one is an error that names it, never a compiler's."""
+    here = "--target="  # that is .venv, whatever pip's configuration file says
+    return call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", here, *wanted])
+
+
 def install_torch():
     """CPU wheel from PyTorch's own index where there is no NVIDIA driver, else what pip's index has."""
-    pip = [venv_python(), "-m", "pip", "install", "--only-binary=:all:"]
     if wants_cpu_wheel():
         say("no NVIDIA driver: taking PyTorch for the CPU (200 MB)")
         # Only the wheel itself comes from there; an index out of reach then costs seconds, not minutes.
         once = ["--no-deps", "--retries=1", "--timeout=15"]
-        if call([*pip, *once, "--index-url", CPU_INDEX, TORCH]) == 0:
+        if pip_install(*once, "--index-url", CPU_INDEX, TORCH) == 0:
             return
         say(f"PyTorch's CPU index did not serve it: taking {TORCH} from pip's own index (up to 3 GB)")
-    if call([*pip, TORCH]) != 0:
+    if pip_install(TORCH) != 0:
         fail(
             f"pip could not install {TORCH}. Check the network (behind a proxy set HTTPS_PROXY) and the disk "
             "(2 GB free for the CPU build, 8 GB for CUDA), then run the same command again. If pip found no matching "
@@ -160,14 +177,16 @@ def install_torch():
 def install():
     """PyTorch, then the package with what it needs; what is there already is left as it is."""
     install_torch()
-    # ready-made wheels only: a package without one is an error that names it, never a call for a compiler
-    if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", "-e", ".[dev]"]) != 0:
+    if pip_install("-e", ".[dev]") != 0:
         fail(
             "pip could not install the packages: its last lines above say why. Check the network (behind a "
             "proxy set HTTPS_PROXY), then run the same command again. If a package has no matching distribution, "
             "there is no ready-made one for this Python: another of 3.11 to 3.13 may have it."
         )
     STAMP.write_text(fingerprint(), encoding="utf-8")
+    if not is_whole():
+        STAMP.unlink()
+        fail("pip installed everything, but not in .venv: `pip config list` shows the setting that sends it elsewhere")
 
 
 def install_book_tools():
@@ -179,7 +198,7 @@ def install_book_tools():
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         names = project["optional-dependencies"]["book"]  # by name: with -e all of the package is worked out again
-        if call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", *names]) != 0:
+        if pip_install(*names) != 0:
             fail("pip could not install it: its last lines above say why. Check the network, then try again.")
 
 
@@ -226,7 +245,7 @@ def test_everything(python):
 def main(arguments):
     check_python(sys.version_info)
     command, options = (arguments[0], arguments[1:]) if arguments else ("lab", [])
-    if command not in COMMANDS or (options and command in ("lab", "lint")):
+    if command not in COMMANDS or (options and command == "lint"):
         print(__doc__)
         return 0 if command in ("-h", "--help") else 2
     set_up()
@@ -238,11 +257,20 @@ def main(arguments):
     if command == "book":
         install_book_tools()
         return call([python, Path("docs", "build.py"), *options])
-    if command in ("doctor", "sample"):
-        return call([python, "-m", "flux_edu", command, *options], folder=os.getcwd())
+    if command in PACKAGE:  # -P: a random.py in the reader's folder is not Python's own
+        return call([python, "-P", "-m", "flux_edu", command, *options], folder=os.getcwd())
+    return open_lab(python, options)
+
+
+def open_lab(python, options):
+    """JupyterLab on the map notebook, without its question about news and its look for updates."""
     # threads of PyTorch that wait in a loop would keep the browser from the processor
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    return call([python, "-m", "jupyterlab", Path("notebooks", "00_map.ipynb")])
+    quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if is_root() and "--allow-root" not in options:
+        say("you are root, as in a container or on a rented machine: JupyterLab is started with --allow-root")
+        quiet.append("--allow-root")
+    return call([python, "-m", "jupyterlab", *quiet, *options, Path("notebooks", "00_map.ipynb")])
 
 
 if __name__ == "__main__":

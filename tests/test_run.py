@@ -83,13 +83,14 @@ def test_a_finished_environment_is_used_as_it_is(calls):
     run.main(["lint"])
     assert [command[1:] for command in calls[before:]] == [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"]]
     run.main([])
-    assert calls[-1][1:] == ["-m", "jupyterlab", str(Path("notebooks", "00_map.ipynb"))]
+    assert calls[-1][1:3] == ["-m", "jupyterlab"] and calls[-1][-1] == str(Path("notebooks", "00_map.ipynb"))
 
 
 def test_one_that_is_not_whole_is_made_again_from_nothing(calls, monkeypatch):
     run.set_up()
     before = len(calls)
-    monkeypatch.setattr(run, "is_whole", lambda: False)
+    whole = iter([False, True])
+    monkeypatch.setattr(run, "is_whole", lambda: next(whole))
     run.venv_python().unlink()
     run.venv_python().parent.rmdir()
     run.set_up()
@@ -114,6 +115,13 @@ def test_a_change_without_a_network_leaves_what_was_there(calls, monkeypatch, ca
     told = capsys.readouterr()
     assert "HTTPS_PROXY" in told.err and "going on with .venv as it is" in told.out
     assert run.is_whole() and not run.is_current(), "the next run tries again"
+
+
+def test_packages_that_pip_has_put_elsewhere_are_told(calls, monkeypatch):
+    monkeypatch.setattr(run, "is_whole", lambda: False)
+    with pytest.raises(SystemExit, match="not in .venv: `pip config list` shows the setting"):
+        run.set_up()
+    assert not run.STAMP.exists()
 
 
 def test_a_failed_installation_leaves_no_stamp_and_says_what_to_do(calls, monkeypatch):
@@ -182,9 +190,9 @@ def test_venv_that_cannot_be_made_says_what_to_do(calls, monkeypatch):
 def test_a_second_run_touches_no_network(calls):
     run.set_up()
     before = len(calls)
-    for command in ("lab", "test", "lint", "doctor", "sample"):
+    for command in run.COMMANDS:
         run.main([command])
-    assert not [command for command in calls[before:] if "pip" in command or "venv" in command[1:]]
+    assert not [command for command in calls[before:] if "install" in command or "venv" in command[1:]]
 
 
 def test_a_folder_with_spaces_and_accents(calls, monkeypatch, tmp_path):
@@ -321,15 +329,40 @@ def test_everything_is_the_notebooks_and_then_the_tests_that_read_them(calls, mo
     assert both == same and "--nbmake" in both and (notebooks, executed) == ("notebooks", "--executed")
 
 
-def test_doctor_and_sample_are_those_of_the_package_in_the_readers_own_folder(calls, monkeypatch, tmp_path):
+def test_the_packages_commands_run_in_the_readers_own_folder(calls, monkeypatch, tmp_path):
     run.set_up()
     folders = []
     monkeypatch.setattr(run, "call", lambda command, folder: folders.append(folder) or calls.append(command))
     monkeypatch.chdir(tmp_path)
     run.main(["sample", "a fox", "--seed", "3"])
-    assert calls[-1][1:] == ["-m", "flux_edu", "sample", "a fox", "--seed", "3"]
-    run.main(["doctor"])
-    assert calls[-1][1:] == ["-m", "flux_edu", "doctor"] and folders == [os.getcwd()] * 2
+    assert calls[-1][1:] == ["-P", "-m", "flux_edu", "sample", "a fox", "--seed", "3"]
+    for command in ("doctor", "real", "bench", "batch"):
+        run.main([command])
+        assert calls[-1][1:] == ["-P", "-m", "flux_edu", command] and folders.pop() == os.getcwd()
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_options_after_lab_are_jupyterlabs_and_root_may_start_it(calls, monkeypatch, capsys, root):
+    run.set_up()
+    monkeypatch.setattr(run, "is_root", lambda: root)
+    run.main(["lab", "--no-browser", "--ip=0.0.0.0"])
+    *options, notebook = calls[-1][3:]
+    assert options[-2:] == ["--no-browser", "--ip=0.0.0.0"] and notebook.endswith("00_map.ipynb")
+    assert "--LabApp.news_url=None" in options and ("--allow-root" in options) is root
+    assert ("you are root" in capsys.readouterr().out) is root
+    run.main(["lab", "--allow-root"])
+    assert calls[-1].count("--allow-root") == 1
+
+
+def test_jupyterlab_takes_these_options_and_asks_nothing_about_news(calls, monkeypatch):
+    """The page's own configuration, from which JupyterLab decides whether to put its question."""
+    from jupyterlab.labapp import LabApp
+
+    run.set_up()
+    run.main(["lab"])
+    app = LabApp()
+    app.parse_command_line([option for option in calls[-1][3:-1] if option.startswith("--LabApp")])
+    assert app.news_url is None and app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
 
 
 def test_call_runs_in_the_repository_and_returns_the_exit_code():
@@ -337,6 +370,18 @@ def test_call_runs_in_the_repository_and_returns_the_exit_code():
         f"import os, sys; sys.exit(7 if os.getcwd() == {str(run.ROOT)!r} and os.environ['PYTHONUTF8'] == '1' else 1)"
     )
     assert run.call([sys.executable, "-c", check]) == 7
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN"])
+def test_what_a_shell_carries_for_another_python_is_left_behind(monkeypatch, name):
+    monkeypatch.setenv(name, "/of/another/python")
+    assert run.call([sys.executable, "-c", f"import os, sys; sys.exit({name!r} in os.environ)"]) == 0
+
+
+def test_scripts_of_the_environment_are_found_first():
+    scripts = str(run.venv_python().parent) + os.pathsep
+    check = f"import os, sys; sys.exit(not os.environ['PATH'].startswith({scripts!r}))"
+    assert run.call([sys.executable, "-c", check]) == 0
 
 
 def test_what_pip_has_not_compiled_is_compiled_once(monkeypatch):
