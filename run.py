@@ -11,6 +11,7 @@ python run.py real            the published models: what is here, what is missin
 """
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -263,14 +264,17 @@ def main(arguments):
 
 
 def open_lab(python, options):
-    """JupyterLab on the map notebook, without its question about news and its look for updates."""
+    """JupyterLab on the map notebook, without its question about news and its look for updates (settings can ask)."""
+    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"  # defaults of this .venv alone
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    settings.write_text(json.dumps(quiet), encoding="utf-8")
     # threads of PyTorch that wait in a loop would keep the browser from the processor
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if is_root() and "--allow-root" not in options:
         say("you are root, as in a container or on a rented machine: JupyterLab is started with --allow-root")
-        quiet.append("--allow-root")
-    return call([python, "-m", "jupyterlab", *quiet, *options, Path("notebooks", "00_map.ipynb")])
+        options = ["--allow-root", *options]
+    return call([python, "-m", "jupyterlab", *options, Path("notebooks", "00_map.ipynb")])
 
 
 if __name__ == "__main__":

@@ -348,21 +348,20 @@ def test_options_after_lab_are_jupyterlabs_and_root_may_start_it(calls, monkeypa
     run.main(["lab", "--no-browser", "--ip=0.0.0.0"])
     *options, notebook = calls[-1][3:]
     assert options[-2:] == ["--no-browser", "--ip=0.0.0.0"] and notebook.endswith("00_map.ipynb")
-    assert "--LabApp.news_url=None" in options and ("--allow-root" in options) is root
+    assert ("--allow-root" in options) is root
     assert ("you are root" in capsys.readouterr().out) is root
     run.main(["lab", "--allow-root"])
     assert calls[-1].count("--allow-root") == 1
 
 
-def test_jupyterlab_takes_these_options_and_asks_nothing_about_news(calls, monkeypatch):
-    """The page's own configuration, from which JupyterLab decides whether to put its question."""
-    from jupyterlab.labapp import LabApp
+def test_jupyterlab_does_not_open_with_a_question_about_news(calls):
+    """Defaults that JupyterLab reads for every setting that its user has not changed."""
+    from jupyterlab_server.settings_utils import _get_overrides
 
     run.set_up()
     run.main(["lab"])
-    app = LabApp()
-    app.parse_command_line([option for option in calls[-1][3:-1] if option.startswith("--LabApp")])
-    assert app.news_url is None and app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
+    overrides, error = _get_overrides(str(run.VENV / "share" / "jupyter" / "lab" / "settings"))
+    assert not error and overrides["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
 
 
 def test_call_runs_in_the_repository_and_returns_the_exit_code():
