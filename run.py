@@ -257,7 +257,7 @@ def main(arguments):
         return call([python, "-m", "ruff", "check"]) or call([python, "-m", "ruff", "format", "--check"])
     if command == "book":
         install_book_tools()
-        return call([python, Path("docs", "build.py"), *options])
+        return call([python, Path("docs", "book.py"), *options])
     if command in PACKAGE:  # -P: a random.py in the reader's folder is not Python's own
         return call([python, "-P", "-m", "flux_edu", command, *options], folder=os.getcwd())
     return open_lab(python, options)

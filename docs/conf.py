@@ -1,15 +1,15 @@
-"""Sphinx's settings for the book; docs/build.py puts together what it reads."""
+"""Sphinx's settings for the book; docs/book.py puts together what it reads."""
 
 import re
-from functools import cache
-from pathlib import Path
+
+from links import label
 
 # imported here, before Sphinx forks the processes that read the pages: else each of them loads PyTorch again
 from flux_edu.teaching import panel  # noqa: F401
 
 project = "flux_edu"
 author = "the authors of flux_edu"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "links"]
 html_theme = "sphinx_book_theme"
 html_title = "FLUX.1, equation by equation"
 html_static_path = ["_static"]
@@ -21,12 +21,15 @@ html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 suppress_warnings = ["config.cache", "myst.header"]  # the second: a notebook may go from # to ###
+if tags.has("part"):  # noqa: F821  Sphinx puts `tags` here
+    suppress_warnings += ["myst.xref_missing", "ref.ref"]
 
 nb_execution_mode = "off"  # what is shown was executed by the tests
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # the glossary's formulas
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
-myst_heading_anchors = 0  # docs/build.py labels the headings
+myst_heading_anchors = 4
+myst_heading_slug_func = "links.jupyter_slug"
 mathjax_path = "mathjax/tex-mml-chtml.js"  # from _static, not from the web
 mathjax3_config = {"options": {"enableMenu": False}}
 
@@ -63,22 +66,13 @@ def marked(row: str) -> str:
         if piece.startswith("`"):
             new = f"``{piece[1:-1]}``"
         elif match := re.fullmatch(r"Eq\. \(?(\d+\.\d+)\)?", piece):
-            new = f":ref:`{piece} <eq-{match[1].replace('.', '-')}>`" if match[1] in known_equations() else piece
+            new = f":ref:`{piece} <{label(match[1])}>`"
         else:
             done += re.sub(r"([\\*_|`])", r"\\\1", piece)
             continue
         # an inline mark needs something that is no letter on both sides
         done += ("\\ " if done and not done[-1].isspace() and done[-1] not in "([{-/" else "") + new + "\\ "
     return done
-
-
-@cache
-def known_equations() -> set[str]:
-    """The numbers of the notebooks in this book."""
-    found = set()
-    for path in (Path(__file__).parent / "notebooks").glob("*.ipynb"):
-        found |= set(re.findall(r"\(eq-(\d+-\d+)\)=", path.read_text("utf-8")))
-    return {number.replace("-", ".") for number in found}
 
 
 def setup(app):

@@ -8,6 +8,7 @@ import re
 import statistics
 from functools import cache
 from importlib import import_module
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -120,13 +121,23 @@ def test_no_function_of_the_package_is_copied(path):
 # ---------------------------------------------------------------- links and pictures
 
 
+@cache
+def anchors(path):
+    """What JupyterLab calls the headings of a notebook."""
+    lines = re.sub(r"```.*?```", "", "\n".join(sources(path, "markdown")), flags=re.DOTALL)
+    return {re.sub(r"[`*$]", "", title).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", lines, re.MULTILINE)}
+
+
 @each_notebook
-def test_links_to_files_and_notebooks_lead_somewhere(path):
+def test_links_to_files_notebooks_and_headings_lead_somewhere(path):
     for text in sources(path, "markdown"):
         for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text):
-            target = "".join(target).partition("#")[0]
-            if target and not re.match(r"https?:|mailto:|attachment:", target):
-                assert (path.parent / target).exists(), f"{target} does not exist"
+            if re.match(r"https?:|mailto:|attachment:", "".join(target)):
+                continue
+            file, _, heading = "".join(target).partition("#")
+            page = path.parent / file if file else path
+            assert page.exists(), f"{file} does not exist"
+            assert not heading or unquote(heading) in anchors(page), f"{page.name} has no heading {heading}"
 
 
 @each_notebook

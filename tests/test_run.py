@@ -298,10 +298,10 @@ def test_the_books_tools_are_fetched_once(calls, monkeypatch):
     run.set_up()
     before, succeed = len(calls), run.call
     run.main(["book", "01_schedule"])
-    assert calls[-1][1:] == [str(Path("docs", "build.py")), "01_schedule"] and len(calls) == before + 2
+    assert calls[-1][1:] == [str(Path("docs", "book.py")), "01_schedule"] and len(calls) == before + 2
     monkeypatch.setattr(run, "call", lambda command, folder=None: succeed(command) or int("-c" in command))
     run.main(["book"])
-    assert calls[-2][-2:] == ["sphinx>=9,<10", "myst-nb"] and calls[-1][1:] == [str(Path("docs", "build.py"))]
+    assert calls[-2][-2:] == ["sphinx>=9,<10", "myst-nb"] and calls[-1][1:] == [str(Path("docs", "book.py"))]
     monkeypatch.setattr(run, "call", lambda command, folder=None: 1)
     with pytest.raises(SystemExit, match="Check the network"):
         run.main(["book"])
