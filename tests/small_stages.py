@@ -15,13 +15,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from flux_edu.io import checkpoint
 from flux_edu.train import trainer
-from flux_edu.train.common import Average
-from flux_edu.train.muon import Muon
 
 
 class Walk:
@@ -37,19 +34,18 @@ class Walk:
         self.x = state["x"]
 
 
-def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, pause: float = 0.0) -> trainer.Run:
+def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, pause: float = 0.0) -> trainer.Trainer:
     """The shared loop with two optimizers, something random in every step, and a walk. Each batch goes into `seen`.
 
     After `stop` steps the run is broken off.
     """
     args = trainer.arguments("A toy.", "", seconds=1e9, batch=3, rate=0.01).parse_args([f"--out={out}", *options])
-    accelerator = Accelerator(cpu=True)
-    torch.manual_seed(args.seed)
+    accelerator = trainer.start(args.seed, cpu=True)
     model, walk = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 2)), Walk(accelerator.process_index)
-    average, seen = Average(model, decay=0.9), [] if seen is None else seen
+    ema, seen = trainer.make_ema(model, decay=0.9), [] if seen is None else seen
     matrices, biases = ([p for p in model.parameters() if p.ndim == n] for n in (2, 1))
-    optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, Muon(matrices, lr=0.0): 0.02}
-    run = trainer.Run(args, accelerator, model, average, optimizers, walk)
+    optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, trainer.make_muon(matrices, 0.01): 0.02}
+    run = trainer.Trainer(args, accelerator, model, ema, optimizers, walk)
 
     def loss(model: nn.Module, step: int) -> torch.Tensor:
         x = walk.x + torch.randn(args.batch, 5)
@@ -60,15 +56,15 @@ def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, paus
         time.sleep(pause)
         return (model(x) - x[:, :2]).square().mean()
 
-    def look(step: int) -> list[float]:
+    def evaluate(step: int) -> list[float]:
         torch.randn(step)  # must not change what the next steps draw
-        return [float(average.module[0].weight.sum())]
+        return [float(ema.module[0].weight.sum())]
 
-    run.train(loss, look, columns=("weights",), ready=2)
+    run.train(loss, evaluate, columns=("weights",), ready=2)
     return run
 
 
-TOY = ("--steps=60", "--save=4", "--report=3", "--look=2")
+TOY = ("--steps=60", "--save=4", "--report=3", "--evaluate=2")
 
 
 def slow_save_file(state: dict, path: Path, metadata: dict | None = None) -> None:
@@ -131,15 +127,14 @@ def shared(folder: Path) -> None:
 
     params = FluxParams(64, 64, 256, 256, 32, 2.0, 1, 1, 1, (8, 12, 12), 10_000, True, False)
     args = trainer.arguments("Shared.", "", seconds=1e9, batch=4, rate=10.0).parse_args(["--steps=3", "--report=1"])
-    accelerator = Accelerator(cpu=True)
+    accelerator = trainer.start(0, cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     args.out = folder / f"{processes}"
-    torch.manual_seed(0)
     model = TextToVelocity(replace(configs["tiny"], params=params), TINY_FOLDER / "tokenizer.json")
     for p in model.parameters():
         p.data += 0.05 * torch.randn(p.shape)
     descent = torch.optim.SGD(model.parameters(), lr=0.0)
-    run = trainer.Run(args, accelerator, model, Average(model, 0.9), {descent: args.rate}, Walk(rank))
+    run = trainer.Trainer(args, accelerator, model, trainer.make_ema(model, 0.9), {descent: args.rate}, Walk(rank))
     gradients: dict[str, torch.Tensor] = {}
 
     def note(*_) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +15,18 @@ from flux_edu.embeddings import timestep_embedding
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import read, read_metadata
 from flux_edu.model import Flux, FluxParams
-from flux_edu.train import distillation, few_steps, guidance, objectives
+from flux_edu.train import few_steps, guidance, trainer
+from flux_edu.train.distillation import Distillation
 from flux_edu.train.latent_pool import Pool
+from flux_edu.train.objectives import (
+    euler_rollout,
+    guidance_loss,
+    guided_velocity,
+    mean_velocity,
+    segment_loss,
+    velocity,
+)
+from flux_edu.train.text_to_velocity import TextEncoders
 
 SMALL = FluxParams(12, 12, 10, 14, 22, 2.0, 1, 1, 1, (6, 6, 10), 10_000, True, False)
 B, L, L_TXT = 3, 4, 5
@@ -48,7 +59,7 @@ def alone(model, x, t, txt, vec, i):
 @pytest.mark.equation("10.1")
 def test_the_guided_velocity_is_made_of_two_passes():
     model, (x, t, text, empty, w) = small(), batch()
-    v_w = guidance.guided_velocity(model, x, t, text, empty, w)
+    v_w = guided_velocity(partial(velocity, model), x, t, text, empty, w)
     for i in range(B):
         v_c = alone(model, x, t, text[0][i : i + 1], text[1][i : i + 1], i)
         v_0 = alone(model, x, t, *empty, i)
@@ -60,7 +71,7 @@ def test_the_guided_velocity_is_made_of_two_passes():
 def test_without_a_caption_guidance_changes_nothing():
     model, (x, t, _, empty, w) = small(), batch()
     nothing = tuple(e.expand(B, *e.shape[1:]) for e in empty)
-    v_w = guidance.guided_velocity(model, x, t, nothing, empty, w)
+    v_w = guided_velocity(partial(velocity, model), x, t, nothing, empty, w)
     plain = torch.stack([alone(model, x, t, *empty, i) for i in range(B)])
     torch.testing.assert_close(v_w, plain, atol=1e-5, rtol=1e-4)
 
@@ -71,7 +82,7 @@ def test_the_guided_velocity_is_the_one_the_sampler_follows():
     ids[:, :, 1:] = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     note = lambda i, t, x, v: seen.append(v)  # noqa: E731
     sampling.denoise(model, x, ids, text[0], txt_ids, text[1], [0.7, 0.2], 2.5, uncond=empty, callback=note)
-    v_w = guidance.guided_velocity(model, x, torch.full((B,), 0.7), text, empty, torch.full((B,), 2.5))
+    v_w = guided_velocity(partial(velocity, model), x, torch.full((B,), 0.7), text, empty, torch.full((B,), 2.5))
     torch.testing.assert_close(seen[0], v_w, atol=1e-5, rtol=1e-4)
 
 
@@ -79,11 +90,11 @@ def test_the_guided_velocity_is_the_one_the_sampler_follows():
 def test_the_loss_counts_every_sample_in_parts_of_its_own_velocity():
     torch.manual_seed(0)
     v_w = torch.randn(B, 7, 5, dtype=torch.float64)
-    assert guidance.guidance_loss(v_w, v_w) == 0
+    assert guidance_loss(v_w, v_w) == 0
     parts = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)[:, None, None]
     longer = v_w * torch.tensor([1.0, 30.0, 1e-3], dtype=torch.float64)[:, None, None]
     for target in (v_w, longer):  # a sample's length does not matter
-        loss = guidance.guidance_loss(target * (1 + parts), target).item()
+        loss = guidance_loss(target * (1 + parts), target).item()
         assert loss == pytest.approx((0.01 + 0.04 + 0.16) / 3, rel=1e-6)
 
 
@@ -101,11 +112,11 @@ def test_at_first_w_changes_nothing_and_fast_sinusoids_stay_silent():
     student.load_state_dict(base.state_dict(), strict=False)
     guidance.start_guidance(student.guidance_in.requires_grad_(True))
     x, t, text, _, w = batch()
-    v = objectives.velocity(student, x, t, text, w)
-    assert torch.equal(v, objectives.velocity(base, x, t, text))
+    v = velocity(student, x, t, text, w)
+    assert torch.equal(v, velocity(base, x, t, text))
     torch.nn.init.normal_(student.guidance_in.out_layer.weight)
     optimizer = torch.optim.AdamW(student.guidance_in.parameters(), lr=0.1, weight_decay=0.0)
-    (objectives.velocity(student, x, t, text, w) - 1).square().mean().backward()
+    (velocity(student, x, t, text, w) - 1).square().mean().backward()
     optimizer.step()
     weight = student.guidance_in.in_layer.weight
     silent = (weight == 0).all(0)
@@ -127,9 +138,9 @@ def test_one_step_with_the_mean_velocity_leads_where_the_small_steps_lead():
     for j in range(5):
         met.append(v(place, t + (t_next - t) * j / 5))
         place = place - 0.05 * met[-1]
-    x_next = few_steps.walk(v, x, t, t_next, 5)
+    x_next = euler_rollout(v, x, t, t_next, 5)
     torch.testing.assert_close(x_next, place)
-    u = few_steps.mean_velocity(x, x_next, t, t_next)
+    u = mean_velocity(x, x_next, t, t_next)
     torch.testing.assert_close(u, torch.stack(met).mean(0))
     torch.testing.assert_close(x - 0.25 * u, place)
 
@@ -138,22 +149,22 @@ def test_one_step_with_the_mean_velocity_leads_where_the_small_steps_lead():
 def test_the_segment_loss_is_a_mean_over_all_numbers():
     torch.manual_seed(0)
     u = torch.randn(B, 7, 5)
-    assert few_steps.segment_loss(u, u) == 0
-    assert few_steps.segment_loss(u + 0.3, u).item() == pytest.approx(0.09, rel=1e-4)
+    assert segment_loss(u, u) == 0
+    assert segment_loss(u + 0.3, u).item() == pytest.approx(0.09, rel=1e-4)
 
 
 class FakePool(Pool):
     """Latents of one number, captions of another."""
 
     def __init__(self):
-        self.x, self.drawn = torch.zeros(4, L, 12), 0
+        self.drawn = 0
 
     def batch(self, n, empty=0.1):
         self.drawn += 1
         return torch.full((n, L, 12), 5.0), torch.full((n, L_TXT), self.drawn)
 
 
-class FakeTexts(distillation.Texts):
+class FakeTexts(TextEncoders):
     """Every number that it says is that of the token."""
 
     def __init__(self):
@@ -166,22 +177,22 @@ class FakeTexts(distillation.Texts):
         return self(torch.tensor([[len(text)] * L_TXT for text in texts]))
 
 
-def test_walkers_go_to_the_end_and_begin_anew():
+def test_rollouts_go_to_the_end_and_begin_anew():
     torch.manual_seed(0)
     times = [1.0, 0.7, 0.4, 0.0]
-    walkers = few_steps.Walkers(FakePool(), FakeTexts(), times, 6)
-    assert walkers.k.tolist() == [0, 1, 2, 0, 1, 2]
-    assert walkers.x[[0, 3]].mean().abs() < 0.5 and (walkers.x[[2, 5]] - 3).mean().abs() < 0.5  # 0.6 · 5
-    x, v = walkers.x.clone(), torch.randn(6, L, 12)
-    walkers.step(v)
-    assert walkers.k.tolist() == [1, 2, 0, 1, 2, 0]
-    torch.testing.assert_close(walkers.x[[0, 3]], x[[0, 3]] - 0.3 * v[[0, 3]])
-    torch.testing.assert_close(walkers.x[[1, 4]], x[[1, 4]] - 0.3 * v[[1, 4]])
-    assert walkers.x[[2, 5]].std() > 0.5 and walkers.x[[2, 5]].mean().abs() < 0.5  # noise again
-    assert walkers.text[1][:, 0].tolist() == [1, 1, 2, 1, 1, 2]  # and new captions
+    rollouts = few_steps.Rollouts(FakePool(), FakeTexts(), times, 6)
+    assert rollouts.k.tolist() == [0, 1, 2, 0, 1, 2]
+    assert rollouts.x[[0, 3]].mean().abs() < 0.5 and (rollouts.x[[2, 5]] - 3).mean().abs() < 0.5  # 0.6 · 5
+    x, v = rollouts.x.clone(), torch.randn(6, L, 12)
+    rollouts.step(v)
+    assert rollouts.k.tolist() == [1, 2, 0, 1, 2, 0]
+    torch.testing.assert_close(rollouts.x[[0, 3]], x[[0, 3]] - 0.3 * v[[0, 3]])
+    torch.testing.assert_close(rollouts.x[[1, 4]], x[[1, 4]] - 0.3 * v[[1, 4]])
+    assert rollouts.x[[2, 5]].std() > 0.5 and rollouts.x[[2, 5]].mean().abs() < 0.5  # noise again
+    assert rollouts.text[1][:, 0].tolist() == [1, 1, 2, 1, 1, 2]  # and new captions
     for _ in range(3):
-        walkers.step(v)
-    assert walkers.k.tolist() == [1, 2, 0, 1, 2, 0] and walkers.text[1][:, 0].tolist() == [4, 3, 5, 4, 3, 5]
+        rollouts.step(v)
+    assert rollouts.k.tolist() == [1, 2, 0, 1, 2, 0] and rollouts.text[1][:, 0].tolist() == [4, 3, 5, 4, 3, 5]
 
 
 # ---------------------------------------------------------------- training
@@ -207,8 +218,8 @@ def test_a_student_learns_guidance_through_its_delta_alone():
     student.load_state_dict(teacher.state_dict(), strict=False)
     lora.make_trainable(student, 3, ("guidance_in",))
     before = {name: x.clone() for name, x in student.state_dict().items()}
-    v_w = guidance.guided_velocity(teacher, x, t, text, empty, w)
-    first, last = fall(student, lambda: guidance.guidance_loss(objectives.velocity(student, x, t, text, w), v_w))
+    v_w = guided_velocity(partial(velocity, teacher), x, t, text, empty, w)
+    first, last = fall(student, lambda: guidance_loss(velocity(student, x, t, text, w), v_w))
     assert last < 0.3 * first
     changed = {name for name, x in student.state_dict().items() if not torch.equal(x, before[name])}
     assert changed <= set(lora.trained_delta(student)) and len(changed) > 40
@@ -231,10 +242,10 @@ def test_a_student_learns_a_long_step():
     teacher, (x, t, text, empty, w) = small(), batch()
     student = lora.make_trainable(small(), 3)
     t, t_next = torch.tensor([1.0, 0.75, 0.5]), torch.tensor([0.75, 0.5, 0.25])
-    guided = lambda x, t: guidance.guided_velocity(teacher, x, t, text, empty, w)  # noqa: E731
-    u = few_steps.mean_velocity(x, few_steps.walk(guided, x, t, t_next, 4), t, t_next)
+    guided = lambda x, t: guided_velocity(partial(velocity, teacher), x, t, text, empty, w)  # noqa: E731
+    u = mean_velocity(x, euler_rollout(guided, x, t, t_next, 4), t, t_next)
     assert not u.requires_grad
-    first, last = fall(student, lambda: few_steps.segment_loss(objectives.velocity(student, x, t, text), u))
+    first, last = fall(student, lambda: segment_loss(velocity(student, x, t, text), u))
     assert last < 0.3 * first
     assert {n for n, p in student.named_parameters() if p.grad is not None} == set(lora.trained_delta(student))
 
@@ -242,24 +253,19 @@ def test_a_student_learns_a_long_step():
 # ---------------------------------------------------------------- the stages, from the command line
 
 
-class SmallStage(distillation.Stage):
+class SmallStage(Distillation):
     """A stage whose teacher is small, whose pictures are noise; everything else is as it is."""
 
     def __init__(self, args, spec):
-        self.args, self.spec, self.accelerator = args, spec, distillation.Accelerator(cpu=True)
+        self.args, self.spec, self.accelerator = args, spec, trainer.start(0, cpu=True)
         self.device, self.base = torch.device("cpu"), small(in_channels=64, out_channels=64).state_dict()
         self.pool, self.texts, self.drawings = FakePool64(), FakeTexts(), None
         self.empty = self.texts.read([""])
-        self.held = self.pool.batch(9)[0], self.texts.read(list("abcdefghi"))
+        self.held_out = self.pool.batch(9)[0], self.texts.read(list("abcdefghi"))
         self.ae = None
 
 
-class FakePool64(Pool):
-    x = torch.zeros(4, 64, 64)
-
-    def __init__(self):
-        pass
-
+class FakePool64(FakePool):
     def batch(self, n, empty=0.1):
         return torch.randn(n, 64, 64), torch.randint(1, 9, (n, L_TXT))
 
@@ -277,7 +283,7 @@ def test_a_stage_saves_what_it_measures(stage, tmp_path, monkeypatch):
         def save(self, path):
             painted.append(path.name)
 
-    monkeypatch.setattr(module, "Stage", SmallStage)
+    monkeypatch.setattr(module, "Distillation", SmallStage)
     monkeypatch.setattr(module, "sheet", lambda ae, x: Nothing())
     options = {"out": tmp_path, "batch": 8, "rank": 3, "steps": 24, "report": 4, "rate": 0.01, "measure": 9}
     argv = [f"--{key}={value}" for key, value in options.items()]

@@ -13,8 +13,8 @@ from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
 from flux_edu.train import evaluate_tools
-from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, paint, seen
-from flux_edu.train.tools import POOLS, make_student, velocity
+from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, render, seen
+from flux_edu.train.tools import STATE_WIDTH, TOOLS, make_student, velocity
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_training_sees_nothing_that_is_held_out_and_measuring_nothing_else(drawi
 @pytest.mark.parametrize("kind", range(4))
 def test_an_edit_changes_what_its_instruction_says_and_nothing_else(drawings, kind):
     edits = ed.draw_edits(drawings, 24, 5 + kind, kinds=(kind,))
-    before, after = ed.paint_edits(drawings, edits)
+    before, after = ed.render_edits(drawings, edits)
     said = ed.instructions(drawings, edits, seed=0, chinese=0, named=0)
     stay = ed.should_stay(drawings, edits)
     if kind != ed.SWAP:
@@ -76,7 +76,7 @@ def test_another_style_can_be_asked_for_by_name(drawings):
 def test_opacity_is_that_of_the_drawing(drawings):
     scenes = draw_scenes(drawings, 4, 3, pairs=0)
     alpha = ed.opacity(drawings, scenes)
-    plain = paint(drawings, scenes, shown=None)
+    plain = render(drawings, scenes, shown=None)
     corner = plain[:, :, :1, :1].expand_as(plain)
     assert alpha.min() >= -1e-5 and alpha.max() <= 1 + 1e-5
     assert (plain - corner).abs().amax(1, keepdim=True)[alpha < 1e-4].max() < 1e-3
@@ -95,7 +95,7 @@ def test_a_measured_mask_hides_one_thing_and_leaves_the_other(drawings):
 
 
 def test_outlines_agree_with_themselves_and_within_a_pixel(drawings):
-    pictures = paint(drawings, draw_scenes(drawings, 3, 8))
+    pictures = render(drawings, draw_scenes(drawings, 3, 8))
     edges = ed.outlines(pictures, np.full(3, 200.0))
     assert set(edges.unique().tolist()) == {-1, 1}
     assert ed.edge_agreement(edges, edges).tolist() == [1, 1, 1]
@@ -103,25 +103,28 @@ def test_outlines_agree_with_themselves_and_within_a_pixel(drawings):
     assert ed.edge_agreement(edges.roll(9, dims=-1), edges).max() < 0.8
 
 
-@pytest.mark.parametrize("name", POOLS)
+CONDITIONS = {"fill": (64, 64 + 256), "canny": (64, 64), "kontext": (64, 64), "redux": (16, STATE_WIDTH)}
+
+
+@pytest.mark.parametrize("name", TOOLS)
 def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(base, name):
-    student, pool = make_student(name, base, rank=8), POOLS[name]
+    student, tool = make_student(name, base, rank=8), TOOLS[name]
     torch.manual_seed(0)
     x, t, text = torch.randn(2, 64, 64), torch.tensor([0.3, 0.8]), (torch.randn(2, 32, 256), torch.randn(2, 256))
-    given = torch.randn(2, *pool.shape)
+    cond = torch.randn(2, *CONDITIONS[name])
     with torch.inference_mode():
-        v = velocity(pool, student, x, t, text, given)
+        v = velocity(tool, student, x, t, text, cond)
         if name in ("fill", "canny"):  # the new channels change nothing yet
-            torch.testing.assert_close(v, velocity(pool, student, x, t, text, 0 * given))
+            torch.testing.assert_close(v, velocity(tool, student, x, t, text, 0 * cond))
     for key, p in student.named_parameters():
         if key.endswith("lora_B.weight"):
             torch.nn.init.normal_(p, std=0.02)
     delta = lora.trained_delta(student)
     assert not any("_mod.lin" in key or "time_in" in key for key in delta)
     with torch.inference_mode():
-        trained = velocity(pool, student, x, t, text, given)
+        trained = velocity(tool, student, x, t, text, cond)
         torch.testing.assert_close(
-            velocity(pool, merged(name, base, delta), x, t, text, given),
+            velocity(tool, merged(name, base, delta), x, t, text, cond),
             trained,
             atol=2e-4,
             rtol=2e-4,
@@ -131,18 +134,18 @@ def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(base, name):
 
 def test_kontext_is_trained_on_what_denoise_feeds_it(base):
     """Training puts the reference where sampling puts it."""
-    flux, pool = (
+    flux, tool = (
         merged("kontext", base, {"img_in.bias": base["img_in.bias"]}),
-        POOLS["kontext"],
+        TOOLS["kontext"],
     )
     torch.manual_seed(1)
-    x, text, given = torch.randn(1, 64, 64), (torch.randn(1, 32, 256), torch.randn(1, 256)), torch.randn(1, 64, 64)
+    x, text, cond = torch.randn(1, 64, 64), (torch.randn(1, 32, 256), torch.randn(1, 256)), torch.randn(1, 64, 64)
     with torch.inference_mode():
-        v = velocity(pool, flux, x, torch.tensor([1.0]), text, given)
-    _, img_ids, _, txt_ids, *_ = pool.inputs(flux, x, torch.tensor([1.0]), text, given)
+        v = velocity(tool, flux, x, torch.tensor([1.0]), text, cond)
+    _, img_ids, _, txt_ids, *_ = tool.inputs(flux, x, torch.tensor([1.0]), text, cond)
     ids = img_ids[:, 64:]
     assert ids[0, :, 0].unique().tolist() == [1.0] and (ids[0, :, 1:] == img_ids[0, :64, 1:]).all()
-    out = denoise(flux, x, img_ids[:, :64], text[0], txt_ids, text[1], [1.0, 0.9], img_cond_seq=(given, ids))
+    out = denoise(flux, x, img_ids[:, :64], text[0], txt_ids, text[1], [1.0, 0.9], img_cond_seq=(cond, ids))
     torch.testing.assert_close(out, x - 0.1 * v, atol=1e-4, rtol=1e-4)
 
 

@@ -21,25 +21,17 @@ from flux_edu.train.data import (
     draw_scenes,
     held_out,
     load_drawings,
-    paint,
+    render,
 )
 from flux_edu.train.evaluate import (
-    Setting,
-    Strict,
+    EvalConfig,
     comparisons,
     contact_sheet,
-    differences,
+    eval_configs,
     gather,
-    markdown,
-    painted_region,
-    paired_difference,
     prompt_scenes,
     prompts,
     save_sheets,
-    settings,
-    tally,
-    wilson,
-    write_reports,
 )
 from flux_edu.train.judge import augment, find_duplicates, save_index, training_crops
 from flux_edu.train.judge_model import (
@@ -55,6 +47,8 @@ from flux_edu.train.judge_model import (
     verdict,
     views,
 )
+from flux_edu.train.metrics import difference_table, markdown, paired_difference, score_table, wilson, write_reports
+from flux_edu.train.nearest_drawing import NearestDrawing, painted_region
 from flux_edu.train.objectives import contrastive_loss
 
 
@@ -120,7 +114,7 @@ def is_held_out(things, colour):
 def test_the_judge_names_what_it_sees(classifier, drawings):
     """Things and their places, in pictures composed anew."""
     scenes = draw_scenes(drawings, 60, seed=12)
-    seen = classifier.things(paint(drawings, scenes))
+    seen = classifier.things(render(drawings, scenes))
     assert [len(things) for things in seen] == [1 if layout == ONE else 2 for layout in scenes.layout]
     true = [[drawings.names[c]["en"][0] for c in drawings.concept[row]] for row in scenes.drawing]
     right = [
@@ -211,7 +205,7 @@ def test_training_crops_hold_what_they_say(drawings):
     """Crop and number belong together: the crop is nearer to its own drawing than to almost all others."""
     crops, drawing = training_crops(drawings, 20, seed=2)
     assert crops.shape[1:] == (3, 64, 64) and len(crops) == len(drawing)
-    plain = paint(drawings, scenes_of(ONE, [[k, k] for k in range(len(drawings.style))], 9))
+    plain = render(drawings, scenes_of(ONE, [[k, k] for k in range(len(drawings.style))], 9))
     small, bank = F.avg_pool2d(crops, 4).flatten(1), F.avg_pool2d(views(plain)[:, 0], 4).flatten(1)
     small, bank = (x - x.mean(1, keepdim=True) for x in (small, bank))
     rank = (F.normalize(small, dim=1) @ F.normalize(bank, dim=1).T).argsort(dim=1, descending=True)
@@ -246,7 +240,7 @@ def test_the_shipped_judge_is_small_and_knows_every_drawing(classifier):
 def test_the_shipped_judge_is_right_on_real_pictures(classifier, drawings, own):
     """Held-out scenes of the shipped drawings, among all names; no drawing ships that it does not know."""
     scenes = draw_scenes(drawings, 48, seed=8, unseen=True)
-    pictures = paint(drawings, scenes)
+    pictures = render(drawings, scenes)
     asked = Scenes(scenes.layout, own[scenes.drawing], scenes.place, scenes.colour)
     found = verdict(classifier, pictures, asked)
     for key in ("object", "style", "colour", "position", "all"):
@@ -293,7 +287,7 @@ def test_duplicates_are_drawings_that_look_alike(drawings):
 
 def test_colours_are_measured_from_the_border(drawings):
     scenes = draw_scenes(drawings, 60, seed=14)
-    assert (ground_colour(paint(drawings, scenes)).numpy() == scenes.colour).all()
+    assert (ground_colour(render(drawings, scenes)).numpy() == scenes.colour).all()
     plain = torch.tensor(list(COLOURS.values())).float()[:, :, None, None].expand(-1, -1, SIZE, SIZE) / 127.5 - 1
     assert ground_colour(plain + 0.05 * torch.randn(10, 3, SIZE, SIZE)).tolist() == list(range(10))
 
@@ -303,8 +297,8 @@ def test_colours_are_measured_from_the_border(drawings):
 def test_positions_with_a_judge_that_only_counts_pixels(drawings, layout, turned):
     """A similarity by pixels in place of the trained one: the arrangement is found on real pictures."""
     fox, apple = drawings.find("flat", "fox"), drawings.find("flat", "red apple")
-    pictures = paint(drawings, scenes_of(layout, [[apple, fox] if turned else [fox, apple]]))
-    one = views(paint(drawings, scenes_of(BESIDE, [[fox, apple]])))[0]
+    pictures = render(drawings, scenes_of(layout, [[apple, fox] if turned else [fox, apple]]))
+    one = views(render(drawings, scenes_of(BESIDE, [[fox, apple]])))[0]
     seen = views(pictures)[0].flatten(1)
     first, second = (-(seen - one[k].flatten()).abs().mean(1)[None] for k in (1, 2))
     best, at_first, at_second = best_arrangement(first, second)
@@ -317,10 +311,10 @@ def test_positions_with_a_judge_that_only_counts_pixels(drawings, layout, turned
 
 
 def test_the_strict_judge_knows_real_pictures(drawings):
-    strict = Strict(drawings)
+    strict = NearestDrawing(drawings)
     scenes = draw_scenes(drawings, 40, seed=21, unseen=True)
     scenes.colour %= 2  # two backgrounds are enough here
-    pictures = paint(drawings, scenes)
+    pictures = render(drawings, scenes)
     found = strict.verdict(pictures, scenes)
     assert found["strict object"].mean() >= 0.95 and found["strict style"].mean() >= 0.95
     wrong = Scenes(scenes.layout, np.roll(scenes.drawing, 1, axis=0), scenes.place, scenes.colour)
@@ -389,27 +383,27 @@ def test_prompts_name_style_and_colour_and_say_the_same_in_both_languages(index)
     assert len(set(prompts(index, scenes, 8))) > 50 and prompts(index, scenes, 8) != english
 
 
-def test_settings_compare_one_thing_at_a_time():
-    chosen = settings(["tiny", "tiny-dev", "tiny-schnell"], quick=False)
+def test_configurations_compare_one_thing_at_a_time():
+    chosen = eval_configs(["tiny", "tiny-dev", "tiny-schnell"], quick=False)
     assert len(set(chosen)) == len(chosen)
     assert {s.steps for s in chosen if s.model == "tiny"} == {28, 8, 4, 2, 1}
     pairs = comparisons(chosen)
     for w in (1.5, 2.0, 3.0, 5.0):
-        assert (Setting("tiny-dev", 28, w), Setting("tiny", 28, w)) in pairs
-    assert (Setting("tiny", 28, 3.0, "Chinese"), Setting("tiny", 28, 3.0)) in pairs
-    assert (Setting("tiny-schnell", 4, 0.0), Setting("tiny", 28, 3.0)) in pairs
+        assert (EvalConfig("tiny-dev", 28, w), EvalConfig("tiny", 28, w)) in pairs
+    assert (EvalConfig("tiny", 28, 3.0, "Chinese"), EvalConfig("tiny", 28, 3.0)) in pairs
+    assert (EvalConfig("tiny-schnell", 4, 0.0), EvalConfig("tiny", 28, 3.0)) in pairs
     assert not any("trained" in (one.prompts, other.prompts) for one, other in pairs)
     assert all(one != other for one, other in pairs)
-    assert len(settings(["tiny", "tiny-dev", "tiny-schnell"], quick=True)) < 12
+    assert len(eval_configs(["tiny", "tiny-dev", "tiny-schnell"], quick=True)) < 12
 
 
 def test_reports_say_what_was_found(tmp_path, index):
     scenes = prompt_scenes(index, 20, seed=2)
     right = {key: np.arange(20) % 2 == 0 for key in ("object", "style", "colour", "position", "all")}
-    rows = tally("tiny, 28 steps", right, scenes)
+    rows = score_table("tiny, 28 steps", right, scenes)
     assert [r["share"] for r in rows] == [0.5] * len(rows) and {r["n"] for r in rows} == {10}
     better = right | {"object": np.ones(20, bool)}
-    paired = differences("new − old", better, right, scenes)
+    paired = difference_table("new − old", better, right, scenes)
     assert [r["share"] for r in paired if r["measure"] == "object"] == [0.5, 0.5]
     text = markdown(rows, "share")
     assert "| tiny, 28 steps | 50.0 (23.7 to 76.3) |" in text
@@ -423,5 +417,5 @@ def test_reports_say_what_was_found(tmp_path, index):
 
 
 def test_what_one_process_has_seen_is_all_there_is():
-    whole = gather({"object": np.array([True, False, True]), "pictures": np.arange(6).reshape(3, 2)}, 3)
-    assert whole["object"].tolist() == [True, False, True] and whole["pictures"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    whole = gather({"object": np.array([True, False, True]), "likeness": np.arange(3.0)}, 3)
+    assert whole["object"].tolist() == [True, False, True] and whole["likeness"].tolist() == [0, 1, 2]

@@ -154,7 +154,7 @@ def test_a_composed_scene_says_what_is_held_out():
     assert "Training may see this" in plots.composed().get_label()
     scene, caption = plots.compose("above", "noto", "rocket", "house", "black")
     assert caption == "a noto rocket above a house on a black background"
-    picture = data.paint(plots.drawings(), scene)[0]
+    picture = data.render(plots.drawings(), scene)[0]
     assert picture[:, 32, 64].min() > -0.9 and picture.shape == (3, 128, 128)
 
 

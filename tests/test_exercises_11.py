@@ -9,8 +9,7 @@ from answers import told
 from flux_edu.teaching.exercises.chapter_11 import segment_target, students_places
 from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_11 as plots
-from flux_edu.train.few_steps import walk
-from flux_edu.train.objectives import mean_velocity
+from flux_edu.train.objectives import euler_rollout, mean_velocity
 
 
 def with_the_end(v, noise, times):
@@ -43,7 +42,7 @@ def test_a_usual_mistake_is_named(number, answer, diagnosis):
 
 def test_the_target_is_that_of_the_training():
     x, t, t_next = torch.randn(3, 7, 5), torch.full((3,), 0.75), torch.full((3,), 0.5)
-    end = walk(lambda x, t: x.square() * t[:, None, None], x, t, t_next, 6)
+    end = euler_rollout(lambda x, t: x.square() * t[:, None, None], x, t, t_next, 6)
     mine = segment_target(lambda x, t: x.square() * t, x, 0.75, 0.5, 6)
     torch.testing.assert_close(mine, mean_velocity(x, end, t, t_next))
 

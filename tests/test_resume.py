@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from small_stages import TOY, shared, toy
 from test_distillation import SMALL, SmallStage
@@ -99,10 +99,10 @@ def test_a_run_broken_off_takes_the_same_batches_and_ends_the_same(alone, tmp_pa
     assert_same_end(folder, tmp_path)
 
 
-def test_a_run_in_legs_ends_the_same(alone, tmp_path, capsys):
+def test_a_run_with_a_time_limit_ends_the_same(alone, tmp_path, capsys):
     seen, legs = [], 0
     while len(seen) < 60:
-        toy(tmp_path, *TOY, "--leg=0.5", seen=seen, pause=0.01)
+        toy(tmp_path, *TOY, "--time-limit=0.5", seen=seen, pause=0.01)
         legs += 1
         assert legs < 60
     assert legs > 1 and [step for step, _ in seen] == list(range(60))
@@ -112,11 +112,12 @@ def test_a_run_in_legs_ends_the_same(alone, tmp_path, capsys):
 
 def test_the_state_holds_all_that_the_next_step_depends_on(alone):
     state = read(alone[0] / "state.safetensors")
-    names = {f"{kind}.{i}.{leaf}" for kind in ("model", "average") for i in (0, 2) for leaf in ("weight", "bias")}
+    names = {f"{kind}.{i}.{leaf}" for kind in ("model", "ema") for i in (0, 2) for leaf in ("weight", "bias")}
     adam = {f"optimizer.0.{i}.{key}" for i in (0, 1) for key in ("step", "exp_avg", "exp_avg_sq")}
-    assert state.keys() == names | adam | {"optimizer.1.0.momentum", "optimizer.1.1.momentum", "own.x", "sums"}
-    assert state["own.x"].shape == (1, 5)  # one row a process
-    assert not torch.equal(state["model.0.weight"], state["average.0.weight"])
+    muon = {f"optimizer.1.{i}.momentum_buffer" for i in (0, 1)}
+    assert state.keys() == names | adam | muon | {"stage.x", "sums"}
+    assert state["stage.x"].shape == (1, 5)  # one row a process
+    assert not torch.equal(state["model.0.weight"], state["ema.0.weight"])
     assert not list(alone[0].glob("*.part"))
 
 
@@ -239,14 +240,14 @@ def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
         False
     )
     drawings = few_drawings()
-    monkeypatch.setattr(flow, "Accelerator", lambda: Accelerator(cpu=True))
+    monkeypatch.setattr(flow.trainer, "start", partial(flow.trainer.start, cpu=True))
     monkeypatch.setattr(flow, "load_ae", lambda path: ae)
     monkeypatch.setattr(flow, "load_drawings", lambda path: drawings)
     monkeypatch.setattr(flow, "paint_sheet", lambda *args, **kwargs: Image.new("RGB", (8, 8)))
     monkeypatch.setattr(flow, "validation_loss", lambda model, *held: float(model.flux.img_in.weight.sum()))
     monkeypatch.setattr(flow, "loss_by_level", lambda *args: [0.5] * len(flow.LEVELS))
     monkeypatch.setattr(latent_pool, "BLOCK", 2)
-    argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=5", "--save=2", "--report=1", "--look=3", "--muon=0.01"]
+    argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=5", "--save=2", "--report=1", "--evaluate=3", "--muon=0.01"]
     left_alone, parts = interrupted(flow, "flow_loss", monkeypatch, argv, tmp_path)
     assert [len(part) for part in parts] == [3, 3]  # the state is that after step 2
     again = parts[0][:2] + parts[1]
@@ -262,9 +263,8 @@ def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
 
 
 def test_a_pool_is_a_window_on_an_endless_list(monkeypatch):
-    pool = flow.Pool.__new__(flow.Pool)
-    pool.block, pool.held, pool.seed, made = 2, [None] * 3, (5, 1), []
-    pool.x, pool.tokens = torch.zeros(6, 4, 3, dtype=torch.bfloat16), torch.zeros(6, 5, dtype=torch.int16)
+    pool = latent_pool.Pool.__new__(latent_pool.Pool)
+    pool.block, pool.held, pool.parts, pool.seed, made = 2, [None] * 3, (), (5, 1), []
 
     def compose(n, seed):
         made.append(seed)
@@ -272,17 +272,18 @@ def test_a_pool_is_a_window_on_an_endless_list(monkeypatch):
 
     pool.compose = compose
     for n, blocks in {0: [1, 2, 3], 1: [4, 2, 3], 2: [4, 5, 3], 7: [8, 6, 7]}.items():
-        pool.turn(n)
-        pool.turn(n)  # they are there already
-        assert pool.tokens[::2, 0].tolist() == blocks and torch.equal(pool.x[:, 0, 0], pool.tokens[:, 0].bfloat16())
+        pool.refresh(n)
+        pool.refresh(n)  # they are there already
+        latents, tokens = pool.parts
+        assert tokens[::2, 0].tolist() == blocks and torch.equal(latents[:, 0, 0], tokens[:, 0].bfloat16())
     assert len(set(made)) == 8  # another seed for each
 
 
-def test_few_steps_goes_on_with_its_walkers_and_lessons(tmp_path, monkeypatch):
+def test_few_steps_goes_on_with_its_rollouts_and_targets(tmp_path, monkeypatch):
     shape = replace(SMALL, in_channels=64, out_channels=64)
     for key in ("tiny", "tiny-schnell"):
         monkeypatch.setitem(configs, key, replace(configs[key], params=shape, num_steps=4))
-    monkeypatch.setattr(few_steps, "Stage", SmallStage)
+    monkeypatch.setattr(few_steps, "Distillation", SmallStage)
     monkeypatch.setattr(few_steps, "sheet", lambda ae, x: Image.new("RGB", (8, 8)))
     monkeypatch.setattr(few_steps, "sample", lambda flux, noise, text, *args: torch.ones(len(text[0]), 64, 64))
     argv = ["--batch=3", "--rank=3", "--steps=5", "--save=2", "--report=1", "--uses=2", "--measure=9", "--muon=0.01"]
@@ -291,7 +292,7 @@ def test_few_steps_goes_on_with_its_walkers_and_lessons(tmp_path, monkeypatch):
     assert all(torch.equal(u, v) for (_, u), (_, v) in zip(left_alone, again, strict=True))
     assert_same_end(tmp_path / "alone", tmp_path / "broken")
     state = read(tmp_path / "broken" / "state.safetensors")
-    assert {"own.walkers.0", "own.lesson2.4"} <= state.keys() and "own.lesson3.0" not in state
+    assert {"stage.rollouts.0", "stage.target2.4"} <= state.keys() and "stage.target3.0" not in state
 
 
 # ---------------------------------------------------------------- killed, and in two processes
@@ -320,9 +321,9 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(started, t
     assert all(float(row["gradient"]) < 1 for row in rows(tmp_path / "1"))  # nothing was clipped: mean, not sum
     ours, theirs = (read(path / "state.safetensors") for path in (tmp_path / "1", folder / "2"))
     assert ours.keys() == theirs.keys()
-    walks = ours.pop("own.x"), theirs["own.x"]
+    walks = ours.pop("stage.x"), theirs["stage.x"]
     assert walks[0].tolist() == [[0, 1, 2, 3, 4]] and walks[1].tolist() == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-5, atol=1e-6)
-    moved = [float((ours[f"model.{name}"] - ours[f"average.{name}"]).abs().max()) for name in one]
+    moved = [float((ours[f"model.{name}"] - ours[f"ema.{name}"]).abs().max()) for name in one]
     assert max(moved) > 1e-3

@@ -1,6 +1,5 @@
 """Training: composition, what is held out, the objective, and that steps make the loss fall. Eq. (9.1) to (9.3)."""
 
-import copy
 import json
 import math
 from dataclasses import replace
@@ -17,7 +16,6 @@ from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.model import FluxParams
 from flux_edu.schedule import interpolate, time_shift
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
-from flux_edu.train.common import Average, Clock, learning_rate, seed_of
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -33,13 +31,13 @@ from flux_edu.train.data import (
     draw_scenes,
     held_out,
     load_drawings,
-    paint,
     paste,
+    render,
 )
 from flux_edu.train.latent_pool import Pool
-from flux_edu.train.muon import Muon, orthogonalise
 from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
-from flux_edu.train.text_to_velocity import TextToVelocity, local_start
+from flux_edu.train.text_to_velocity import TextToVelocity, init_position_bias
+from flux_edu.train.trainer import Clock, learning_rate, make_ema, make_muon, seed_of
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +136,13 @@ def test_half_transparent_drawings_mix_with_the_ground():
 
 def test_pictures_have_the_background_asked_for_and_something_on_it(drawings):
     scenes = draw_scenes(drawings, 48, seed=2)
-    x = paint(drawings, scenes)
+    x = render(drawings, scenes)
     assert x.shape == (48, 3, SIZE, SIZE) and x.min() >= -1 and x.max() <= 1
     ground = torch.tensor(list(COLOURS.values()))[torch.from_numpy(scenes.colour)] / 127.5 - 1
     corners = x[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert ((corners - ground[:, :, None]).abs().amax(1).median(1).values < 0.02).all()
     assert ((x - ground[:, :, None, None]).abs().amax(1).flatten(1).amax(1) > 0.1).all()
-    mine = paint(drawings, scenes[:2], torch.tensor([[0.25, 0.5, 0.75], [float("nan")] * 3]))
+    mine = render(drawings, scenes[:2], torch.tensor([[0.25, 0.5, 0.75], [float("nan")] * 3]))
     torch.testing.assert_close(mine[0, :, 0, 0], torch.tensor([-0.5, 0.0, 0.5]), atol=1e-5, rtol=0)
     torch.testing.assert_close(mine[1], x[1])
 
@@ -225,12 +223,12 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
     spec = small_spec()
     model = TextToVelocity(spec, TINY_FOLDER / "tokenizer.json")
     ae = AutoEncoder(spec.ae_params).requires_grad_(False)
-    pool = Pool(drawings, ae, model.embedders(*tokens_of(spec))[0].tokenizer, spec.txt_tokens, size=6, seed=(0,))
-    pool.turn(0)
+    pool = Pool(drawings, ae, model.texts, size=6, seed=(0,))
+    pool.refresh(0)
     x_0, tokens = pool.batch(6)
     x_0, noise, t = (x_0 - x_0.mean()) / x_0.std(), torch.randn_like(x_0), logit_normal(0.0, 1.0, 6)
     assert model(x_0, t, tokens).abs().max() == 0
-    average = Average(model, decay=0.9)
+    ema = make_ema(model, decay=0.9)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(6):
@@ -239,67 +237,32 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
         optimizer.step()
-        average.update()
+        ema.update_parameters(model)
         losses.append(loss.item())
     assert losses[-1] < 0.95 * losses[0]
-    assert average.module.flux.final_layer.linear.weight.abs().max() > 0
+    assert ema.module.flux.final_layer.linear.weight.abs().max() > 0
 
 
-def tokens_of(spec):
-    from flux_edu.io.tiny import tiny_embedders
-
-    return tiny_embedders(TINY_FOLDER / "tokenizer.json", spec.txt_tokens)[0].tokenizer, spec.txt_tokens
-
-
-def muon_loop(matrices, gradients, rate=0.02, momentum=0.95, decay=0.01):
-    """Steps of Muon, one matrix after the other."""
-    done = []
-    for start, grads in zip(matrices, gradients, strict=True):
-        W, M = start.clone(), torch.zeros_like(start)
-        for G in grads:
-            M = momentum * M + G
-            step = orthogonalise((G + momentum * M)[None])[0]
-            W = (1 - rate * decay) * W - rate * 0.2 * max(W.shape) ** 0.5 * step
-        done.append(W)
-    return done
-
-
-@pytest.mark.parametrize("shape", [(3, 19, 7), (3, 7, 19), (2, 11, 11)])
-def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape):
-    torch.manual_seed(0)
-    U, S, Vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
-    S = S.clamp(min=0.05 * S.max())  # a value near 0 needs more rounds
-    found = orthogonalise(U * S[:, None] @ Vh)
-    assert found.shape == shape
-    inside = U.mT @ found @ Vh.mT  # diagonal, since the directions stay
-    values = inside.diagonal(dim1=-2, dim2=-1)
-    assert 0.6 < values.min() and values.max() < 1.3
-    torch.testing.assert_close(inside, torch.diag_embed(values), atol=1e-4, rtol=0)
-
-
-def test_muon_in_stacks_equals_matrix_by_matrix_and_goes_on_after_a_reload():
-    torch.manual_seed(0)
-    shapes = [(5, 3), (3, 7), (5, 3), (3, 7), (4, 4)]
-    matrices = [torch.randn(shape) for shape in shapes]
-    gradients = [[torch.randn(shape) for _ in range(4)] for shape in shapes]
-    parameters = [torch.nn.Parameter(W.clone()) for W in matrices]
-    muon = Muon(parameters, lr=0.02)
-    for step in range(4):
-        if step == 2:  # as a second leg of a training does
-            state = copy.deepcopy(muon.state_dict())
-            muon = Muon(parameters, lr=0.5)
-            muon.load_state_dict(state)
-        for p, grads in zip(parameters, gradients, strict=True):
-            p.grad = grads[step].clone()
+def test_muon_steps_along_the_nearest_orthogonal_matrix_as_far_as_adamw_would():
+    """W ← W - η (0.2 √max(rows, columns) U Vᵀ + λ W), U S Vᵀ the gradient: so both optimizers take one rate."""
+    for rows, columns in ((19, 7), (7, 19), (11, 11)):
+        torch.manual_seed(0)
+        U, S, Vh = torch.linalg.svd(torch.randn(rows, columns), full_matrices=False)
+        W = torch.nn.Parameter(torch.randn(rows, columns))
+        before, W.grad = W.detach().clone(), U * S.clamp(min=0.05 * S.max()) @ Vh  # a value near 0 needs more rounds
+        muon = make_muon([W], weight_decay=0.3)
+        muon.param_groups[0]["lr"] = 0.02
         muon.step()
-    for p, W in zip(parameters, muon_loop(matrices, gradients), strict=True):
-        torch.testing.assert_close(p.detach(), W)
+        moved = (before * (1 - 0.02 * 0.3) - W.detach()) / (0.02 * 0.2 * max(rows, columns) ** 0.5)
+        inside = U.T @ moved @ Vh.T  # diagonal, since the directions stay
+        assert 0.6 < inside.diagonal().min() and inside.diagonal().max() < 1.3
+        assert (inside - torch.diag(inside.diagonal())).abs().max() < 0.05  # the rounds are in bfloat16
 
 
 def test_empty_captions_come_as_often_as_asked(drawings):
     pool = Pool.__new__(Pool)  # the draw alone, without pictures
-    pool.size, pool.x = 3, torch.zeros(3, 64, 64, dtype=torch.bfloat16)
-    pool.tokens, pool.empty = torch.full((3, 4), 7, dtype=torch.int16), torch.tensor([[1, 0, 0, 0]], dtype=torch.int16)
+    pool.parts = torch.zeros(3, 64, 64, dtype=torch.bfloat16), torch.full((3, 4), 7, dtype=torch.int16)
+    pool.empty = torch.tensor([[1, 0, 0, 0]], dtype=torch.int16)
     x, tokens = pool.batch(5000, empty=0.1)
     dropped = (tokens == pool.empty).all(1)
     assert x.dtype == torch.float32 and dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
@@ -316,16 +279,24 @@ def test_the_reconstruction_loss_sees_blur_specks_and_colour():
     assert psnr(x, x.clamp(-1, 1)) > 100
 
 
-def test_the_average_follows_and_the_rate_ends_at_zero():
+def test_the_ema_follows_faster_at_first_and_the_rate_ends_at_zero():
     layer = torch.nn.Linear(1, 1)
-    average = Average(layer, decay=0.5)
-    with torch.no_grad():
-        layer.weight.fill_(1.0)
-        average.module.weight.fill_(0.0)
-    average.update()
-    assert 0.5 <= average.module.weight.item() < 1
-    rates = [learning_rate(p, 2.0, warm_up=0.1) for p in (0, 0.05, 0.3, 0.6, 0.8, 1, 1.1)]
-    assert rates == pytest.approx([0, 1, 2, 2, 1, 0, 0])
+    ema = make_ema(layer, decay=0.5)
+    values = []
+    for value in (0.0, 1.0, 1.0):
+        with torch.no_grad():
+            layer.weight.fill_(value)
+        ema.update_parameters(layer)
+        values.append(ema.module.weight.item())
+    assert values == pytest.approx([0, 10 / 12, 1 - (2 / 12) * (3 / 13)])  # β = 2/12, then 3/13, and 1/2 in the end
+    for _ in range(40):
+        with torch.no_grad():
+            layer.weight.fill_(-1.0 if _ == 39 else 1.0)
+        ema.update_parameters(layer)
+    assert ema.module.weight.item() == pytest.approx(0, abs=1e-4)
+    assert [learning_rate(p, warm_up=0.1) for p in (0, 0.05, 0.3, 0.6, 0.8, 1, 1.1)] == pytest.approx(
+        [0, 0.5, 1, 1, 0.5, 0, 0]
+    )
 
 
 def test_the_clock_goes_on_from_where_an_earlier_start_ended():
@@ -334,7 +305,7 @@ def test_the_clock_goes_on_from_where_an_earlier_start_ended():
     clock.begin()
     assert 0 < clock.progress() < 0.1
     again = Clock(Accelerator(cpu=True), seconds=100.0)
-    again.go_on(step=70, used=60.0)
+    again.resume(step=70, used=60.0)
     assert again.progress() == 0.6 and again.step == 70
     again.begin()
     assert 0.6 < again.progress() < 0.7
@@ -351,7 +322,7 @@ def test_seeds_of_neighbours_differ_and_are_the_same_again():
 
 def test_heads_of_t5_start_at_their_neighbours_on_either_side():
     t5 = tiny_embedders(TINY_FOLDER / "tokenizer.json", 32)[0].encoder
-    local_start(t5)
+    init_position_bias(t5)
     attention = t5.encoder.block[0].layer[0].SelfAttention
     bias = attention.compute_bias(17, 17)[0]  # heads, token that looks, token looked at
     weights = bias.softmax(dim=-1)[:, 8]  # of the middle token

@@ -18,7 +18,7 @@ from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
 from flux_edu.train.autoencoder import psnr, round_trip
-from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, STYLES, draw_scenes, load_drawings, paint
+from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, STYLES, draw_scenes, load_drawings, render
 from flux_edu.train.pack_weights import CARD, LIMIT, shipped_bytes, shipped_names
 
 STEPS = 3  # what is tested here shows after three steps; the sheets of the model card were painted with 28
@@ -73,7 +73,7 @@ def test_the_vocabulary_knows_colours_and_styles():
 
 def test_pictures_come_back_from_their_latents(tiny):
     drawings = load_drawings()
-    x = paint(drawings, draw_scenes(drawings, 6, seed=21))
+    x = render(drawings, draw_scenes(drawings, 6, seed=21))
     z = tiny.ae.encode(x)
     assert z.shape == (6, 16, 16, 16)
     assert abs(z.mean()) < 0.35 and 0.7 < z.std() < 1.3  # what scale and shift are for

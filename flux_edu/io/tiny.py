@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from flux_edu.autoencoder import AutoEncoder
@@ -15,6 +16,7 @@ from flux_edu.model import Flux
 from flux_edu.text import TextEmbedder
 
 TINY_FOLDER = files("flux_edu") / "weights" / "tiny"
+TIED = "encoder.embed_tokens.weight"  # in transformers' T5 a second name of "shared.weight"; files hold the matrix once
 TINY_T5 = dict(
     d_model=256, d_kv=64, d_ff=704, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu", dropout_rate=0.0
 )
@@ -28,6 +30,14 @@ def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmb
     t5 = T5EncoderModel(T5Config(**TINY_T5, **special))
     clip = CLIPTextModel(CLIPTextConfig(**TINY_CLIP, **special, bos_token_id=None, max_position_embeddings=max_length))
     return TextEmbedder(t5.eval(), tokenizer, max_length), TextEmbedder(clip.eval(), tokenizer, max_length)
+
+
+def load_part(module: nn.Module, path: str | Path) -> None:
+    """The weights of one of the tiny files, strictly."""
+    state = read(path)
+    if "shared.weight" in state:
+        state[TIED] = state["shared.weight"]
+    load_strict(module, state, source=str(path))
 
 
 def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder], Offload]:
@@ -47,11 +57,8 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
         model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
     for part, file in ((t5.encoder, "t5"), (clip.encoder, "clip"), (model, "flux"), (ae, "ae")):
         path = TINY_FOLDER / f"{file}.safetensors"
-        state = read(path)
-        if file == "t5":  # one matrix under two names; the file holds it once
-            state["encoder.embed_tokens.weight"] = state["shared.weight"]
         if file == "flux" and spec.lora:
-            model = lora.with_delta(spec, state, read(TINY_FOLDER / spec.lora), spec.lora)
+            model = lora.with_delta(spec, read(path), read(TINY_FOLDER / spec.lora), spec.lora)
         else:
-            load_strict(part, state, source=path.name)
+            load_part(part, path)
     return (t5, clip, model, ae), Offload.NONE

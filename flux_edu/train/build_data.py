@@ -49,18 +49,18 @@ ALSO = {"😻": "cat face with heart-eyes", "🚗": "car", "✈️": "plane", "�
 def fetch(folder: Path) -> dict[str, Path]:
     """Each package unpacked in a folder of its own; what is there already is not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    folders = {}
     for key, package in PACKAGES.items():
-        found[key] = folder / key
-        if found[key].is_dir():
+        folders[key] = folder / key
+        if folders[key].is_dir():
             continue
         command = ["npm", "pack", "--json", package]
-        told = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        listing = json.loads(told.stdout)
+        packed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        listing = json.loads(packed.stdout)
         entry = next(iter(listing.values())) if isinstance(listing, dict) else listing[0]
         with tarfile.open(folder / entry["filename"]) as tar:
-            tar.extractall(found[key], filter="data")
-    return found
+            tar.extractall(folders[key], filter="data")
+    return folders
 
 
 def concepts(packages: dict[str, Path]) -> list[dict]:
@@ -201,11 +201,11 @@ def main() -> None:
     packages = fetch(args.data / "npm")
     things = concepts(packages)
     drawn = draw(packages, things)
-    often = [i for i in range(len(things)) if sum(i in found for found in drawn.values()) >= MIN_SETS]
-    drawings = in_styles({name: {i: found[i] for i in often if i in found} for name, found in drawn.items()})
+    often = [i for i in range(len(things)) if sum(i in numbered for numbered in drawn.values()) >= MIN_SETS]
+    drawings = in_styles({name: {i: of[i] for i in often if i in of} for name, of in drawn.items()})
 
     def save(folder: Path, numbers: list[int], quality: int) -> None:
-        keep = {style: {n: found[i] for n, i in enumerate(numbers) if i in found} for style, found in drawings.items()}
+        keep = {style: {n: of[i] for n, i in enumerate(numbers) if i in of} for style, of in drawings.items()}
         names = [{key: things[i][key] for key in ("emoji", "en", "zh")} for i in numbers]
         save_drawings(folder, names, keep, quality)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6

@@ -124,12 +124,12 @@ def held_out(
 def save_drawings(folder: Path, names: list[dict], drawings: dict[str, dict[int, Image.Image]], quality: int) -> None:
     """One WebP sheet a style, 32 drawings a row, and names.json with the names and which concepts each sheet holds."""
     folder.mkdir(parents=True, exist_ok=True)
-    for style, found in drawings.items():
-        sheet = Image.new("RGBA", (32 * SIZE, -(-len(found) // 32) * SIZE))
-        for place, picture in enumerate(found.values()):
+    for style, pictures in drawings.items():
+        sheet = Image.new("RGBA", (32 * SIZE, -(-len(pictures) // 32) * SIZE))
+        for place, picture in enumerate(pictures.values()):
             sheet.paste(picture, (place % 32 * SIZE, place // 32 * SIZE))
         sheet.save(folder / f"{style}.webp", quality=quality, method=6)
-    index = {"names": names, "sheets": {style: list(found) for style, found in drawings.items()}}
+    index = {"names": names, "sheets": {style: list(pictures) for style, pictures in drawings.items()}}
     (folder / "names.json").write_text(json.dumps(index, ensure_ascii=False), "utf-8")
 
 
@@ -178,8 +178,8 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
     """
     rng = np.random.default_rng(seed)
     of_style = [np.flatnonzero(drawings.style == s) for s in range(len(STYLES))]
-    found: list[Scenes] = []
-    while sum(map(len, found)) < n:
+    parts: list[Scenes] = []
+    while sum(map(len, parts)) < n:
         m = max(2 * n, 64)
         layout = np.where(rng.random(m) < pairs, rng.integers(BESIDE, ABOVE + 1, m), ONE)
         first = rng.integers(0, len(drawings.style), m)
@@ -191,8 +191,8 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
         colour = rng.integers(0, len(COLOURS), m)
         scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng), colour)
         twice = (layout != ONE) & (drawings.concept[first] == drawings.concept[second])
-        found.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
-    return join_scenes(found)[:n]
+        parts.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
+    return join_scenes(parts)[:n]
 
 
 def join_scenes(parts: list[Scenes]) -> Scenes:
@@ -244,7 +244,7 @@ def paste(
     return canvas * (1 - rgba[:, 3:]) + rgba[:, :3]
 
 
-def paint(
+def render(
     drawings: Drawings,
     scenes: Scenes,
     background: Float[Tensor, "B 3"] | None = None,

@@ -27,7 +27,7 @@ from flux_edu.train.data import (
     draw_places,
     draw_scenes,
     join_scenes,
-    paint,
+    render,
     seen,
 )
 from flux_edu.train.judge_model import FIRST_VIEW, ZeroShotClassifier, verdict, views
@@ -92,8 +92,8 @@ def draw_edits(
         shown[gone, rng.integers(0, 2, len(gone))] = False
         after = Scenes(before.layout, drawing, place, colour)
         fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
-        wanted = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
-        parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & wanted))])
+        possible = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
+        parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & possible))])
     return join_edits(parts)[:n]
 
 
@@ -173,9 +173,9 @@ def edit_mask(
     return (torch.from_numpy(d)[None] / tau - 1).clamp(0, 1).to(picture)
 
 
-def paint_edits(drawings: Drawings, edits: Edits) -> tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]:
+def render_edits(drawings: Drawings, edits: Edits) -> tuple[Float[Tensor, "n 3 H W"], Float[Tensor, "n 3 H W"]]:
     """The pictures before and after."""
-    return paint(drawings, edits.before), paint(drawings, edits.after, shown=edits.shown)
+    return render(drawings, edits.before), render(drawings, edits.after, shown=edits.shown)
 
 
 def opacity(
@@ -183,7 +183,7 @@ def opacity(
 ) -> Float[Tensor, "n 1 H W"]:
     """How much of each pixel is drawing and not background: what white and black shine through is the rest."""
     ground = torch.ones(len(scenes), 3, device=drawings.pixels.device)
-    white, black = (paint(drawings, scenes, ground * grey, shown) for grey in (1.0, 0.0))
+    white, black = (render(drawings, scenes, ground * grey, shown) for grey in (1.0, 0.0))
     return 1 - (white - black).mean(dim=1, keepdim=True) / 2
 
 
@@ -208,21 +208,21 @@ def edit_verdict(
     Where a thing is to be gone, its half must be plain: less than one pixel in a hundred unlike the background. The
     other thing is judged where it stands.
     """
-    found = verdict(classifier, pictures, edits.after)
+    right = verdict(classifier, pictures, edits.after)
     rows = np.flatnonzero(edits.kind == REMOVE)
     if len(rows):
         kept = (~edits.shown[rows, 0]).astype(int)  # which of the two is left
-        first, wanted = FIRST_VIEW[edits.after.layout[rows]], edits.after.drawing[rows, kept]
+        first, asked = FIRST_VIEW[edits.after.layout[rows]], edits.after.drawing[rows, kept]
         crops, at = views(pictures[torch.from_numpy(rows).to(pictures.device)]), np.arange(len(rows))
         concept, style = classifier.answers(classifier.similarity(crops[at, first + kept]))
-        drawing = torch.from_numpy(wanted).to(pictures.device)
+        drawing = torch.from_numpy(asked).to(pictures.device)
         ground = torch.tensor(list(COLOURS.values()), device=pictures.device)[edits.after.colour[rows]] / 127.5 - 1
         unlike = (crops[at, first + 1 - kept] - ground[:, :, None, None]).abs().amax(dim=1) > 0.2
-        found["object"][rows] = classifier.accepted[drawing, concept].cpu().numpy()
-        found["style"][rows] = (classifier.style[drawing] == style).cpu().numpy()
-        found["position"][rows] = (unlike.float().mean(dim=(1, 2)) < 0.01).cpu().numpy()
-        found["all"] = found["object"] & found["style"] & found["colour"] & found["position"]
-    return found
+        right["object"][rows] = classifier.accepted[drawing, concept].cpu().numpy()
+        right["style"][rows] = (classifier.style[drawing] == style).cpu().numpy()
+        right["position"][rows] = (unlike.float().mean(dim=(1, 2)) < 0.01).cpu().numpy()
+        right["all"] = right["object"] & right["style"] & right["colour"] & right["position"]
+    return right
 
 
 # ---------------------------------------------------------------- places
@@ -276,18 +276,18 @@ def draw_masks(scenes: Scenes, seed: int, measured: bool = False) -> Float[Tenso
 def outlines(pictures: Float[Tensor, "n 3 H W"], high: np.ndarray) -> Float[Tensor, "n 3 H W"]:
     """The Canny edges of each picture, each with its upper threshold, and a quarter of that as the lower one."""
     on_cpu = pictures.cpu()
-    found = [canny(one, float(level) / 4, float(level)) for one, level in zip(on_cpu, high, strict=True)]
-    return torch.stack(found).to(pictures.device)
+    edges = [canny(one, float(level) / 4, float(level)) for one, level in zip(on_cpu, high, strict=True)]
+    return torch.stack(edges).to(pictures.device)
 
 
-def edge_agreement(painted: Float[Tensor, "n 3 H W"], wanted: Float[Tensor, "n 3 H W"]) -> Float[np.ndarray, "n"]:
+def edge_agreement(painted: Float[Tensor, "n 3 H W"], true: Float[Tensor, "n 3 H W"]) -> Float[np.ndarray, "n"]:
     """F1 of two pictures of edges, with one pixel of tolerance in every direction.
 
-    Precision is the share of painted edge pixels with a wanted one within their 3 × 3 square, recall the other way
+    Precision is the share of painted edge pixels with a true one within their 3 × 3 square, recall the other way
     round.
     """
     scores = []
-    for one, other in zip(painted, wanted, strict=True):
+    for one, other in zip(painted, true, strict=True):
         one, other = ((x[0] > 0).cpu().numpy().astype(np.uint8) for x in (one, other))
         near = np.ones((3, 3), np.uint8)
         precision = (one & cv2.dilate(other, near)).sum() / max(1, one.sum())

@@ -21,15 +21,16 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import read
+from flux_edu.io.device import autocast
 from flux_edu.io.images import to_picture
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
 from flux_edu.sampling import denoise
 from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids
-from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, paint
-from flux_edu.train.distillation import Texts, half, schedule
+from flux_edu.train import autoencoder
+from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, render
+from flux_edu.train.distillation import schedule
 from flux_edu.train.edits import (
     KINDS,
     STYLE,
@@ -42,15 +43,17 @@ from flux_edu.train.edits import (
     edit_verdict,
     instructions,
     outlines,
-    paint_edits,
+    render_edits,
     resolve_pronoun,
     should_stay,
     wishes,
 )
-from flux_edu.train.evaluate import Strict, prompt_scenes, prompts, wilson
-from flux_edu.train.judge import round_trip
-from flux_edu.train.judge_model import ZeroShotClassifier, load_classifier, verdict
+from flux_edu.train.evaluate import prompt_scenes, prompts
+from flux_edu.train.judge_model import load_classifier, verdict
+from flux_edu.train.metrics import wilson
+from flux_edu.train.nearest_drawing import NearestDrawing
 from flux_edu.train.objectives import Text
+from flux_edu.train.text_to_velocity import TextEncoders
 
 TOOLS = ("fill", "canny", "kontext", "redux")
 GUIDANCES = (1.0, 2.0, 3.0)
@@ -66,41 +69,45 @@ def paint_with(
     ae: AutoEncoder,
     text: Text,
     empty: Text,
-    given: Float[Tensor, "B ..."],
+    cond: Float[Tensor, "B ..."],
     guidance: float,
     steps: int = 28,
     seed: int = 0,
     batch: int = 256,
 ) -> Float[Tensor, "B 3 128 128"]:
-    """One picture for each text and each picture given, each from its own noise, in 8 bits as they would be saved."""
-    device, n = given.device, len(given)
+    """One picture for each text and its condition, each from its own noise, in 8 bits as they would be saved."""
+    device, n = cond.device, len(cond)
     noise, timesteps = get_noise(n, SIZE, SIZE, "cpu", torch.float32, seed), schedule(configs[f"tiny-{name}"], steps)
     painted = []
     for i in range(0, n, batch):
         rows = slice(i, i + batch)
-        x, (txt, vec), picture = patchify(noise[rows].to(device)), (each[rows] for each in text), given[rows]
-        how: dict = {}
+        x, (txt, vec), picture = patchify(noise[rows].to(device)), (part[rows] for part in text), cond[rows]
+        conditions: dict = {}
         if name == "kontext":
-            how["img_cond_seq"] = picture, make_ref_ids(len(x), SIZE // 16, SIZE // 16).to(device)
+            conditions["img_cond_seq"] = picture, make_ref_ids(len(x), SIZE // 16, SIZE // 16).to(device)
         elif name == "redux":
             txt = flux.redux(txt, picture)
             empty_txt = flux.redux(empty[0], torch.zeros_like(picture[:1]))
         else:
-            how["img_cond"] = picture
+            conditions["img_cond"] = picture
         img_ids, txt_ids = make_img_ids(len(x), SIZE // 16, SIZE // 16), make_txt_ids(len(x), txt.shape[1])
         uncond = (empty_txt if name == "redux" else empty[0], empty[1])
-        with half(device):
-            out = denoise(
-                flux, x, img_ids.to(device), txt, txt_ids.to(device), vec, timesteps, guidance, uncond=uncond, **how
-            )
+        with autocast(device):
+            text = txt, txt_ids.to(device), vec
+            out = denoise(flux, x, img_ids.to(device), *text, timesteps, guidance, uncond=uncond, **conditions)
             pictures = ae.decode(unpatchify(out, SIZE, SIZE)).float()
         painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
     return torch.cat(painted)
 
 
 def encode(ae: AutoEncoder, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-    with half(pictures.device), torch.inference_mode():
+    with autocast(pictures.device), torch.inference_mode():
         return torch.cat([ae.encode(part) for part in pictures.split(256)]).float()
+
+
+def round_trip(ae: AutoEncoder, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    with autocast(pictures.device):
+        return autoencoder.round_trip(ae, pictures)
 
 
 # ---------------------------------------------------------------- numbers
@@ -112,13 +119,10 @@ def psnr_where(one: Tensor, other: Tensor, where: Bool[Tensor, "B 1 H W"]) -> fl
     return float(10 * torch.log10(4 / error[where].double().mean()))
 
 
-def shares(found: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, list[float]]:
+def shares(right: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, list[float]]:
     """Share right with its 95 % interval."""
-    report = {}
-    for key in keys:
-        right, n = int(found[key].sum()), len(found[key])
-        report[key] = [round(x, 4) for x in (right / n, *wilson(right, n))]
-    return report
+    counts = {key: (int(right[key].sum()), len(right[key])) for key in keys}
+    return {key: [round(x, 4) for x in (count / n, *wilson(count, n))] for key, (count, n) in counts.items()}
 
 
 def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[str, float]:
@@ -149,51 +153,53 @@ SEEN = ("object", "style", "colour", "position", "all")
 # ---------------------------------------------------------------- each tool
 
 
-class Judged:
-    """What all four measures need."""
+class Measure:
+    """What all four measures need, and a method for each tool."""
 
-    def __init__(self, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int, name: str):
+    def __init__(
+        self, name: str, flux: Flux, texts: TextEncoders, ae: AutoEncoder, drawings: Drawings, out: Path, n: int
+    ):
         self.flux, self.texts, self.ae, self.drawings = flux, texts, ae, drawings
         self.out, self.n, self.name = out, n, name
-        self.classifier: ZeroShotClassifier = load_classifier(device=drawings.pixels.device)
-        self.strict, self.empty = Strict(drawings), texts.read([""])
+        self.classifier = load_classifier(device=drawings.pixels.device)
+        self.strict, self.empty = NearestDrawing(drawings), texts.read([""])
 
-    def paint(self, texts: list[str], given: Tensor, guidance: float, steps: int = 28) -> Tensor:
-        return paint_with(self.name, self.flux, self.ae, self.texts.read(texts), self.empty, given, guidance, steps)
+    def paint(self, texts: list[str], cond: Tensor, guidance: float, steps: int = 28) -> Tensor:
+        return paint_with(self.name, self.flux, self.ae, self.texts.read(texts), self.empty, cond, guidance, steps)
 
     def sheet(self, file: str, *columns: Tensor, n: int = 24) -> None:
         """Rows of pictures side by side: what went in, what came out, what is true."""
-        rows = torch.stack([each[:n] for each in columns], dim=1).clamp(-1, 1)
+        rows = torch.stack([column[:n] for column in columns], dim=1).clamp(-1, 1)
         grid = rearrange(rows, "(r c) k ch h w -> ch (r h) (c k w)", c=math.gcd(4, len(rows)))
         to_picture(grid).save(self.out / f"{file}.png")
 
     def fill(self, guidance: float) -> dict:
         scenes = prompt_scenes(self.drawings, self.n, seed=4000)
         texts = prompts(self.drawings, scenes, seed=0)
-        pictures, masks = paint(self.drawings, scenes), draw_masks(scenes, 5, measured=True)
+        pictures, masks = render(self.drawings, scenes), draw_masks(scenes, 5, measured=True)
         masks = masks.to(pictures.device)
         painted = self.paint(texts, fill_cond(encode(self.ae, hide(pictures, masks)), masks), guidance)
-        found = verdict(self.classifier, painted, scenes) | self.strict.verdict(painted, scenes)
+        right = verdict(self.classifier, painted, scenes) | self.strict.verdict(painted, scenes)
         self.sheet(f"fill_w{guidance:g}", hide(pictures, masks), painted, pictures)
         (self.out / "fill.txt").write_text("\n".join(texts[:24]), "utf-8")
-        return shares(found, (*SEEN, "strict object")) | kept(painted, pictures, self.ae, masks < 0.5)
+        return shares(right, (*SEEN, "strict object")) | kept(painted, pictures, self.ae, masks < 0.5)
 
     def canny(self, guidance: float) -> dict:
         scenes = prompt_scenes(self.drawings, self.n, seed=4000)
         other, rows = in_another_style(self.drawings, scenes, seed=6)
-        pictures = paint(self.drawings, scenes)
+        pictures = render(self.drawings, scenes)
         high = np.full(self.n, THRESHOLD)
         edges = outlines(pictures, high)
-        given = control_cond(encode(self.ae, edges))
+        cond = control_cond(encode(self.ae, edges))
         back = edge_agreement(outlines(round_trip(self.ae, pictures), high), edges)
         report: dict = {"f1 of the autoencoder": round(float(back.mean()), 4)}
         for key, scene, at in (("own style", scenes, np.arange(self.n)), ("another style", other, rows)):
-            where = torch.from_numpy(at).to(given.device)
-            painted = self.paint(prompts(self.drawings, scene, seed=0), given[where], guidance)
+            where = torch.from_numpy(at).to(cond.device)
+            painted = self.paint(prompts(self.drawings, scene, seed=0), cond[where], guidance)
             f1 = edge_agreement(outlines(painted, high[at]), edges[where])
-            found = verdict(self.classifier, painted, scene) | self.strict.verdict(painted, scene)
-            report[key] = shares(found, (*SEEN, "strict object")) | {"f1": round(float(f1.mean()), 4), "n": len(at)}
-            self.sheet(f"canny_{key.split()[0]}_w{guidance:g}", edges[where], painted, paint(self.drawings, scene))
+            right = verdict(self.classifier, painted, scene) | self.strict.verdict(painted, scene)
+            report[key] = shares(right, (*SEEN, "strict object")) | {"f1": round(float(f1.mean()), 4), "n": len(at)}
+            self.sheet(f"canny_{key.split()[0]}_w{guidance:g}", edges[where], painted, render(self.drawings, scene))
         return report
 
     def kontext(self, guidance: float) -> dict:
@@ -201,17 +207,15 @@ class Judged:
         asked = [(what, kind, 0.0) for kind, what in enumerate(KINDS)] + [("style, by name", STYLE, 1.0)]
         for what, kind, named in asked:
             edits = draw_edits(self.drawings, self.n, seed=4000 + kind, kinds=(kind,), unseen=True)
-            before, after = paint_edits(self.drawings, edits)
+            before, after = render_edits(self.drawings, edits)
             texts = instructions(self.drawings, edits, seed=0, chinese=0, named=named)
             # "it" reaches the network by the names that the judge finds, as in `ToolGenerator.edit`
-            texts = [
-                resolve_pronoun(text, seen) for text, seen in zip(texts, self.classifier.things(before), strict=True)
-            ]
+            texts = list(map(resolve_pronoun, texts, self.classifier.things(before)))
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
-            stay, found = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
-            report[what] = shares(found, SEEN) | kept(painted, after, self.ae, stay)
+            stay, right = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
+            report[what] = shares(right, SEEN) | kept(painted, after, self.ae, stay)
             # a few edits that failed can outweigh all else in these decibels: so those that are done stand apart
-            done = torch.from_numpy(found["all"]).to(stay.device)
+            done = torch.from_numpy(right["all"]).to(stay.device)
             report[what]["of edits done"] = kept(painted[done], after[done], self.ae, stay[done]) if done.any() else {}
             mixed = put_back(painted, before)
             report[what]["put back"] = shares(edit_verdict(self.classifier, mixed, edits), ("all",)) | {
@@ -227,22 +231,22 @@ class Judged:
 
     def redux(self, guidance: float) -> dict:
         variations = draw_variations(self.drawings, self.n, seed=4000, unseen=True)
-        before, after = paint_edits(self.drawings, variations)
+        before, after = render_edits(self.drawings, variations)
         texts = wishes(self.drawings, variations, seed=0, always=True)
         painted = self.paint(texts, self.classifier.judge.encode_image(before), guidance)
-        found = verdict(self.classifier, painted, variations.after) | self.strict.verdict(painted, variations.after)
+        right = verdict(self.classifier, painted, variations.after) | self.strict.verdict(painted, variations.after)
         self.sheet(f"redux_w{guidance:g}", before, painted, after)
         (self.out / "redux.txt").write_text("\n".join(texts[:24]), "utf-8")
-        return shares(found, (*SEEN, "strict object", "strict style"))
+        return shares(right, (*SEEN, "strict object", "strict style"))
 
 
 def measure(
-    name: str, flux: Flux, texts: Texts, ae: AutoEncoder, drawings: Drawings, out: Path, n: int
+    name: str, flux: Flux, texts: TextEncoders, ae: AutoEncoder, drawings: Drawings, out: Path, n: int
 ) -> dict[str, dict]:
     """The tool's numbers at each of `GUIDANCES`."""
     out.mkdir(parents=True, exist_ok=True)
-    judged = Judged(flux, texts, ae, drawings, out, n, name)
-    return {f"w = {w:g}": getattr(judged, name)(w) for w in GUIDANCES}
+    measures = Measure(name, flux, texts, ae, drawings, out, n)
+    return {f"w = {w:g}": getattr(measures, name)(w) for w in GUIDANCES}
 
 
 def main() -> None:
@@ -254,8 +258,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512, help="of each kind")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    base, texts = read(TINY_FOLDER / "flux.safetensors", args.device), Texts(TINY_FOLDER, 32).to(args.device)
-    ae, drawings = load_ae(TINY_FOLDER / "ae.safetensors").to(args.device), load_drawings(args.data).to(args.device)
+    base = read(TINY_FOLDER / "flux.safetensors", args.device)
+    texts = TextEncoders(TINY_FOLDER / "tokenizer.json", 32).load(TINY_FOLDER).to(args.device)
+    ae = autoencoder.load_ae(TINY_FOLDER / "ae.safetensors").to(args.device)
+    drawings = load_drawings(args.data).to(args.device)
     for name in args.tools:
         if name not in TOOLS or not (args.weights / f"{name}.safetensors").is_file():
             print(f"{name} is left out: there is no {args.weights / name}.safetensors", flush=True)

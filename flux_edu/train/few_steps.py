@@ -1,8 +1,8 @@
 """Few-step distillation, makes a schnell of the tiny FLUX: `python -m flux_edu.train.few_steps`. Eq. (11.1) to (11.2).
 
-The student has four steps. From where it stands the teacher walks to the end of the step in many small, guided ones;
-the student learns the mean velocity of that walk, which is the one velocity that leads there at once. Then it makes its
-own step, right or wrong, and the teacher shows the way on from there: so the student is corrected where it really goes.
+The student has four steps. From where it stands the teacher goes to the end of the step in many small, guided ones;
+the student learns their mean velocity, which is the one velocity that leads there at once. Then it makes its own step,
+right or wrong, and the teacher shows the way on from there: so the student is corrected where it really goes.
 
 This is distillation by segments, of the family of progressive distillation (Salimans & Ho, 2022, arXiv 2202.00512;
 piecewise as in Yan et al., "PeRFlow", 2024, arXiv 2405.07510). FLUX.1 schnell was made otherwise, by latent adversarial
@@ -10,10 +10,8 @@ diffusion distillation (Sauer et al., 2024, arXiv 2403.12015), as its model card
 pictures. Four steps of simple drawings do without.
 """
 
-import json
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -21,94 +19,66 @@ from torch import Tensor, nn
 
 from flux_edu.configs import configs
 from flux_edu.io.checkpoint import State
+from flux_edu.io.device import autocast
 from flux_edu.io.lora import make_trainable
 from flux_edu.patchify import get_noise
 from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN, SIZE
-from flux_edu.train.distillation import Stage, Texts, arguments, build, half, one_noise, sample, schedule
-from flux_edu.train.flow import sheet
+from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
 from flux_edu.train.latent_pool import Pool
-from flux_edu.train.objectives import Text, guided_velocity, mean_velocity, segment_loss, velocity
-
-Velocity = Callable[[Tensor, Tensor], Tensor]  # of x and t
-
-
-# ---------------------------------------------------------------- the objective
-
-
-def walk(
-    v: Velocity, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], t_next: Float[Tensor, "B"], steps: int
-) -> Float[Tensor, "B L C"]:
-    """Where the teacher gets to: so many equal Euler steps, Eq. (6.2), from t to t_next. Each picture has its own."""
-    h = (t_next - t) / steps
-    for j in range(steps):
-        x = x + h[:, None, None] * v(x, t + j * h)
-    return x
-
+from flux_edu.train.objectives import euler_rollout, guided_velocity, mean_velocity, segment_loss, velocity
+from flux_edu.train.text_to_velocity import TextEncoders
 
 # ---------------------------------------------------------------- where the student goes
 
 
-@dataclass
-class Lesson:
-    """A batch of places that the student has reached, and the velocities that it should have had there."""
-
-    x: Float[Tensor, "B L C"]
-    t: Float[Tensor, "B"]
-    text: Text
-    u: Float[Tensor, "B L C"]
-
-
-class Walkers:
+class Rollouts:
     """Latents on their way from noise to picture, as many at each of the student's steps."""
 
-    def __init__(self, pool: Pool, texts: Texts, times: list[float], n: int):
-        self.pool, self.texts = pool, texts
-        self.times = torch.tensor(times, device=pool.x.device)
-        self.k = torch.arange(n, device=pool.x.device) % (len(times) - 1)
+    def __init__(self, pool: Pool, texts: TextEncoders, timesteps: list[float], n: int):
         x_0, tokens = pool.batch(n)
-        self.x = interpolate(x_0, torch.randn_like(x_0), self.t)  # to begin with, as nobody has gone anywhere yet
-        self.text = texts(tokens)
+        self.pool, self.texts, self.text = pool, texts, texts(tokens)
+        self.timesteps = torch.tensor(timesteps, device=x_0.device)
+        self.k = torch.arange(n, device=x_0.device) % (len(timesteps) - 1)
+        self.x = interpolate(x_0, torch.randn_like(x_0), self.t)  # to begin with, as none has gone anywhere yet
 
     @property
     def t(self) -> Float[Tensor, "B"]:
-        return self.times[self.k]
+        return self.timesteps[self.k]
 
     @property
     def t_next(self) -> Float[Tensor, "B"]:
-        return self.times[self.k + 1]
+        return self.timesteps[self.k + 1]
 
     def step(self, v: Float[Tensor, "B L C"]) -> None:
-        """One step along the student's velocity; who has arrived begins anew, from new noise and with a new text."""
+        """One step along the student's velocity; those at the end begin anew, from new noise and with a new text."""
         x = self.x + (self.t_next - self.t)[:, None, None] * v
         k = self.k + 1
-        done = (k == len(self.times) - 1).nonzero()[:, 0]
+        done = (k == len(self.timesteps) - 1).nonzero()[:, 0]
         text = self.texts(self.pool.batch(len(done), empty=0.02)[1])
         self.x = x.index_copy(0, done, torch.randn_like(x[done]))
         self.k = k.index_fill(0, done, 0)
         self.text = tuple(old.index_copy(0, done, new) for old, new in zip(self.text, text, strict=True))
 
 
-class Course:
-    """The walkers and the last lessons they gave: what a run keeps from step to step beside the weights."""
+class ReplayBuffer:
+    """The last targets, rows of (x, t, txt, vec, u), and their rollouts: what a run keeps beside the weights."""
 
-    def __init__(self, walkers: Walkers, lessons: int):
-        self.walkers, self.lessons = walkers, deque[Lesson](maxlen=lessons)
+    def __init__(self, rollouts: Rollouts, targets: int):
+        self.rollouts, self.targets = rollouts, deque[tuple[Tensor, ...]](maxlen=targets)
 
     def state_dict(self) -> State:
-        w = self.walkers
-        rows = {"walkers": (w.x, w.k, *w.text)}
-        rows |= {f"lesson{i}": (one.x, one.t, *one.text, one.u) for i, one in enumerate(self.lessons)}
+        r = self.rollouts
+        rows = {"rollouts": (r.x, r.k, *r.text)} | {f"target{i}": target for i, target in enumerate(self.targets)}
         return {f"{name}.{j}": x for name, row in rows.items() for j, x in enumerate(row)}
 
     def load_state_dict(self, state: State) -> None:
-        w = self.walkers
-        w.x, w.k, *text = (state[f"walkers.{j}"] for j in range(4))
-        w.text = tuple(text)
-        self.lessons.clear()
-        while f"lesson{(i := len(self.lessons))}.0" in state:
-            x, t, txt, vec, u = (state[f"lesson{i}.{j}"] for j in range(5))
-            self.lessons.append(Lesson(x, t, (txt, vec), u))
+        r = self.rollouts
+        r.x, r.k, *text = (state[f"rollouts.{j}"] for j in range(4))
+        r.text = tuple(text)
+        self.targets.clear()
+        while f"target{(i := len(self.targets))}.0" in state:
+            self.targets.append(tuple(state[f"target{i}.{j}"] for j in range(5)))
 
 
 # ---------------------------------------------------------------- training
@@ -118,62 +88,65 @@ def main() -> None:
     parser = arguments(__doc__, out="runs/schnell", seconds=230, rank=24)
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
     parser.add_argument("--small", type=int, default=6, help="steps of the teacher in one of the student's")
-    parser.add_argument("--uses", type=int, default=3, help="how often a lesson is learned; making one costs most")
+    parser.add_argument("--uses", type=int, default=3, help="how often a target is used; making one costs most")
     args = parser.parse_args()
-    base_spec, spec = configs["tiny"], configs["tiny-schnell"]
-    stage = Stage(args, spec)
-    device, empty, times = stage.device, stage.empty, schedule(spec, spec.num_steps)
-    plain = build(base_spec, stage.base)  # the teacher again, not recorded, for other sizes of batch
-    teacher = stage.recorded(build(base_spec, stage.base), 2 * args.batch)
+    base, spec = configs["tiny"], configs["tiny-schnell"]
+    stage = Distillation(args, spec)
+    device, empty, timesteps = stage.device, stage.empty, schedule(spec, spec.num_steps)
+    plain = build(base, stage.base)  # the teacher again, not captured, for other sizes of batch
+    teacher = partial(velocity, stage.captured(build(base, stage.base), 2 * args.batch))
     student = make_trainable(build(spec, stage.base), args.rank)
-    course = Course(Walkers(stage.pool, stage.texts, times, args.batch), lessons=4 * args.uses)
-    walkers, w = course.walkers, torch.full((args.batch,), args.guidance, device=device)
-    sixteen, first = stage.texts.read(list(SIXTEEN)), one_noise(device)
+    rollouts = Rollouts(stage.pool, stage.texts, timesteps, args.batch)
+    replay, w = ReplayBuffer(rollouts, 4 * args.uses), torch.full((args.batch,), args.guidance, device=device)
+    sixteen, noise = stage.texts.read(list(SIXTEEN)), one_noise(device)
 
     @torch.no_grad()
-    def teach(model: nn.Module) -> Lesson:
-        x, t, t_next, text = walkers.x, walkers.t, walkers.t_next, walkers.text
-        with half(device):
-            x_next = walk(lambda x, t: guided_velocity(teacher, x, t, text, empty, w), x, t, t_next, args.small)
-            walkers.step(velocity(model, x, t, text))
-        return Lesson(x, t, text, mean_velocity(x, x_next, t, t_next))
+    def make_target(model: nn.Module) -> tuple[Tensor, ...]:
+        """Where the student stands, and the velocity of Eq. (11.1) that it should have there; then it goes on."""
+        x, t, t_next, text = rollouts.x, rollouts.t, rollouts.t_next, rollouts.text
+        with autocast(device):
+            v_w = lambda x, t: guided_velocity(teacher, x, t, text, empty, w)  # noqa: E731
+            x_next = euler_rollout(v_w, x, t, t_next, args.small)
+            rollouts.step(velocity(model, x, t, text))
+        return x, t, *text, mean_velocity(x, x_next, t, t_next)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        """Eq. (11.2) for one of the last lessons."""
+        """Eq. (11.2) for one of the last targets."""
         if step % args.uses == 0:
-            course.lessons.append(teach(model))
-        one = course.lessons[int(torch.randint(len(course.lessons), ()))]
-        with half(device):
-            return segment_loss(velocity(model, one.x, one.t, one.text), one.u)
+            replay.targets.append(make_target(model))
+        x, t, txt, vec, u = replay.targets[int(torch.randint(len(replay.targets), ()))]
+        with autocast(device):
+            return segment_loss(velocity(model, x, t, (txt, vec)), u)
 
     # where the teacher gets to in its own 28 steps with two passes, on captions that were held out
     n = min(args.measure, 256)
-    text, noise = tuple(a[:n] for a in stage.held[1]), get_noise(n, SIZE, SIZE, device, torch.float32, 1)
-    goal = sample(plain, noise, text, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
+    text, many = tuple(part[:n] for part in stage.held_out[1]), get_noise(n, SIZE, SIZE, device, torch.float32, 1)
+    goal = sample(plain, many, text, schedule(base, base.num_steps), args.guidance, empty)
 
-    def distance(x: Tensor) -> float:
+    def distance(flux: nn.Module, *how) -> float:
+        x = sample(flux, many, text, *how)
         return float((x - goal).norm() / goal.norm())
 
-    def look(model: nn.Module, step: int) -> float:
-        sheet(stage.ae, sample(model, first, sixteen, times)).save(args.out / f"{step}.png")
-        return distance(sample(model, noise, text, times))
+    def save_sheet(file: str, flux: nn.Module, *how) -> None:
+        sheet(stage.ae, sample(flux, noise, sixteen, *how)).save(args.out / f"{file}.png")
 
-    delta, steps = stage.train(student, loss, look, course)
+    def evaluate(model: nn.Module, step: int) -> float:
+        save_sheet(str(step), model, timesteps)
+        return distance(model, timesteps)
+
+    delta, steps = stage.train(student, loss, evaluate, replay)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
-        noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        schnell = build(spec, stage.save(delta, "schnell.safetensors", noted))
-        report = noted | {"distance_base_4_steps": distance(sample(plain, noise, text, times))}
-        report["distance_base_4_steps_guided"] = distance(sample(plain, noise, text, times, args.guidance, empty))
+        metadata = stage.metadata(steps)
+        schnell = stage.save(delta, "schnell", metadata)
+        numbers = {"distance_base_4_steps": distance(plain, timesteps)}
+        numbers["distance_base_4_steps_guided"] = distance(plain, timesteps, args.guidance, empty)
         for n in (4, 2, 1):
-            report[f"distance_{n}_steps"] = distance(sample(schnell, noise, text, schedule(spec, n)))
-            x = sample(schnell, first, sixteen, schedule(spec, n))
-            sheet(stage.ae, x).save(args.out / f"sixteen_{n}_steps.png")
-        (args.out / "schnell.json").write_text(json.dumps(report, indent=1))
-        print(json.dumps(report), flush=True)
-        x = sample(plain, first, sixteen, schedule(base_spec, base_spec.num_steps), args.guidance, empty)
-        sheet(stage.ae, x).save(args.out / "teacher.png")
-        sheet(stage.ae, sample(plain, first, sixteen, times)).save(args.out / "base_4_steps.png")
+            numbers[f"distance_{n}_steps"] = distance(schnell, schedule(spec, n))
+            save_sheet(f"sixteen_{n}_steps", schnell, schedule(spec, n))
+        stage.report("schnell", metadata | numbers)
+        save_sheet("teacher", plain, schedule(base, base.num_steps), args.guidance, empty)
+        save_sheet("base_4_steps", plain, timesteps)
     stage.accelerator.end_training()
 
 

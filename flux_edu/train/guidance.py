@@ -1,11 +1,11 @@
 """Guidance distillation, which makes a dev of the tiny FLUX: `python -m flux_edu.train.guidance`. Eq. (10.1), (10.2).
 
-The teacher is evaluated twice, with and without the caption. The student is told w and learns to give the result at
+The teacher is evaluated twice, with and without the caption. The student reads w and learns to give the result at
 once: `guidance_in` and a low-rank delta of every other linear layer are trained, nothing else. Meng et al., "On
 Distillation of Guided Diffusion Models", 2022. That FLUX.1 dev was made by guidance distillation says its model card.
 """
 
-import json
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from flux_edu.configs import configs
 from flux_edu.embeddings import MLPEmbedder
 from flux_edu.io.checkpoint import State
+from flux_edu.io.device import autocast
 from flux_edu.io.lora import make_trainable
 from flux_edu.model import EMBEDDING_WIDTH, Flux
 from flux_edu.schedule import get_lin_function, interpolate
 from flux_edu.train.data import SIXTEEN
-from flux_edu.train.distillation import Stage, arguments, build, half, one_noise, sample, schedule
-from flux_edu.train.flow import sheet
+from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
 from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, logit_normal, shift_logit_normal, velocity
 
-WEAKEST, STRONGEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
+LOWEST, HIGHEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
 
 
-# ---------------------------------------------------------------- the objective
+# ---------------------------------------------------------------- what is drawn
 
 
 def training_levels(n: int, length: int, device: torch.device | str) -> Float[Tensor, "n"]:
@@ -38,9 +38,9 @@ def training_levels(n: int, length: int, device: torch.device | str) -> Float[Te
     return torch.where(torch.rand(n, device=device) < 0.2, torch.rand(n, device=device), t)
 
 
-def training_strengths(n: int, device: torch.device | str) -> Float[Tensor, "n"]:
-    """One guidance a picture, evenly spread."""
-    return WEAKEST + (STRONGEST - WEAKEST) * torch.rand(n, device=device)
+def guidance_scales(n: int, device: torch.device | str) -> Float[Tensor, "n"]:
+    """One w a picture, evenly spread."""
+    return LOWEST + (HIGHEST - LOWEST) * torch.rand(n, device=device)
 
 
 # ---------------------------------------------------------------- the student
@@ -79,9 +79,9 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
     t = torch.sigmoid(mean + deviation * torch.randn(len(x_0), generator=generator)).to(x_0.device)
     ratios = []
     for x, level, txt, vec in zip(*(a.split(256) for a in (interpolate(x_0, noise, t), t, *text)), strict=True):
-        strength = torch.full_like(level, w)
-        v_w = guided_velocity(teacher, x, level, (txt, vec), empty, strength)
-        v = velocity(student, x, level, (txt, vec), strength)
+        scale = torch.full_like(level, w)
+        v_w = guided_velocity(partial(velocity, teacher), x, level, (txt, vec), empty, scale)
+        v = velocity(student, x, level, (txt, vec), scale)
         ratios.append((v - v_w).flatten(1).norm(dim=1) / v_w.flatten(1).norm(dim=1))
     return float(torch.cat(ratios).mean())
 
@@ -92,41 +92,38 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
 def main() -> None:
     args = arguments(__doc__, out="runs/dev", seconds=230, rank=32).parse_args()
     spec = configs["tiny-dev"]
-    stage = Stage(args, spec)
-    device, held, empty = stage.device, stage.held, stage.empty
-    plain = build(configs["tiny"], stage.base)  # the teacher again, not recorded, for other sizes of batch
-    teacher = stage.recorded(build(configs["tiny"], stage.base), 2 * args.batch)
+    stage = Distillation(args, spec)
+    device, empty, (x_held_out, text_held_out) = stage.device, stage.empty, stage.held_out
+    plain = build(configs["tiny"], stage.base)  # the teacher again, not captured, for other sizes of batch
+    teacher = partial(velocity, stage.captured(build(configs["tiny"], stage.base), 2 * args.batch))
     student = make_student(stage.base, args.rank)
-
-    sixteen, noise, times = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
+    sixteen, noise, timesteps = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (10.2): the student's one pass beside the teacher's two."""
         x_0, tokens = stage.pool.batch(args.batch)
-        t, w = training_levels(args.batch, x_0.shape[1], device), training_strengths(args.batch, device)
+        t, w = training_levels(args.batch, x_0.shape[1], device), guidance_scales(args.batch, device)
         x_t = interpolate(x_0, torch.randn_like(x_0), t)
-        with half(device):
+        with autocast(device):
             text = stage.texts(tokens)
             return guidance_loss(velocity(model, x_t, t, text, w), guided_velocity(teacher, x_t, t, text, empty, w))
 
-    def look(model: nn.Module, step: int) -> float:
-        sheet(stage.ae, sample(model, noise, sixteen, times, 3.0)).save(args.out / f"{step}.png")
-        few = [a[:256] for a in (held[0], *held[1])]
-        return relative_error(model, plain, few[0], (few[1], few[2]), empty, 3.0)
+    def evaluate(model: nn.Module, step: int) -> float:
+        sheet(stage.ae, sample(model, noise, sixteen, timesteps, 3.0)).save(args.out / f"{step}.png")
+        few = tuple(part[:256] for part in text_held_out)
+        return relative_error(model, plain, x_held_out[:256], few, empty, 3.0)
 
-    delta, steps = stage.train(student, loss, look)
+    delta, steps = stage.train(student, loss, evaluate)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
-        noted = {"steps": steps, "seconds": round(args.seconds), "rank": args.rank, "batch": args.batch}
-        dev = build(spec, stage.save(delta, "dev.safetensors", noted))
-        report = noted | {
-            f"error_w{w}": relative_error(dev, plain, *held, empty, w) for w in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
-        }
-        (args.out / "dev.json").write_text(json.dumps(report, indent=1))
-        print(json.dumps(report), flush=True)
+        metadata = stage.metadata(steps)
+        dev = stage.save(delta, "dev", metadata)
+        scales = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+        errors = {f"error_w{w}": relative_error(dev, plain, x_held_out, text_held_out, empty, w) for w in scales}
+        stage.report("dev", metadata | errors)
         for w in (1.5, 3.0, 5.0):
-            sheet(stage.ae, sample(dev, noise, sixteen, times, w)).save(args.out / f"sixteen_w{w}.png")
-            sheet(stage.ae, sample(plain, noise, sixteen, times, w, empty)).save(args.out / f"teacher_w{w}.png")
+            sheet(stage.ae, sample(dev, noise, sixteen, timesteps, w)).save(args.out / f"sixteen_w{w}.png")
+            sheet(stage.ae, sample(plain, noise, sixteen, timesteps, w, empty)).save(args.out / f"teacher_w{w}.png")
     stage.accelerator.end_training()
 
 

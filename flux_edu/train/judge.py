@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.io.checkpoint import save_int8
+from flux_edu.io.device import autocast
 from flux_edu.io.tiny import TINY_FOLDER
-from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.common import Average, decayed, seed_of
+from flux_edu.train import trainer
+from flux_edu.train.autoencoder import load_ae, round_trip
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -34,7 +34,7 @@ from flux_edu.train.data import (
     draw_places,
     draw_scenes,
     load_drawings,
-    paint,
+    render,
 )
 from flux_edu.train.judge_model import (
     Judge,
@@ -47,7 +47,6 @@ from flux_edu.train.judge_model import (
     views,
 )
 from flux_edu.train.objectives import contrastive_loss
-from flux_edu.train.trainer import Run, arguments
 
 # ---------------------------------------------------------------- what it is shown
 
@@ -86,19 +85,12 @@ def training_crops(
     device = drawings.pixels.device
     scenes = any_scenes(drawings, n, rng)
     any_colour = np.where(rng.random((n, 1)) < 1 / 3, rng.random((n, 3)), np.nan)
-    pictures = paint(drawings, scenes, torch.from_numpy(any_colour).float().to(device))
+    pictures = render(drawings, scenes, torch.from_numpy(any_colour).float().to(device))
     if ae is not None and (k := round(n * share)):
-        pictures[:k] = round_trip(ae, pictures[:k])
+        with autocast(device):
+            pictures[:k] = round_trip(ae, pictures[:k])
     picture, view, drawing = (torch.from_numpy(rows).to(device) for rows in object_crops(scenes))
     return augment(views(pictures)[picture, view]), drawing
-
-
-@torch.no_grad()
-def round_trip(ae: AutoEncoder, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Through the autoencoder and back, cut off where a picture ends; in bfloat16 on a GPU."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-        parts = [ae.decode(ae.encode(part.contiguous(memory_format=torch.channels_last))) for part in x.split(128)]
-    return torch.cat(parts).float().clamp(-1, 1)
 
 
 def find_duplicates(drawings: Drawings, limit: float = 0.5) -> list[list[int]]:
@@ -128,8 +120,11 @@ def accuracy(
     """How often the judge is right on real pictures of the scenes, as they are or after the autoencoder."""
     parts = []
     for i in range(0, len(scenes), 512):
-        pictures = paint(drawings, scenes[i : i + 512])
-        parts.append(verdict(judge, pictures if ae is None else round_trip(ae, pictures), scenes[i : i + 512]))
+        pictures = render(drawings, scenes[i : i + 512])
+        if ae is not None:
+            with autocast(pictures.device):
+                pictures = round_trip(ae, pictures)
+        parts.append(verdict(judge, pictures, scenes[i : i + 512]))
     one = scenes.layout == ONE
     report = {}
     for key in ("object", "style", "colour", "position"):
@@ -143,49 +138,46 @@ def accuracy(
 
 
 def main() -> None:
-    parser = arguments(__doc__, out="runs/judge", seconds=240, batch=1024, rate=2e-3, look=1)
+    parser = trainer.arguments(__doc__, out="runs/judge", seconds=240, batch=1024, rate=2e-3, evaluate=1)
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
     parser.add_argument("--share", type=float, default=0.12, help="pictures that go through the autoencoder first")
     parser.add_argument("--measure", type=int, default=8192, help="held-out pictures to measure on at the end")
     args = parser.parse_args()
 
-    accelerator = Accelerator()  # one process: others would not see each other's texts
+    accelerator = trainer.start(args.seed)  # one process: others would not see each other's texts
     device = accelerator.device
-    torch.manual_seed(args.seed)
-    torch.backends.cudnn.benchmark = False  # the number of crops changes with every step
-    torch.set_float32_matmul_precision("high")
     drawings = load_drawings(args.data).to(device)
     tokens, duplicates = name_tokens(drawings).to(device), find_duplicates(drawings)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     judge = Judge(len(load_tokenizer())).to(device, memory_format=torch.channels_last)
-    average = Average(judge, decay=0.999)
-    optimizer = torch.optim.AdamW(decayed(judge, 0.05), lr=0.0, betas=(0.9, 0.98), fused=True)
-    run = Run(args, accelerator, judge, average, {optimizer: args.rate})
+    ema = trainer.make_ema(judge, decay=0.999)
+    optimizer = trainer.make_adamw(judge.parameters(), 0.05, betas=(0.9, 0.98))
+    run = trainer.Trainer(args, accelerator, judge, ema, {optimizer: args.rate})
     numbers = sum(p.numel() for p in judge.parameters())
     print(f"{numbers:,} numbers, {len(drawings.style)} drawings, duplicates {duplicates}", flush=True)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (9.4)."""
-        crops, drawing = training_crops(drawings, args.batch, seed_of(args.seed, step), ae, args.share)
+        crops, drawing = training_crops(drawings, args.batch, trainer.seed_of(args.seed, step), ae, args.share)
         image, text, scale = model(crops, tokens[drawing])
         return contrastive_loss(image, text, drawing, scale)
 
     @torch.no_grad()
-    def look(step: int) -> list[float]:
+    def evaluate(step: int) -> list[float]:
         """How many crops of a batch find their text among those of the batch, and s of Eq. (9.4)."""
-        crops, drawing = training_crops(drawings, args.batch, seed_of(args.seed, step), ae, args.share)
-        image, text, scale = average.module(crops, tokens[drawing])
-        found = drawing[(image @ text.T).argmax(dim=1)] == drawing
-        return [float(found.float().mean()), float(scale)]
+        crops, drawing = training_crops(drawings, args.batch, trainer.seed_of(args.seed, step), ae, args.share)
+        image, text, scale = ema.module(crops, tokens[drawing])
+        right = drawing[(image @ text.T).argmax(dim=1)] == drawing
+        return [float(right.float().mean()), float(scale)]
 
-    steps = run.train(loss, look, columns=("right", "scale"), ready=20)
+    steps = run.train(loss, evaluate, columns=("right", "scale"), ready=20)
 
-    noted = {"steps": str(steps), "batch": str(args.batch), "seed": str(args.seed)}
-    save_int8(average.module.state_dict(), args.out / "judge.safetensors", noted)
+    metadata = {"steps": str(steps), "batch": str(args.batch), "seed": str(args.seed)}
+    save_int8(ema.module.state_dict(), args.out / "judge.safetensors", metadata)
     save_index(drawings, duplicates, args.out / "index.json")
     classifier = load_classifier(args.out, device)  # what is measured is what ships
     scenes = draw_scenes(drawings, args.measure, seed=2025, unseen=True)
-    report = noted | {"seconds": round(run.clock.used), "measured_on": args.measure}
+    report = metadata | {"seconds": round(run.clock.used), "measured_on": args.measure}
     report["real"] = accuracy(classifier, drawings, scenes)
     report["after_ae"] = accuracy(classifier, drawings, scenes, ae)
     (args.out / "judge.json").write_text(json.dumps(report, indent=1))

@@ -1,5 +1,6 @@
-"""The objectives of all training stages, which need PyTorch and the chapters alone. Eq. (9.1) to (11.2)."""
+"""What every training minimises: Eq. (9.1) to (11.2). Needs PyTorch and the chapters alone."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,14 +13,21 @@ from flux_edu.sampling import guide
 from flux_edu.schedule import interpolate
 
 Text = tuple[Tensor, Tensor]  # T5's states, "B L_txt C", and CLIP's vector, "B C"
+Velocity = Callable[..., Tensor]  # of x, t and what else the velocity depends on
+
+# ---------------------------------------------------------------- the velocity of a network
 
 
 def inputs(
-    x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], text: Text, w: Float[Tensor, "B"] | None = None
+    x: Float[Tensor, "B L C"],
+    t: Float[Tensor, "B"],
+    text: Text,
+    w: Float[Tensor, "B"] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """What the transformer takes for a square picture."""
-    side = int(x.shape[1] ** 0.5)
-    img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
+    """What the transformer takes for pictures of these rows and columns of tokens; without a grid for square ones."""
+    rows, columns = grid or (math.isqrt(x.shape[1]),) * 2
+    img_ids = make_img_ids(1, rows, columns).to(x.device).expand(len(x), -1, -1)
     txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
     return x, img_ids, text[0], txt_ids, t, text[1], *(() if w is None else (w,))
 
@@ -30,13 +38,17 @@ def velocity(
     t: Float[Tensor, "B"],
     text: Text,
     w: Float[Tensor, "B"] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> Float[Tensor, "B L C"]:
-    """One evaluation of the transformer for a square picture."""
-    return flux(*inputs(x, t, text, w)).float()
+    """v_θ(x_t, t, c, w): one evaluation of the transformer."""
+    return flux(*inputs(x, t, text, w, grid)).float()
+
+
+# ---------------------------------------------------------------- Eq. (9): rectified flow
 
 
 def flow_loss(
-    velocity: Callable[..., Tensor],
+    v_theta: Velocity,
     x_0: Float[Tensor, "B ..."],
     noise: Float[Tensor, "B ..."],
     t: Float[Tensor, "B"],
@@ -46,10 +58,10 @@ def flow_loss(
 
     Eq. (9.1):  L = E ‖v_θ(x_t, t, c) - (ε - x_0)‖²,  x_t = (1 - t) x_0 + t ε
 
-    A mean over all numbers. velocity is called with x_t, t and the condition. Liu et al., 2022; Esser et al., 2024.
+    A mean over all numbers. v_θ is called with x_t, t and the condition c. Liu et al., 2022; Esser et al., 2024.
     """
     x_t = interpolate(x_0, noise, t)
-    return F.mse_loss(velocity(x_t, t, *condition).float(), noise - x_0)
+    return F.mse_loss(v_theta(x_t, t, *condition).float(), noise - x_0)
 
 
 def logit_normal(mean: float, deviation: float, n: int, device: torch.device | str = "cpu") -> Float[Tensor, "n"]:
@@ -86,23 +98,26 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+# ---------------------------------------------------------------- Eq. (10): guidance in one pass
+
+
 @torch.no_grad()
 def guided_velocity(
-    teacher: nn.Module,
+    v_theta: Velocity,
     x: Float[Tensor, "B L C"],
     t: Float[Tensor, "B"],
     text: Text,
     empty: Text,
     w: Float[Tensor, "B"],
 ) -> Float[Tensor, "B L C"]:
-    """What the student is to learn: the teacher's two passes, in one batch, and the walk past the prompted one.
+    """What the student is to learn: the teacher's two passes, in one batch, and the step past the prompted one.
 
     Eq. (10.1):  v_w(x_t, t, c) = v_∅ + w (v_c - v_∅),  v_c = v_θ(x_t, t, c),  v_∅ = v_θ(x_t, t, ∅)
 
     One w a picture. The formula is that of Eq. (6.4). For the empty caption v_c is v_∅, so w changes nothing there.
     """
     both = tuple(torch.cat([e.expand_as(c), c]) for e, c in zip(empty, text, strict=True))
-    v_uncond, v_cond = velocity(teacher, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+    v_uncond, v_cond = v_theta(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
     return guide(v_uncond, v_cond, w[:, None, None])
 
 
@@ -116,6 +131,19 @@ def guidance_loss(v: Float[Tensor, "B L C"], v_w: Float[Tensor, "B L C"]) -> Flo
     is learned. The root of the loss is the relative error.
     """
     return ((v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))).mean()
+
+
+# ---------------------------------------------------------------- Eq. (11): few steps
+
+
+def euler_rollout(
+    v: Velocity, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], t_next: Float[Tensor, "B"], steps: int
+) -> Float[Tensor, "B L C"]:
+    """x_{k+1} of Eq. (11.1): where so many equal Euler steps, Eq. (6.2), lead from t to t_next, own ones a picture."""
+    h = (t_next - t) / steps
+    for j in range(steps):
+        x = x + h[:, None, None] * v(x, t + j * h)
+    return x
 
 
 def mean_velocity(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from flux_edu.configs import configs
 from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
-from flux_edu.train.common import set_rate
 from flux_edu.train.data import captions, draw_scenes, load_drawings
-from flux_edu.train.text_to_velocity import local_start
+from flux_edu.train.text_to_velocity import init_position_bias
+from flux_edu.train.trainer import set_rate
 
 
 class Reader(nn.Module):
@@ -42,7 +42,7 @@ def main() -> None:
     drawings, length = load_drawings(), configs["tiny"].txt_tokens
     t5, _ = tiny_embedders(TINY_FOLDER / "tokenizer.json", length)
     if args.start == "local":
-        local_start(t5.encoder)
+        init_position_bias(t5.encoder)
     reader = Reader(t5.encoder.config.d_model, len(drawings.names))
     optimizer = torch.optim.AdamW([*t5.encoder.train().parameters(), *reader.parameters()], betas=(0.9, 0.95))
     right = []

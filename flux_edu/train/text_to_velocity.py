@@ -5,54 +5,76 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import T5EncoderModel
 
 from flux_edu.configs import ModelSpec
 from flux_edu.double_stream import DoubleStreamBlock
-from flux_edu.io.tiny import tiny_embedders
+from flux_edu.io.device import autocast
+from flux_edu.io.tiny import load_part, tiny_embedders
 from flux_edu.model import Flux
-from flux_edu.patchify import PIXELS_PER_TOKEN, make_img_ids, make_txt_ids
 from flux_edu.single_stream import LastLayer, SingleStreamBlock
-from flux_edu.text import TextEmbedder
-from flux_edu.train.common import compile_blocks, record
-from flux_edu.train.data import SIZE
+from flux_edu.train.objectives import Text, inputs
+from flux_edu.train.trainer import capture_cuda_graph, compile_blocks
+
+
+class TextEncoders(nn.Module):
+    """T5 and CLIP with the tokenizer that they share: tokens in, (txt, vec) out."""
+
+    def __init__(self, tokenizer_file: str | Path, length: int):
+        super().__init__()
+        t5, clip = tiny_embedders(tokenizer_file, length)
+        self.tokenizer, self.length, self.t5, self.clip = t5.tokenizer, length, t5.encoder, clip.encoder
+
+    def load(self, folder: Path) -> "TextEncoders":
+        """The weights of a folder, not to be trained on."""
+        load_part(self.t5, folder / "t5.safetensors")
+        load_part(self.clip, folder / "clip.safetensors")
+        return self.requires_grad_(False).eval()
+
+    def tokenize(self, texts: list[str]) -> Int[Tensor, "B L_txt"]:
+        ids = self.tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")["input_ids"]
+        return torch.tensor(ids, device=self.t5.device)
+
+    def forward(self, tokens: Int[Tensor, "B L_txt"]) -> Text:
+        return self.t5(input_ids=tokens).last_hidden_state.float(), self.clip(input_ids=tokens).pooler_output.float()
+
+    def read(self, texts: list[str]) -> Text:
+        return self(self.tokenize(texts))
 
 
 class TextToVelocity(nn.Module):
-    """T5, CLIP and Flux as one module: tokens of a caption and a noisy latent in, the velocity out."""
+    """Tokens of a caption and a noisy latent in, the velocity out."""
 
     def __init__(self, spec: ModelSpec, tokenizer_file: str | Path):
         super().__init__()
-        t5, clip = tiny_embedders(tokenizer_file, spec.txt_tokens)
-        self.t5, self.clip, self.flux = t5.encoder.train(), clip.encoder.train(), Flux(spec.params)
-        side = SIZE // PIXELS_PER_TOKEN
-        self.register_buffer("img_ids", make_img_ids(1, side, side), persistent=False)
-        self.register_buffer("txt_ids", make_txt_ids(1, spec.txt_tokens), persistent=False)
-        zero_start(self.flux)
-        local_start(self.t5)
+        self.texts, self.flux = TextEncoders(tokenizer_file, spec.txt_tokens).train(), Flux(spec.params)
+        adaLN_zero_init(self.flux)
+        init_position_bias(self.texts.t5)
 
     def forward(
-        self, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], tokens: Int[Tensor, "B L_txt"]
+        self,
+        x: Float[Tensor, "B L C"],
+        t: Float[Tensor, "B"],
+        tokens: Int[Tensor, "B L_txt"],
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B L C"]:
         # bfloat16 for the products on a GPU only; t, ids and rotations stay float32 as they are, autocast or not
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            txt = self.t5(input_ids=tokens).last_hidden_state
-            vec = self.clip(input_ids=tokens).pooler_output
-            img_ids, txt_ids = self.img_ids.expand(len(x), -1, -1), self.txt_ids.expand(len(x), -1, -1)
-            return self.flux(x, img_ids, txt, txt_ids, t, vec)
+        with autocast(x.device):
+            return self.flux(*inputs(x, t, self.texts(tokens), grid=grid))
 
-    def record(self, batch: int) -> None:
+    def parts(self) -> dict[str, nn.Module]:
+        """The three networks by the names of their files."""
+        return {"t5": self.texts.t5, "clip": self.texts.clip, "flux": self.flux}
+
+    def capture(self, x: Float[Tensor, "B L C"], tokens: Int[Tensor, "B L_txt"]) -> None:
         """For training on a GPU: compile all three networks, and replay the transformer as a CUDA graph."""
-        self.t5.compile(dynamic=False)
-        self.clip.compile(dynamic=False)
+        self.texts.t5.compile(dynamic=False)
+        self.texts.clip.compile(dynamic=False)
         compile_blocks(self.flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
-        p, device = self.flux.params, self.img_ids.device
-        img_ids, txt_ids = (ids.repeat(batch, 1, 1) for ids in (self.img_ids, self.txt_ids))
-        img = torch.randn(*img_ids.shape[:2], p.in_channels, device=device)
-        txt = torch.randn(*txt_ids.shape[:2], p.context_in_dim, device=device, requires_grad=True)
-        vec = torch.randn(batch, p.vec_in_dim, device=device, requires_grad=True)
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-            record(self.flux, img, img_ids, txt, txt_ids, torch.rand(batch, device=device), vec)
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            txt, vec = (part.detach().requires_grad_() for part in self.texts(tokens))
+            x, img_ids, txt, txt_ids, t, vec = inputs(x, torch.rand(len(x), device=x.device), (txt, vec))
+            capture_cuda_graph(self.flux, x, img_ids.contiguous(), txt, txt_ids.contiguous(), t, vec)
 
     def matrices(self) -> list[nn.Parameter]:
         """The matrices of the blocks of all three networks: what Muon is for."""
@@ -63,12 +85,8 @@ class TextToVelocity(nn.Module):
             if p.ndim == 2 and any(part in name for part in inside) and "relative_attention_bias" not in name
         ]
 
-    def embedders(self, tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[TextEmbedder, TextEmbedder]:
-        """The two encoders as the sampler wants them."""
-        return TextEmbedder(self.t5, tokenizer, length), TextEmbedder(self.clip, tokenizer, length)
 
-
-def zero_start(model: Flux) -> None:
+def adaLN_zero_init(model: Flux) -> None:
     """Every modulation and the last layer start at zero: each block then passes its input on, and the guess is 0."""
     for name, parameter in model.named_parameters():
         if any(part in name for part in ("_mod.lin", "modulation.", "adaLN", "final_layer.linear")):
@@ -76,7 +94,7 @@ def zero_start(model: Flux) -> None:
 
 
 @torch.no_grad()
-def local_start(t5: T5EncoderModel) -> None:
+def init_position_bias(t5: T5EncoderModel) -> None:
     """T5's heads start by looking at their neighbours, every other head to the left, every other to the right.
 
     Left as transformers draws it, the position bias is so small that every token sees the whole text alike, padding

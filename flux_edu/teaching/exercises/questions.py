@@ -32,8 +32,7 @@ from flux_edu.teaching.labs import attention_maps
 from flux_edu.teaching.plots import chapter_11, chapter_15
 from flux_edu.teaching.quiz import Question
 from flux_edu.tools import fill_cond
-from flux_edu.train.few_steps import walk
-from flux_edu.train.objectives import logit_normal
+from flux_edu.train.objectives import euler_rollout, logit_normal
 
 QUESTIONS: list[Question] = []
 
@@ -628,7 +627,7 @@ def one_for_many() -> float:
         return met[-1]
 
     x, t, t_next = seeded(1, 2, 3), torch.tensor([0.75]), torch.tensor([0.5])
-    end = walk(teacher, x, t, t_next, 5)
+    end = euler_rollout(teacher, x, t, t_next, 5)
     candidates = [met[0], torch.stack(met).mean(0), met[-1]]
     return min(range(3), key=lambda i: float((x - 0.25 * candidates[i] - end).norm()))
 

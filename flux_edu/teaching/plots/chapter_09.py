@@ -359,7 +359,7 @@ def composed(
 ) -> Figure:
     """One composed picture under its caption, and whether training may see it."""
     scene, caption = compose(layout, style, first, second, colour)
-    picture = (data.paint(drawings(), scene)[0].permute(1, 2, 0).numpy() + 1) / 2
+    picture = (data.render(drawings(), scene)[0].permute(1, 2, 0).numpy() + 1) / 2
     never = why_held_out(layout, style, first, second, colour)
     told = f"held out: {', '.join(never)}" if never else "training may see this"
     fig, ax = new_figure(width=5.4, height=2.9)
