@@ -118,21 +118,17 @@ Q = "double_blocks.0.img_attn.qkv"
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({f"{Q}.lora_A.weight": None}, f"{Q}.lora_A.weight is missing beside {Q}.lora_B.weight"),
-        ({f"{Q}.lora_B.weight": None}, f"{Q}.lora_B.weight is missing beside {Q}.lora_A.weight"),
-        ({f"{Q}.lora_A.weight": torch.zeros(4, 22)}, f"{Q} has two ranks, 4 in A and 3 in B"),
-        (
-            {f"{Q}.lora_A.weight": torch.zeros(3, 21)},
-            r"W is \(66, 22\), A \(3, 21\), B \(66, 3\), so B A is \(66, 21\)",
-        ),
-        ({f"{Q}.lora_A.weight": torch.zeros(3)}, f"{Q} takes matrices"),
-        (
-            {"img_inn.lora_A.weight": torch.zeros(3, 12)},
-            "img_inn.lora_A.weight changes img_inn, which the model does not",
-        ),
-        ({"img_in.lora_up.weight": torch.zeros(3, 12)}, r"img_in.lora_up.weight is none of \*.lora_A.weight"),
+        ({f"{Q}.lora_A.weight": None}, f"{Q} has no A"),
+        ({f"{Q}.lora_B.weight": None}, f"{Q} has no B"),
+        ({f"{Q}.lora_A.weight": torch.zeros(4, 22)}, rf"{Q} is \(66, 22\), B \(66, 3\) times A \(4, 22\)"),
+        ({f"{Q}.lora_A.weight": torch.zeros(3, 21)}, rf"{Q} is \(66, 22\), B \(66, 3\) times A \(3, 21\)"),
+        ({f"{Q}.lora_A.weight": torch.zeros(3)}, rf"{Q} is \(66, 22\), B \(66, 3\) times A \(3,\)"),
+        ({f"{Q}.lora_A.weight": torch.zeros(0, 22), f"{Q}.lora_B.weight": torch.zeros(66, 0)}, r"A \(0, 22\)"),
+        ({"img_inn.lora_A.weight": torch.zeros(3, 12)}, "img_inn.lora_A.weight belongs to no layer of the model"),
+        ({f"{Q}.lora_alpha": torch.tensor(1.0)}, f"{Q}.lora_alpha belongs to no layer of the model"),
+        ({f"{Q}.lora_down.weight": torch.zeros(3, 22)}, f"{Q}.lora_down.weight comes twice"),
         ({"img_in.lora_A.weight": torch.ones(2, 24), "img_in.lora_B.weight": torch.ones(22, 2)}, "for a control model"),
-        ({f"{Q}.lora_B.bias": torch.zeros(65)}, rf"{Q}.lora_B.bias is \(65,\), not \(66,\)"),
+        ({f"{Q}.lora_B.bias": torch.zeros(65)}, rf"{Q}.bias is \(65,\), should be \(66,\)"),
         ({f"{Q}.lora_B.weight": torch.full((66, 3), torch.nan)}, f"holds NaN or infinite numbers .*{Q}.lora_B.weight"),
         ({"final_layer.linear.bias": torch.zeros(7)}, r"final_layer.linear.bias is \(7,\), should be \(12,\)"),
     ],
@@ -252,7 +248,7 @@ def test_a_delta_of_another_model_is_refused(folder):
         {"img_in.lora_A.weight": torch.zeros(2, 64), "img_in.lora_B.weight": torch.zeros(3072, 2)},
         folder / "schnell.safetensors",
     )
-    with pytest.raises(CheckpointError, match=r"schnell.safetensors does not fit: .*img_in.*W is \(320, 64\)"):
+    with pytest.raises(CheckpointError, match=r"schnell.safetensors does not .* is \(320, 64\), B \(3072, 2\)"):
         FluxGenerator("tiny-schnell", "cpu")
 
 

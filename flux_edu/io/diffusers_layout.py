@@ -67,13 +67,14 @@ _SINGLE = {
 }
 
 
-def _count(state: State, numbered: str) -> int:
+def count_blocks(state: State, numbered: str) -> int:
     """How many blocks of this kind: one more than the highest number that stands after the name."""
     found = (re.search(rf"(?:^|\.){numbered}\.(\d+)\.", name) for name in state)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _flux_table(double: int, single: int) -> Table:
+def flux_modules(double: int, single: int) -> Table:
+    """Our modules that hold weights, and theirs, for so many blocks."""
     modules = dict(_TOP)
     for i in range(double):
         modules |= {f"double_blocks.{i}.{a}": [f"transformer_blocks.{i}.{b}" for b in bs] for a, bs in _DOUBLE.items()}
@@ -81,14 +82,19 @@ def _flux_table(double: int, single: int) -> Table:
         modules |= {
             f"single_blocks.{i}.{a}": [f"single_transformer_blocks.{i}.{b}" for b in bs] for a, bs in _SINGLE.items()
         }
+    return modules
+
+
+def flux_table(double: int, single: int) -> Table:
+    """Our tensors and theirs."""
     table = {}
-    for ours, theirs in modules.items():
+    for ours, theirs in flux_modules(double, single).items():
         leaves = {"scale": "weight"} if ours.endswith("_norm") else {"weight": "weight", "bias": "bias"}
         table |= {f"{ours}.{a}": [f"{module}.{b}" for module in theirs] for a, b in leaves.items()}
     return table
 
 
-def _swap_halves(key: str, x: Tensor) -> Tensor:
+def swap_halves(key: str, x: Tensor) -> Tensor:
     """The last layer's modulation, and only that one: shift, scale here; scale, shift in diffusers."""
     return torch.cat(x.chunk(2)[::-1]) if key.startswith("final_layer.adaLN_modulation") else x
 
@@ -132,13 +138,13 @@ def _foreign(keys: list[str], layout: str, state: State) -> CheckpointError:
 
 
 def _theirs_of_flux(shapes: State, get: Get) -> Pieces:
-    table = _flux_table(_count(shapes, "double_blocks"), _count(shapes, "single_blocks"))
-    return _to_theirs(shapes, get, table, _swap_halves)
+    table = flux_table(count_blocks(shapes, "double_blocks"), count_blocks(shapes, "single_blocks"))
+    return _to_theirs(shapes, get, table, swap_halves)
 
 
 def _ours_of_flux(shapes: State, get: Get) -> Pieces:
-    table = _flux_table(_count(shapes, "transformer_blocks"), _count(shapes, "single_transformer_blocks"))
-    return _to_ours(shapes, get, table, _swap_halves)
+    table = flux_table(count_blocks(shapes, "transformer_blocks"), count_blocks(shapes, "single_transformer_blocks"))
+    return _to_ours(shapes, get, table, swap_halves)
 
 
 def flux_to_diffusers(state: State) -> State:
@@ -177,12 +183,14 @@ def _ae_table(levels: int, blocks: int) -> Table:
 
 
 def _theirs_of_ae(shapes: State, get: Get) -> Pieces:
-    table = _ae_table(max(_count(shapes, "down"), _count(shapes, "up")), _count(shapes, "block"))
+    table = _ae_table(max(count_blocks(shapes, "down"), count_blocks(shapes, "up")), count_blocks(shapes, "block"))
     return _to_theirs(shapes, get, table, lambda key, x: x[:, :, 0, 0] if ".attn_1." in key and x.ndim == 4 else x)
 
 
 def _ours_of_ae(shapes: State, get: Get) -> Pieces:
-    table = _ae_table(max(_count(shapes, "down_blocks"), _count(shapes, "up_blocks")), _count(shapes, "resnets"))
+    table = _ae_table(
+        max(count_blocks(shapes, "down_blocks"), count_blocks(shapes, "up_blocks")), count_blocks(shapes, "resnets")
+    )
     return _to_ours(shapes, get, table, lambda key, x: x[:, :, None, None] if ".attn_1." in key and x.ndim == 2 else x)
 
 

@@ -1,10 +1,12 @@
 """Low-rank deltas (LoRA): a model said as a small change of another one.  W' = W + scale · B A
 
 A is r × in and B is out × r, so that a matrix of out × in changes by r (in + out) numbers. Hu et al., "LoRA", 2021. The
-files have the published layout: `NAME.lora_A.weight`, `NAME.lora_B.weight` and maybe `NAME.lora_B.bias` for the linear
-layer NAME, and beside them whole tensors under their own names, which replace those of the model or come new. The
-control LoRAs of FLUX.1 replace the scales of the norms that way; tiny-dev brings its `guidance_in`.
+published layout is `NAME.lora_A.weight`, `NAME.lora_B.weight` and maybe `NAME.lora_B.bias` for the linear layer NAME
+(`lora_layouts` reads others), and beside them whole tensors under their own names, which replace those of the model or
+come new. The control LoRAs of FLUX.1 replace the scales of the norms that way; tiny-dev brings its `guidance_in`.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +15,9 @@ from torch import Tensor, nn
 
 from flux_edu.configs import ModelSpec
 from flux_edu.io.checkpoint import CheckpointError, State, check_finite, listed, load_strict
+from flux_edu.io.lora_layouts import BIAS, A, B, to_published
 from flux_edu.model import Flux
 from flux_edu.tools import Redux
-
-A, B, BIAS = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias"
 
 
 def layers(delta: State) -> list[str]:
@@ -35,9 +36,13 @@ def whole(delta: State) -> State:
 def merge(state: State, delta: State, scale: float = 1.0, source: str = "the delta") -> State:
     """The state dict with the delta in it:  W' = W + scale · B A,  c' = c + scale · (B's bias).
 
-    `state` itself is left as it is, so the way back needs no subtraction and loses no bit. Sums are float32, then
-    rounded to the dtype that W has. Whole tensors replace theirs whatever the scale is, as in the reference.
+    The delta may come in any layout of `lora_layouts`, with `alpha` or without. `state` itself is left as it is, so
+    the way back needs no subtraction and loses no bit. Sums are float32, then rounded to the dtype that W has. Whole
+    tensors replace theirs whatever the scale is, as in the reference.
     """
+    if not math.isfinite(scale):
+        raise ValueError(f"scale = {scale}: it must be a finite number; 1 puts the LoRA on as it was trained")
+    delta = to_published(delta, state, source)
     check_fits(state, delta, source)
     out = state | whole(delta)
     for name in layers(delta):
@@ -53,14 +58,12 @@ def merge(state: State, delta: State, scale: float = 1.0, source: str = "the del
 def merge_into(model: nn.Module, delta: State, scale: float = 1.0, source: str = "the delta") -> State:
     """Change a model in place; returns its tensors from before, to be given to `unmerge`."""
     state = model.state_dict()
-    if strange := [key for key in whole(delta) if key not in state]:
+    merged = merge(state, delta, scale, source)
+    if strange := [key for key in merged if key not in state]:
         raise CheckpointError(
             f"{source} brings tensors that {type(model).__name__} has no place for: {listed(strange)}"
         )
-    for key, x in whole(delta).items():
-        if x.shape != state[key].shape:
-            raise CheckpointError(f"{source}: {key} is {tuple(x.shape)}, should be {tuple(state[key].shape)}")
-    changed = {key: x for key, x in merge(state, delta, scale, source).items() if x is not state[key]}
+    changed = {key: x for key, x in merged.items() if x is not state[key]}
     before = {key: state[key].clone() for key in changed}
     model.load_state_dict(changed, strict=False)
     return before
@@ -99,43 +102,24 @@ def with_delta(spec: ModelSpec, base: State, delta: State, source: str) -> Flux:
 
 
 def check_fits(state: State, delta: State, source: str) -> None:
-    """Every pair is whole and fits its matrix, or an error names those that do not."""
+    """B A has the shape of W, and whole tensors that of those they replace; or an error names what does not fit."""
     problems = []
-    for key in delta:
-        name, _, leaf = key.partition(".lora_")
-        if not leaf:
-            continue
-        if (suffix := f".lora_{leaf}") not in (A, B, BIAS):
-            problems.append(f"{key} is none of *{A}, *{B}, *{BIAS}")
-        elif name + ".weight" not in state:
-            problems.append(f"{key} changes {name}, which the model does not have")
-        elif missing := [other for other in (A, B) if name + other not in delta]:
-            problems.append(f"{name}{missing[0]} is missing beside {key}")
-        elif suffix == BIAS and name + ".bias" not in state:
-            problems.append(f"{key} changes a bias that {name} does not have")
-        elif suffix == BIAS and delta[key].shape != state[name + ".bias"].shape:
-            problems.append(f"{key} is {tuple(delta[key].shape)}, not {tuple(state[name + '.bias'].shape)}")
-        elif suffix == A:
-            problems += mismatch(name, state[name + ".weight"], delta[name + A], delta[name + B])
+    for name in layers(delta):
+        W, a, b = (tuple(x.shape) for x in (state[name + ".weight"], delta[name + A], delta[name + B]))
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != W or not a[0]:
+            hint = ", for a control model, whose tokens are wider" if name == "img_in" and a[1:] > W[1:] else ""
+            problems.append(f"{name} is {W}, B {b} times A {a}{hint}")
+    replaced = {key: x for key, x in whole(delta).items() if key in state}
+    replaced |= {key.replace(BIAS, ".bias"): x for key, x in delta.items() if key.endswith(BIAS)}
+    for key, x in replaced.items():
+        if key not in state or x.shape != state[key].shape:
+            expected = tuple(state[key].shape) if key in state else "not in the model"
+            problems.append(f"{key} is {tuple(x.shape)}, should be {expected}")
     if problems:
         raise CheckpointError(f"{source} does not fit: {len(problems)} problems. {listed(problems)}")
-    if not layers(delta) and not whole(delta):
+    if not delta:
         raise CheckpointError(f"{source} is empty: there is nothing to merge")
     check_finite(delta, source)
-
-
-def mismatch(name: str, W: Tensor, a: Tensor, b: Tensor) -> list[str]:
-    """What is wrong with the shapes of B A beside W, if anything."""
-    shapes = f"W is {tuple(W.shape)}, A {tuple(a.shape)}, B {tuple(b.shape)}"
-    if a.ndim != 2 or b.ndim != 2 or W.ndim != 2:
-        return [f"{name} takes matrices: {shapes}"]
-    if a.shape[0] != b.shape[1]:
-        return [f"{name} has two ranks, {a.shape[0]} in A and {b.shape[1]} in B"]
-    if (b.shape[0], a.shape[1]) != tuple(W.shape):
-        wider = name == "img_in" and a.shape[1] > W.shape[1]
-        hint = "; it is for a control model, whose img_in has more channels (the new ones begin at zero)"
-        return [f"{name} does not fit: {shapes}, so B A is {(b.shape[0], a.shape[1])}" + (hint if wider else "")]
-    return []
 
 
 # ---------------------------------------------------------------- training
