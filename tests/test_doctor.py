@@ -49,6 +49,25 @@ def test_a_missing_library_is_named_an_extra_may_be_missing(monkeypatch):
     assert bad(doctor.libraries) == [("einops is not installed", doctor.AGAIN)]
 
 
+def test_a_module_that_cannot_be_imported_is_named_with_the_reason(monkeypatch):
+    assert findings(doctor.modules)[0][0]
+    monkeypatch.setitem(sys.modules, "flux_edu.teaching.quiz", None)
+    [(found, advice)] = bad(doctor.modules)
+    assert "not flux_edu.teaching.quiz: import of flux_edu.teaching.quiz halted" in found and advice == doctor.AGAIN
+
+
+def test_what_pythonpath_puts_in_front_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert findings(doctor.shadows) == []
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "random.py").touch()
+    (tmp_path / "mine.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'nowhere'}{os.pathsep}{tmp_path}")
+    [(found, advice)] = bad(doctor.shadows)
+    assert found.endswith(f"these come from {tmp_path}, a folder of PYTHONPATH: numpy, random")
+    assert "without the variable PYTHONPATH" in advice
+
+
 @pytest.mark.parametrize("version", ["0.7.2", "0.9.0", "1.0"])
 def test_a_version_out_of_bounds_is_named_with_the_command_that_mends_it(monkeypatch, version):
     monkeypatch.setattr(metadata, "requires", lambda name: ["einops<0.9,>=0.8"])

@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata, resources
 from pathlib import Path
+from pkgutil import walk_packages
+
+import flux_edu
 
 WEIGHTS = resources.files("flux_edu") / "weights"
 ROW = re.compile(r"^\| `([\w.]+)` \| ([\d,]+) \| `([0-9a-f]{64})` \|$", re.MULTILINE)
@@ -54,6 +57,30 @@ def libraries() -> Iterator[Finding]:
             continue
         told = f"{need.name} {version} ({need.specifier})" + " for an extra" * extra
         yield need.specifier.contains(version, prereleases=True), told, f'pip install "{need.name}{need.specifier}"'
+
+
+def shadows() -> Iterator[Finding]:
+    """What is imported from a folder of PYTHONPATH in place of Python's own modules and of libraries installed here."""
+    known = sys.stdlib_module_names | set(metadata.packages_distributions()) - {"flux_edu"}
+    for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        names = {path.stem for path in Path(folder).glob("*") if path.is_dir() or path.suffix == ".py"} & known
+        if names:
+            found = f"these come from {folder}, a folder of PYTHONPATH: {', '.join(sorted(names))}"
+            yield False, found, "try without the variable PYTHONPATH: that folder may belong to another Python"
+
+
+def modules() -> Iterator[Finding]:
+    """Every module of the package, imported as notebooks do."""
+    names = [each.name for each in walk_packages(flux_edu.__path__, "flux_edu.") if "__main__" not in each.name]
+    failed = {}
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            failed[name] = error
+    told = f"{len(names) - len(failed)} of {len(names)} modules of flux_edu can be imported"
+    first = next((f"; not {name}: {error}" for name, error in failed.items()), "")
+    yield not failed, told + first, AGAIN
 
 
 def device() -> Iterator[Finding]:
@@ -130,7 +157,17 @@ def free_memory_gb() -> float | None:
         return int(found[1]) * 1024 / 1e9 if found else None
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, libraries, device, hashes, weights, picture, room)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python,
+    libraries,
+    shadows,
+    modules,
+    device,
+    hashes,
+    weights,
+    picture,
+    room,
+)
 
 
 def examine(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> int:

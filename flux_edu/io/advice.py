@@ -1,4 +1,7 @@
-"""What the package tells its user: warnings at the user's own line, and the nearest words it knows."""
+"""What the package tells its user: warnings at the user's own line, and the nearest words it knows.
+
+The command line imports this before it knows whether PyTorch works: standard library only.
+"""
 
 import difflib
 import re
@@ -6,8 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-from torch import nn
 
 OURS = ("flux_edu", "torch", "jaxtyping", "beartype")  # frames of these packages are not the user's
 
@@ -41,7 +42,7 @@ def collect() -> Iterator[list[str]]:
         yield collected
 
 
-def advise_cut(embedder: nn.Module, text: str) -> None:
+def advise_cut(embedder, text: str) -> None:
     """Warn where a `TextEmbedder` does not read a text to its end, and say how many tokens are lost."""
     tokens = len(embedder.tokenizer(text, verbose=False)["input_ids"])
     if (lost := tokens - embedder.max_length) > 0:
