@@ -15,6 +15,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal
 
 EXECUTED = Path(__file__).parent / "build" / "executed"
 EXECUTED_NOW = pytest.StashKey[list[Path]]()
@@ -41,6 +44,7 @@ SWEEP_RESULT = "_sweep_panels()"
 
 def pytest_addoption(parser):
     parser.addoption("--equation", metavar="NUMBER", help="run only the tests of this equation, e.g. 1.3")
+    parser.addoption("--nbmake", action="store_true", help="run the notebooks as well")
     parser.addoption("--executed", action="store_true", help="take the notebooks that have been run before")
 
 
@@ -48,8 +52,6 @@ def pytest_configure(config):
     config.stash[EXECUTED_NOW] = []
     if config.option.executed:
         config.stash[EXECUTED_NOW] = already_executed()
-    elif config.option.nbmake:
-        keep_executed_notebooks(config.stash[EXECUTED_NOW])
 
 
 def already_executed():
@@ -61,6 +63,11 @@ def already_executed():
             f"--executed: run `pytest --nbmake notebooks` first, missing or old are {', '.join(stale)}"
         )
     return [kept for _, kept in pairs]
+
+
+def pytest_collect_file(file_path, parent):
+    if parent.config.option.nbmake and file_path.suffix == ".ipynb":
+        return NotebookFile.from_parent(parent, path=file_path)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -100,53 +107,60 @@ def executed_notebooks(pytestconfig):
     return {path.name: nbformat.read(path, as_version=4) for path in pytestconfig.stash[EXECUTED_NOW]}
 
 
-def keep_executed_notebooks(written):
-    """Make nbmake leave what it executed, failures too, in build/executed; `written` gets the paths."""
-    from nbmake import nb_run, pytest_items
+class NotebookFile(pytest.File):
+    def collect(self):
+        yield NotebookRun.from_parent(self, name="run")
 
-    class MeasuredClient(nb_run.NotebookClient):
-        shutdown_kernel = "immediate"  # when asked politely a kernel takes 1.5 s to end
 
-        async def async_execute_cell(self, cell, cell_index, **options):
-            try:
-                done = await super().async_execute_cell(cell, cell_index, **options)
-            finally:
-                self.nb.metadata["peak_mb"] = peak_memory(self.km.provisioner.pid)
-            if cell_index == len(self.nb.cells) - 1:
-                start = time.perf_counter()
-                self.nb.metadata["sweep"] = await self.sweep()
-                self.nb.metadata["sweep_seconds"] = time.perf_counter() - start
-            return done
+class NotebookRun(pytest.Item):
+    """A notebook from top to bottom, in a kernel of its own; what came of it is kept, failures too."""
 
-        async def sweep(self):
-            """Every panel's sliders at both ends, behind the notebook's back: cells and outputs stay as they are."""
-            reply = await self.kc.execute_interactive(
-                SWEEP,
-                store_history=False,
-                user_expressions={"sweep": SWEEP_RESULT},
-                allow_stdin=False,
-                timeout=3 * self.timeout,
-                output_hook=lambda message: None,
-            )
-            answer = reply["content"].get("user_expressions", {}).get("sweep", reply["content"])
-            if answer["status"] != "ok":
-                raise RuntimeError("moving the sliders failed:\n" + "\n".join(answer["traceback"]))
-            return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
-
-    class KeptRun(nb_run.NotebookRun):
-        def execute(self):
-            start = time.perf_counter()
-            result = super().execute()
-            seconds = time.perf_counter() - start - result.nb.metadata.pop("sweep_seconds", 0)
-            result.nb.metadata["seconds"] = round(seconds, 1)
-            result.nb.metadata["alone"] = "PYTEST_XDIST_WORKER" not in os.environ  # else it had a part of the machine
+    def runtest(self):
+        notebook, start = nbformat.read(self.path, as_version=4), time.perf_counter()
+        client = NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": self.path.parent}}
+        )
+        client.shutdown_kernel = "immediate"  # when asked politely a kernel takes 1.5 s to end
+        try:
+            with client.setup_kernel():
+                try:
+                    for index, cell in enumerate(notebook.cells):
+                        client.execute_cell(cell, index)
+                finally:
+                    notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
+                    notebook.metadata["alone"] = (
+                        "PYTEST_XDIST_WORKER" not in os.environ
+                    )  # else with a part of the machine
+                    notebook.metadata["peak_mb"] = peak_memory(client.km.provisioner.pid)
+                client.set_widgets_metadata()
+                notebook.metadata["sweep"] = sweep(client)
+        finally:
             EXECUTED.mkdir(parents=True, exist_ok=True)
-            written.append(EXECUTED / self.filename.name)
-            nbformat.write(result.nb, written[-1])
-            return result
+            nbformat.write(notebook, EXECUTED / self.path.name)
+            self.config.stash[EXECUTED_NOW].append(EXECUTED / self.path.name)
 
-    nb_run.NotebookClient = MeasuredClient
-    pytest_items.NotebookRun = KeptRun
+    def reportinfo(self):
+        return self.path, 0, self.path.name
+
+    def repr_failure(self, excinfo):
+        """The cell and the kernel's traceback, without that of the client."""
+        return str(excinfo.value) if excinfo.errisinstance(CellControlSignal) else super().repr_failure(excinfo)
+
+
+def sweep(client):
+    """Every panel's sliders at both ends, behind the notebook's back: cells and outputs stay as they are."""
+    reply = run_sync(client.kc.execute_interactive)(
+        SWEEP,
+        store_history=False,
+        user_expressions={"sweep": SWEEP_RESULT},
+        allow_stdin=False,
+        timeout=3 * client.timeout,
+        output_hook=lambda message: None,
+    )
+    answer = reply["content"].get("user_expressions", {}).get("sweep", reply["content"])
+    if answer["status"] != "ok":
+        raise RuntimeError("moving the sliders failed:\n" + "\n".join(answer["traceback"]))
+    return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
 
 
 def peak_memory(pid):

@@ -56,7 +56,7 @@ def test_no_trace_of_a_run_is_committed(path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, f"run nbstripout: {cell.source[:60]}"
-            assert set(cell.metadata) <= {"tags", "nbmake"}, f"run nbstripout: {cell.metadata}"
+            assert set(cell.metadata) <= {"tags"}, f"run nbstripout: {cell.metadata}"
 
 
 @each_notebook
