@@ -1,9 +1,6 @@
 """From a prompt to a picture: the encoders, the schedule, the sampler and the autoencoder put together."""
 
 import json
-import math
-import secrets
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
@@ -14,18 +11,17 @@ from torch import Tensor, nn
 
 import flux_edu
 from flux_edu.configs import get_spec
-from flux_edu.io.advice import advise, advise_cut, unknown_words
+from flux_edu.io.advice import advise, advise_cut, advise_unknown
 from flux_edu.io.device import pick_device
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
 from flux_edu.io.memory import on_device, place
+from flux_edu.io.options import check_number, check_picture, check_room, check_text_is_enough, sampling_options
 from flux_edu.io.published import load_published
 from flux_edu.io.tiny import TINY_FOLDER, load_tiny
-from flux_edu.patchify import PIXELS_PER_TOKEN, get_noise, make_txt_ids, patchify, prepare, unpatchify
-from flux_edu.sampling import SamplingOptions, denoise, image_to_image_start
+from flux_edu.patchify import get_noise, make_txt_ids, patchify, prepare, unpatchify
+from flux_edu.sampling import Callback, SamplingOptions, denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
-
-Callback = Callable[[int, float, Tensor, Tensor], None]  # that of `denoise`
 
 
 class FluxGenerator:
@@ -70,89 +66,112 @@ class FluxGenerator:
         to the size asked for. The picture's `info` carries what it takes to paint it again. `callback` is that of
         `denoise`.
         """
-        if self.spec.params.in_channels != self.spec.params.out_channels:
-            raise ValueError(
-                f"{self.name} needs a control picture or a mask beside the prompt; pass what"
-                " tools.control_cond or tools.fill_cond makes of it to sampling.denoise as img_cond, or let"
-                f" apps.tools.ToolGenerator({self.name!r}) do it"
-            )
-        opts = self._options(prompt, *round_size(width, height), num_steps, guidance, seed)
-        self._check(opts, init_image, image2image_strength)
-        start, noted = None, {}
+        check_text_is_enough(self.name, self.spec)
+        options = self.options(prompt, width, height, num_steps, guidance, seed)
+        check_number("image2image_strength", image2image_strength, 0, 1, "0 keeps the start picture, 1 ignores it")
+        start, metadata = None, {}
         if init_image is not None:
-            resized = init_image.convert("RGB").resize((opts.width, opts.height), Image.Resampling.LANCZOS)
-            start = self._encode(to_tensor(resized)), image2image_strength
-            noted = {"init_image_sha256": picture_hash(init_image), "image2image_strength": image2image_strength}
-        return self.paint(opts, start, noted=noted if add_sampling_metadata else None, callback=callback)
+            check_picture("init_image", init_image)
+            resized = init_image.convert("RGB").resize((options.width, options.height), Image.Resampling.LANCZOS)
+            start = self.encode(to_tensor(resized)), image2image_strength
+            metadata = {"init_image_sha256": picture_hash(init_image), "image2image_strength": image2image_strength}
+        elif image2image_strength:
+            advise(f"image2image_strength = {image2image_strength} does nothing without init_image")
+        picture = self.paint(options, start, metadata=metadata, callback=callback)
+        if not add_sampling_metadata:
+            picture.info.clear()
+        return picture
+
+    def options(
+        self, prompt: str, width: int, height: int, num_steps: int, guidance: float, seed: int | None
+    ) -> SamplingOptions:
+        """The options, checked; what is worth knowing about them is said as a warning."""
+        options = sampling_options(self.spec, prompt, width, height, num_steps, guidance, seed)
+        check_room(self.spec, options.width, options.height, self.device)
+        for embedder in (self.t5, self.clip):
+            advise_cut(embedder, prompt)
+        if self.vocabulary:
+            advise_unknown(self.name, prompt, self.vocabulary)
+        return options
 
     @torch.inference_mode()
     def paint(
         self,
-        opts: SamplingOptions,
+        options: SamplingOptions,
         start: tuple[Float[Tensor, "1 C h w"], float] | None = None,
-        beside: dict | None = None,
-        seen: Float[Tensor, "1 N width"] | None = None,
-        noted: dict | None = None,
+        img_cond: Float[Tensor, "1 L_img extra"] | None = None,
+        img_cond_seq: tuple[Float[Tensor, "1 L_ref C"], Float[Tensor, "1 L_ref 3"]] | None = None,
+        image_states: Float[Tensor, "1 N width"] | None = None,
+        metadata: dict | None = None,
         callback: Callback | None = None,
     ) -> Image.Image:
-        """From noise to picture, with whatever goes in besides; checked by those who call it.
+        """From noise to picture, with what else goes in; metadata joins what the `info` says of the options.
 
-        start is an encoded picture and the strength of Eq. (6.3); beside is what `denoise` takes as img_cond or
-        img_cond_seq, Eq. (12.1) to (12.3); seen is what an image encoder says, Eq. (12.4). noted joins the metadata;
-        with None there are none.
+        start is an encoded picture and its strength, Eq. (6.3); img_cond and img_cond_seq are those of `denoise`, Eq.
+        (12.1) to (12.3); image_states is what Redux makes text of, Eq. (12.4).
         """
         # noise, schedule and text
-        noise = get_noise(1, opts.height, opts.width, self.device, torch.float32, opts.seed)
-        timesteps = get_schedule(opts.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
-        with self._here(self.t5, self.clip):
-            inputs = prepare(self.t5, self.clip, noise, opts.prompt)
+        noise = get_noise(1, options.height, options.width, self.device, torch.float32, options.seed)
+        timesteps = get_schedule(options.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
+        with self.on_device(self.t5, self.clip):
+            inputs = prepare(self.t5, self.clip, noise, options.prompt)
             uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
 
-        # a start picture moves the start into the schedule, a seen one joins the text
+        # a start picture moves the start into the schedule, the states of another join the text
         if start is not None:
             latent, timesteps = image_to_image_start(start[0], noise, timesteps, start[1])
             inputs["img"] = patchify(latent)
-        if seen is not None:
-            inputs["txt"] = self.model.redux(inputs["txt"], seen)
+        dtype = next(self.model.parameters()).dtype
+        if image_states is not None:
+            redux, states = self.model.redux, image_states.to(dtype)
+            inputs["txt"] = redux(inputs["txt"].to(dtype), states)
             inputs["txt_ids"] = make_txt_ids(1, inputs["txt"].shape[1]).to(self.device)
-            uncond = uncond and (self.model.redux(uncond[0], torch.zeros_like(seen)), uncond[1])
+            if uncond is not None:
+                uncond = redux(uncond[0].to(dtype), torch.zeros_like(states)), uncond[1]
 
         # follow the velocity from noise to latent, then decode
-        how = dict(timesteps=timesteps, guidance=opts.guidance, uncond=uncond, callback=callback)
-        with self._here(self.model):
-            x = denoise(self.model, **inputs, **how, **(beside or {}))
-        z = unpatchify(x, opts.height, opts.width)
-        with self._here(self.ae):
+        inputs |= {"img_cond": img_cond, "img_cond_seq": img_cond_seq, "uncond": uncond}
+        with self.on_device(self.model):
+            x = denoise(self.model, **inputs, timesteps=timesteps, guidance=options.guidance, callback=callback)
+        z = unpatchify(x, options.height, options.width)
+        with self.on_device(self.ae):
             picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
-
-        if noted is not None:
-            painted_by = {"model": self.name, "version": flux_edu.__version__}
-            dtype = str(self.model.img_in.weight.dtype)
-            picture.info |= asdict(opts) | painted_by | {"schedule": timesteps, "dtype": dtype} | noted
+        by = {"model": self.name, "version": flux_edu.__version__, "timesteps": timesteps, "dtype": str(dtype)}
+        picture.info |= asdict(options) | by | (metadata or {})
         return picture
+
+    @torch.inference_mode()
+    def encode(self, x: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 C h w"]:
+        """The latent of a picture, Eq. (8.1), in float32."""
+        with self.on_device(self.ae):
+            return self.ae.encode(x.to(self.device, next(self.ae.parameters()).dtype)).float()
+
+    def on_device(self, *parts: nn.Module) -> AbstractContextManager:
+        """The parts on the device: where all have room they are there, else they come now and make room afterwards."""
+        away = [part for part in parts if next(part.parameters()).device.type != self.device.type]
+        return on_device(self.device, *away) if away else nullcontext()
 
     def repaint(self, metadata: dict, init_image: Image.Image | None = None) -> Image.Image:
         """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
         if tool := metadata.get("tool"):
-            inputs = [key.removesuffix("_sha256") for key in metadata if key.endswith("_sha256")]
+            pictures = [key.removesuffix("_sha256") for key in metadata if key.endswith("_sha256")]
             raise ValueError(
                 f"the picture was painted by ToolGenerator.{tool} from more than a prompt: make"
                 f" flux_edu.apps.tools.ToolGenerator({metadata['model']!r}) and call its repaint(metadata,"
-                f" {', '.join(f'{name}=…' for name in inputs)}) with the same {' and '.join(inputs)}"
+                f" {', '.join(f'{name}=…' for name in pictures)}) with the same {' and '.join(pictures)}"
             )
-        self._check_painter(metadata)
-        wanted = metadata.get("init_image_sha256")
-        if wanted and (init_image is None or picture_hash(init_image) != wanted):
+        self.check_painter(metadata)
+        expected = metadata.get("init_image_sha256")
+        if expected and (init_image is None or picture_hash(init_image) != expected):
             raise ValueError(
                 "the picture began from a start picture: pass the same one as init_image (its hash must be the"
                 " recorded one)"
             )
-        again = {key: metadata[key] for key in ("width", "height", "num_steps", "guidance", "seed", "prompt")}
-        return self.generate_image(
-            **again, init_image=init_image, image2image_strength=metadata.get("image2image_strength", 0.0)
-        )
+        options = {key: metadata[key] for key in ("width", "height", "num_steps", "guidance", "seed", "prompt")}
+        strength = metadata.get("image2image_strength", 0.0)
+        return self.generate_image(**options, init_image=init_image, image2image_strength=strength)
 
-    def _check_painter(self, metadata: dict) -> None:
+    def check_painter(self, metadata: dict) -> None:
         """That this model is the one that painted a picture, and whether this version is."""
         if metadata["model"] != self.name:
             raise ValueError(
@@ -161,55 +180,3 @@ class FluxGenerator:
             )
         if metadata["version"] != flux_edu.__version__:
             advise(f"painted by flux_edu {metadata['version']}, this is {flux_edu.__version__}: it may look different")
-
-    @torch.inference_mode()
-    def _encode(self, x: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 C h w"]:
-        with self._here(self.ae):
-            return self.ae.encode(x.to(self.device, next(self.ae.parameters()).dtype)).float()
-
-    def _here(self, *parts: nn.Module) -> AbstractContextManager:
-        """The parts on the device: where all have room they are there, else they come now and make room afterwards."""
-        away = [part for part in parts if next(part.parameters()).device.type != self.device.type]
-        return on_device(self.device, *away) if away else nullcontext()
-
-    @staticmethod
-    def _options(
-        prompt: str, width: int, height: int, num_steps: int, guidance: float, seed: int | None
-    ) -> SamplingOptions:
-        """With a seed drawn where none was asked for."""
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        return SamplingOptions(prompt, width, height, num_steps, guidance, seed)
-
-    def _check(self, opts: SamplingOptions, init_image: Image.Image | None = None, strength: float = 0.0) -> None:
-        if not isinstance(opts.prompt, str):
-            raise TypeError(f"prompt is a {type(opts.prompt).__name__}; pass one text, each call paints one picture")
-        if not 0 <= opts.seed < 2**63:
-            raise ValueError(f"seed = {opts.seed}: choose one from 0 to 2**63 - 1, or None to have one drawn")
-        if not math.isfinite(opts.guidance):
-            raise ValueError(f"guidance = {opts.guidance}: it must be a finite number; {self.spec.guidance} is usual")
-        if init_image is not None and not isinstance(init_image, Image.Image):
-            raise TypeError(
-                f"init_image is a {type(init_image).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)"
-            )
-        for embedder in (self.t5, self.clip):
-            advise_cut(embedder, opts.prompt)
-        if not 0 <= strength <= 1:
-            raise ValueError(
-                f"image2image_strength = {strength}: it must lie in [0, 1]; 0 keeps the start picture, 1 ignores it"
-            )
-        if init_image is None and strength:
-            advise(f"image2image_strength = {strength} does nothing without init_image")
-        if self.vocabulary and (unknown := unknown_words(opts.prompt, self.vocabulary)):
-            nearest = {word: f" (nearest: {', '.join(near)})" if near else "" for word, near in unknown.items()}
-            told = ", ".join(f"{word!r}{near}" for word, near in nearest.items())
-            advise(f"the {self.name} model has never seen {told}. It paints something all the same.")
-
-
-def round_size(width: int, height: int) -> tuple[int, int]:
-    """Both sides rounded down to multiples of 16, the pixels of a token; says so if that changes them."""
-    if min(width, height) < PIXELS_PER_TOKEN:
-        raise ValueError(f"{width} × {height} pixels: both sides must be at least 16, the size of one token")
-    rounded = width // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN, height // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN
-    if rounded != (width, height):
-        advise(f"sizes are multiples of 16: painting {rounded[0]} × {rounded[1]} instead of {width} × {height}")
-    return rounded

@@ -104,9 +104,9 @@ def image_to_image_start(
 def velocity_field(
     model: Flux,
     inputs: dict[str, Tensor],
-    guidance: float | Float[Tensor, "B"] = 4.0,
+    guidance: float | Float[Tensor, "B"] = 2.5,
     *,
-    img_cond: Float[Tensor, "B L_img extra"] | None = None,
+    img_cond: Float[Tensor, "_ L_img extra"] | None = None,
     img_cond_seq: tuple[Tensor, Tensor] | None = None,
     uncond: Text | None = None,
 ) -> Velocity:
@@ -123,12 +123,13 @@ def velocity_field(
 
     img_cond is joined to the channels of every token, Eq. (12.1) and (12.2);
     img_cond_seq, tokens "B L_ref C" and their ids "B L_ref 3", to the sequence,
-    Eq. (12.3), and what the model says of them is cut off.
+    Eq. (12.3), and what the model says of them is cut off. One picture serves a batch.
     """
     img_ids, txt_ids = inputs["img_ids"], inputs["txt_ids"]
     txt, vec = inputs["txt"], inputs["vec"]
     if img_cond_seq is not None:
-        img_ids = torch.cat([img_ids, img_cond_seq[1]], dim=1)
+        ref_ids = img_cond_seq[1].expand(len(img_ids), -1, -1)
+        img_ids = torch.cat([img_ids, ref_ids], dim=1)
     passes = 1 if uncond is None or guidance == 1 else 2
     if passes == 2:  # first half of the batch without the prompt, second half with it
         txt = torch.cat([uncond[0].expand_as(txt), txt])
@@ -139,9 +140,11 @@ def velocity_field(
     w = torch.zeros(len(vec), device=vec.device) + guidance
 
     def velocity(x: Float[Tensor, "B L C"], t: float | Float[Tensor, "B"]) -> Tensor:
-        img = x if img_cond is None else torch.cat([x, img_cond], dim=-1)
+        img = x
+        if img_cond is not None:
+            img = torch.cat([img, img_cond.expand(len(x), -1, -1)], dim=-1)
         if img_cond_seq is not None:
-            img = torch.cat([img, img_cond_seq[0]], dim=1)
+            img = torch.cat([img, img_cond_seq[0].expand(len(x), -1, -1)], dim=1)
         img = img.repeat(passes, 1, 1).to(dtype)
         t = (torch.zeros(len(x), device=x.device) + t).repeat(passes)
         v = model(img, img_ids, txt, txt_ids, t, vec, w)[:, : x.shape[1]].float()
@@ -159,9 +162,9 @@ def denoise(
     txt_ids: Float[Tensor, "B L_txt 3"],
     vec: Float[Tensor, "B vec_in"],
     timesteps: list[float],
-    guidance: float = 4.0,
+    guidance: float = 2.5,
     *,
-    img_cond: Float[Tensor, "B L_img extra"] | None = None,
+    img_cond: Float[Tensor, "_ L_img extra"] | None = None,
     img_cond_seq: tuple[Tensor, Tensor] | None = None,
     uncond: Text | None = None,
     callback: Callback | None = None,

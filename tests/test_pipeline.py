@@ -3,7 +3,6 @@
 import inspect
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,15 +52,10 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 
 def test_the_signature_is_that_of_the_notes():
     parameters = inspect.signature(FluxGenerator.generate_image).parameters
-    assert list(parameters)[:10] == [
-        *("self", "width", "height", "num_steps", "guidance", "seed", "prompt"),
-        *("init_image", "image2image_strength", "add_sampling_metadata"),
-    ]
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    assert (defaults["init_image"], defaults["image2image_strength"], defaults["add_sampling_metadata"]) == (
-        *(None, 0.0),
-        True,
-    )
+    required = "self width height num_steps guidance seed prompt".split()
+    optional = {"init_image": None, "image2image_strength": 0.0, "add_sampling_metadata": True}
+    assert list(parameters)[:10] == [*required, *optional]
+    assert {name: parameters[name].default for name in optional} == optional
 
 
 def test_it_is_the_equations_one_after_the_other(tiny):
@@ -101,7 +95,7 @@ def test_the_callback_sees_every_step(tiny):
 
 def test_schnell_is_not_shifted(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "spec", replace(tiny.spec, shift=False))
-    assert paint(tiny, num_steps=4).info["schedule"] == [1, 0.75, 0.5, 0.25, 0]
+    assert paint(tiny, num_steps=4).info["timesteps"] == [1, 0.75, 0.5, 0.25, 0]
 
 
 # ---------------------------------------------------------------- image to image
@@ -129,7 +123,7 @@ def test_a_strength_between_runs_the_last_steps(tiny, start_picture):
         image2image_strength=0.8,
         callback=lambda i, t, x, v: steps.append(t),
     )
-    assert steps == get_schedule(10, 15)[2:-1] == got.info["schedule"][:-1]
+    assert steps == get_schedule(10, 15)[2:-1] == got.info["timesteps"][:-1]
 
 
 def test_pictures_are_read_in_minus_1_to_1(tiny):
@@ -162,7 +156,7 @@ def test_a_saved_picture_carries_what_paints_it_again(tiny, tmp_path):
         "seed": 12,
         "model": "tiny",
         "version": flux_edu.__version__,
-        "schedule": get_schedule(2, 15),
+        "timesteps": get_schedule(2, 15),
         "dtype": "torch.float32",
     }
     assert same(tiny.repaint(found), picture)
@@ -174,7 +168,7 @@ def test_image_to_image_records_its_start_picture(tiny, start_picture, tmp_path)
     picture = paint(tiny, init_image=start_picture, image2image_strength=0.5)
     found = read_metadata(save_image(picture, tmp_path / "x.png"))
     assert found["image2image_strength"] == 0.5 and found["init_image_sha256"] == picture_hash(start_picture)
-    assert found["schedule"] == get_schedule(2, 15)[1:]
+    assert found["timesteps"] == get_schedule(2, 15)[1:]
     start_picture.save(tmp_path / "start.png")
     assert same(tiny.repaint(found, Image.open(tmp_path / "start.png")), picture)
     for wrong in (None, start_picture.rotate(180)):
@@ -207,36 +201,9 @@ def test_only_png_is_written(tmp_path):
 # ---------------------------------------------------------------- messages
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(num_steps=0), "num_steps = 0: at least one step"),
-        (dict(width=15), "15 × 48 pixels: both sides must be at least 16"),
-        (dict(height=0), "80 × 0 pixels: both sides must be at least 16"),
-        (dict(seed=-1), r"seed = -1: choose one from 0 to 2\*\*63 - 1, or None to have one drawn"),
-        (dict(seed=2**63), "seed = 9223372036854775808: choose one"),
-        (dict(guidance=float("nan")), "guidance = nan: it must be a finite number; 3.0 is usual"),
-    ],
-)
-def test_values_out_of_range_are_errors(tiny, options, message):
-    with pytest.raises(ValueError, match=message):
-        paint(tiny, **options)
-
-
-@pytest.mark.parametrize("strength", [-0.01, 1.5])
-def test_strength_out_of_range_is_an_error(tiny, start_picture, strength):
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        paint(tiny, init_image=start_picture, image2image_strength=strength)
-
-
 def test_strength_without_a_picture_is_told(tiny):
     with pytest.warns(Advice, match="image2image_strength = 0.5 does nothing without init_image"):
         paint(tiny, num_steps=1, image2image_strength=0.5)
-
-
-def test_unknown_variants_are_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="no variant is called 'flux-shnell'; did you mean flux-schnell"):
-        FluxGenerator("flux-shnell")
 
 
 def lines_told(call) -> dict[int, str]:
@@ -307,17 +274,6 @@ def test_words_of_every_script():
     assert unknown_words("dogs, apple, eyes 红苹果 の", vocabulary) == {"dogs": ["dog"], "红": [], "の": []}
 
 
-def test_wrong_kinds_are_errors(tiny):
-    """Unwrapped: in pytest the shape checker would come first; a reader's kernel has none."""
-    check = inspect.unwrap(FluxGenerator._check)
-    options = SimpleNamespace(prompt=["a", "b"], seed=0, guidance=3.0)
-    with pytest.raises(TypeError, match="prompt is a list; pass one text"):
-        check(tiny, options, None, 0.0)
-    options.prompt = "a"
-    with pytest.raises(TypeError, match=r"init_image is a str; pass a PIL picture, e.g. PIL.Image.open\(path\)"):
-        check(tiny, options, "fox.png", 0.0)
-
-
 # ---------------------------------------------------------------- the published models
 
 
@@ -358,12 +314,6 @@ def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):
         in_float32 = paint(tiny, "any foxx at all")
     difference = np.array(picture, dtype=float) - np.array(in_float32, dtype=float)
     assert np.sqrt((difference**2).mean()) < 15  # of 255: bfloat16 paints almost the same
-
-
-def test_control_models_are_sent_to_denoise(tiny, monkeypatch):
-    monkeypatch.setattr(tiny, "spec", configs["flux-dev-canny"])
-    with pytest.raises(ValueError, match="needs a control picture or a mask beside the prompt; pass what tools"):
-        paint(tiny)
 
 
 # ---------------------------------------------------------------- devices

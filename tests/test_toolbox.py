@@ -15,7 +15,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 
 from flux_edu import pipeline, tools
-from flux_edu.apps.tools import TOOLS, ToolGenerator, check_picture, load_judge, mask_numbers, outline
+from flux_edu.apps.tools import TOOLS, ToolGenerator, load_judge, mask_numbers, outline
 from flux_edu.configs import configs
 from flux_edu.io import published, tiny
 from flux_edu.io.advice import Advice, collect
@@ -166,8 +166,6 @@ def test_outlines_of_any_picture(picture):
     assert edges.size == picture.size and edges.mode == "RGB" and set(np.array(edges).flatten()) == {0, 255}
     assert same(edges, outline(picture.convert("RGBA")))
     assert np.array(outline(picture, 900, 3000)).sum() == 0
-    with pytest.raises(ValueError, match="thresholds 300 and 200: the lower one comes first"):
-        outline(picture, 300, 200)
 
 
 # ---------------------------------------------------------------- metadata
@@ -186,7 +184,7 @@ def test_a_saved_picture_tells_what_it_was_made_from_and_is_painted_again(
     prompt = {"kontext": "make the background blue", "redux": "in 3d style"}.get(name, "a 3d fox")
     assert found == {
         "prompt": prompt,
-        **{"width": 128, "height": 128, "schedule": get_schedule(2, 64), "dtype": "torch.float32"},
+        **{"width": 128, "height": 128, "timesteps": get_schedule(2, 64), "dtype": "torch.float32"},
         **SHORT,
         **{"model": f"tiny-{name}", "version": pipeline.flux_edu.__version__, "tool": tool},
         **{f"{key}_size": [128, 128] for key in pictures},
@@ -223,46 +221,24 @@ def test_a_tool_repaints_what_needs_no_pictures(generators):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (lambda mask: mask.resize((64, 128)), "the mask has 64 × 128 pixels, the picture 128 × 128: resize one of"),
-        (lambda mask: Image.new("L", (128, 128)), "the mask is empty: all of it is black, so nothing would be painted"),
-        (lambda mask: mask.point(lambda v: v // 255), r"the mask holds 1: 255, white, is painted, 0, black, is kept"),
-        (lambda mask: mask.resize((40, 40)).resize((128, 128)), r"the mask holds .* …: 255, white, is painted"),
-    ],
-)
-def test_wrong_masks(generators, picture, mask, wrong, words):
-    with pytest.raises(ValueError, match=words):
-        generators["fill"].fill(picture, wrong(mask), "a fox", **SHORT)
-
-
-def test_sizes_that_are_no_whole_tokens(generators, picture, mask):
-    odd = (120, 100)
-    with pytest.raises(ValueError, match="picture has 120 × 100 pixels; sides must be multiples of 16: .* to 128 × 96"):
-        generators["fill"].fill(picture.resize(odd), mask.resize(odd), "a fox")
-    with pytest.raises(ValueError, match="edges has 128 × 5 pixels; sides must .* e.g. to 128 × 16"):
-        generators["canny"].control(picture.resize((128, 5)), "a fox")
-
-
-def test_no_pictures_at_all():
-    for thing, kind in (("fox.png", "str"), (None, "NoneType"), (np.zeros((128, 128)), "ndarray")):
-        with pytest.raises(TypeError, match=rf"mask is a {kind}; pass a PIL picture, e.g. PIL.Image.open\(path\)"):
-            check_picture("mask", thing)
-    with pytest.raises(TypeError, match="mask is a str"):
-        mask_numbers("mask.png", (128, 128))
-
-
-@pytest.mark.parametrize(
     ("name", "tool", "words"),
     [
-        ("canny", "fill", r"tiny-canny cannot fill: its tokens have 128 channels, not 384\. Make ToolGenerator\('tiny"),
-        ("fill", "canny", r"tiny-fill cannot control: its tokens have 384 channels, not 128\. .*'flux-dev-depth'"),
+        (
+            "canny",
+            "fill",
+            r"tiny-canny cannot do fill: its tokens have 128 channels, not 384\. Make ToolGenerator\('tiny",
+        ),
+        ("fill", "canny", r"tiny-fill cannot do control: its tokens have 384 channels, not 128\. .*'flux-dev-depth'"),
         (
             "redux",
             "kontext",
-            r"tiny-redux cannot edit: it has not learned to\. Make ToolGenerator\('tiny-kontext'\) or",
+            r"tiny-redux cannot do edit: it has not learned to\. Make ToolGenerator\('tiny-kontext'\) or",
         ),
-        ("kontext", "redux", r"tiny-kontext cannot redux: it has not learned to\. Make ToolGenerator\('tiny-redux'\)$"),
+        (
+            "kontext",
+            "redux",
+            r"tiny-kontext cannot do redux: it has not learned to\. Make ToolGenerator\('tiny-redux'\)$",
+        ),
     ],
 )
 def test_another_tools_method(generators, picture, mask, name, tool, words):
@@ -307,19 +283,6 @@ def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
         assert same(painted, kontext.repaint(painted.info, picture=picture))
         monkeypatch.setattr(bench, "things", None)  # whoever names the things need not ask
         assert same(painted, kontext.edit(picture, told, num_steps=1, seed=5))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(num_steps=0), "num_steps = 0: at least one step"),
-        (dict(seed=-1), "seed = -1: choose one from 0"),
-        (dict(guidance=float("nan")), "guidance = nan: it must be a finite number; 1.5 is usual"),
-    ],
-)
-def test_values_out_of_range(generators, picture, mask, options, message):
-    with pytest.raises(ValueError, match=message):
-        paint(generators, "fill", picture, mask, **options)
 
 
 def test_words_of_instructions_are_known_and_others_are_told(generators, picture, mask):
@@ -398,12 +361,6 @@ def test_the_published_kontext_has_its_own_sizes(published_tool, picture, monkey
     with pytest.warns(Advice, match="the picture has 128 × 60 pixels; flux-dev-kontext edits it at 64 × 32"):
         painted = kontext.edit(picture.resize((128, 60)), "make it so", num_steps=1)
     assert painted.size == (64, 32) and painted.info["picture_size"] == [128, 60]
-
-
-def test_a_delta_that_is_not_there_says_how_to_train_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(tiny, "TINY_FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m flux_edu.train.tools canny, or take 'tiny'"):
-        ToolGenerator("tiny-canny", "cpu")
 
 
 def test_a_wider_entrance_is_the_base_and_the_delta(generators):

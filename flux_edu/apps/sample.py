@@ -11,7 +11,7 @@ from flux_edu.io.advice import advise
 from flux_edu.io.images import png_path, save_image
 from flux_edu.pipeline import FluxGenerator
 
-STRENGTH = 0.8  # of image to image: the picture's layout stays, its details are painted anew
+DEFAULT_STRENGTH = 0.8  # of image to image: the picture's layout stays, its details are painted anew
 
 
 def main(options: argparse.Namespace) -> int:
@@ -26,18 +26,18 @@ def main(options: argparse.Namespace) -> int:
         advise(f"{options.model} takes no guidance: it was distilled at a fixed one, and --guidance changes nothing")
     init_image = open_picture(options.init) if options.init else None
     path = free_path(options.out, options.overwrite) if options.out else None
-    steps = given(options.steps, spec.num_steps)
+    steps = value_or(options.steps, spec.num_steps)
     generator = FluxGenerator(options.model, options.device)
     with tqdm(total=steps, desc="painting", unit="step") as bar:
         picture = generator.generate_image(
-            width=given(options.width, side),
-            height=given(options.height, side),
+            width=value_or(options.width, side),
+            height=value_or(options.height, side),
             num_steps=steps,
-            guidance=given(options.guidance, spec.guidance),
+            guidance=value_or(options.guidance, spec.guidance),
             seed=options.seed,
             prompt=options.prompt,
             init_image=init_image,
-            image2image_strength=given(options.strength, STRENGTH) if init_image else 0.0,
+            image2image_strength=value_or(options.strength, DEFAULT_STRENGTH) if init_image else 0.0,
             callback=lambda *_: bar.update(),
         )
         bar.total = bar.n  # image to image takes fewer steps than asked for
@@ -53,8 +53,8 @@ def open_picture(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
-def given(value: float | None, default: float) -> float:
-    """What was asked for, else the default; 0 was asked for."""
+def value_or(value: float | None, default: float) -> float:
+    """The value of an option, else the default; 0 is a value."""
     return default if value is None else value
 
 

@@ -1,7 +1,7 @@
 """Chapter 12, the tools ready to paint: fill a hole, follow outlines, edit by instruction, vary a picture.
 
-The generator of `pipeline` with a method a tool. Each method prepares what goes in beside the text, Eq. (12.1) to
-(12.4), and hands it on; the walk from noise to picture is the same.
+The generator of `pipeline` with a method a tool. Each method checks what it is given and makes of it what goes in
+beside the text, Eq. (12.1) to (12.4); the walk from noise to picture is the same.
 """
 
 from functools import cache
@@ -14,8 +14,10 @@ from torch import Tensor
 from flux_edu.configs import configs
 from flux_edu.io.advice import advise
 from flux_edu.io.images import picture_hash, to_picture, to_tensor
+from flux_edu.io.options import check_number, check_picture
 from flux_edu.patchify import PIXELS_PER_TOKEN
-from flux_edu.pipeline import Callback, FluxGenerator
+from flux_edu.pipeline import FluxGenerator
+from flux_edu.sampling import Callback, SamplingOptions
 from flux_edu.tools import canny, control_cond, fill_cond, hide, kontext_size, reference_tokens
 from flux_edu.train.edits import resolve_pronoun
 from flux_edu.train.judge_model import ZeroShotClassifier, load_classifier
@@ -28,19 +30,23 @@ TOOLS = {
     "redux": ("tiny-redux",),
 }
 # method → its pictures, as `repaint` takes them
-INPUTS = {"fill": ("picture", "mask"), "control": ("edges",), "edit": ("picture",), "redux": ("picture",)}
+PICTURES = {"fill": ("picture", "mask"), "control": ("edges",), "edit": ("picture",), "redux": ("picture",)}
 TINY_SIZE = 128, 128  # the tiny ones have learned no other
-# what the tiny Kontext and Redux have been told besides the words of prompts (`train.edits`)
-SAID = "and bottom in into it left make off remove right style swap the top turn 把背景变成风格左右上下互换去掉".split()
+# words of `train.edits` that the tiny Kontext and Redux have read besides those of prompts
+EDIT_WORDS = "and bottom in into it left make off remove right style swap the top turn 把背景变成风格左右上下互换去掉"
+NO_SIGLIP = (
+    "the published Redux sees with SigLIP (so400m-patch14-384), which this package does not read; its own file is only"
+    " the adapter beside dev that tools.Redux loads. Complete is the tiny one: ToolGenerator('tiny-redux')"
+)
 
 
 class ToolGenerator(FluxGenerator):
     """A FLUX.1 tool with its encoders and autoencoder, ready to paint.
 
-    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, deltas of
-    "tiny" that `flux_edu.train.tools` has trained; "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from
-    your own files as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is
-    drawn. `info` tells pictures by their hashes, `repaint` paints again.
+    name says which: "tiny-fill", "tiny-canny", "tiny-kontext" and "tiny-redux" ship with this package, LoRAs of "tiny"
+    that `flux_edu.train.tools` has trained; "flux-dev-fill", "-canny", "-depth" and "-kontext" are read from your own
+    files as `FluxGenerator` does. Steps and guidance left out are those of the model, a seed left out is drawn. `info`
+    tells pictures by their hashes, `repaint` paints again.
     """
 
     def __init__(self, name: str = "tiny-fill", device: str | torch.device | None = None):
@@ -48,7 +54,7 @@ class ToolGenerator(FluxGenerator):
             raise ValueError(NO_SIGLIP)
         super().__init__(name, device)
         if self.vocabulary and name in TOOLS["edit"] + TOOLS["redux"]:
-            self.vocabulary = self.vocabulary + SAID
+            self.vocabulary = self.vocabulary + EDIT_WORDS.split()
 
     @torch.inference_mode()
     def fill(
@@ -66,11 +72,13 @@ class ToolGenerator(FluxGenerator):
         The prompt tells of the whole picture. Both pictures have one size, its sides multiples of 16. What is kept has
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
-        self._check_tool("fill")
-        x, m = exact("picture", picture).to(self.device), mask_numbers(mask, picture.size).to(self.device)
-        opts = self._asked(prompt, picture.size, num_steps, guidance, seed)
-        beside = {"img_cond": fill_cond(self._encode(hide(x, m)), m)}
-        return self.paint(opts, beside=beside, noted=made_by("fill", picture=picture, mask=mask), callback=callback)
+        self.check_tool("fill")
+        x = whole_tokens("picture", picture).to(self.device)
+        m = mask_numbers(mask, picture.size).to(self.device)
+        options = self.tool_options(prompt, picture.size, num_steps, guidance, seed)
+        img_cond = fill_cond(self.encode(hide(x, m)), m)
+        metadata = tool_metadata("fill", picture=picture, mask=mask)
+        return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
 
     @torch.inference_mode()
     def control(
@@ -86,13 +94,14 @@ class ToolGenerator(FluxGenerator):
 
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
-        self._check_tool("control")
-        x = exact("edges", edges)
+        self.check_tool("control")
+        x = whole_tokens("edges", edges)
         if "canny" in self.name:
-            check_outlines(x)
-        opts = self._asked(prompt, edges.size, num_steps, guidance, seed)
-        beside = {"img_cond": control_cond(self._encode(x))}
-        return self.paint(opts, beside=beside, noted=made_by("control", edges=edges), callback=callback)
+            advise_outlines(x)
+        options = self.tool_options(prompt, edges.size, num_steps, guidance, seed)
+        img_cond = control_cond(self.encode(x))
+        metadata = tool_metadata("control", edges=edges)
+        return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
 
     @torch.inference_mode()
     def edit(
@@ -109,15 +118,17 @@ class ToolGenerator(FluxGenerator):
         It is resized first, with advice: to 128 × 128 for the tiny Kontext, else to one of `KONTEXT_SIZES`. For "it"
         the tiny one takes names from the judge, see `info`. What stays is painted too; see `train.edits.edit_mask`.
         """
-        self._check_tool("edit")
+        self.check_tool("edit")
         check_picture("picture", picture)
-        size = TINY_SIZE if self.spec.repo_id is None else kontext_size(*picture.size)
+        tiny = self.spec.repo_id is None
+        size = TINY_SIZE if tiny else kontext_size(*picture.size)
+        options = self.tool_options(instruction, size, num_steps, guidance, seed)
         x = resized(picture, size, f"{self.name} edits it at")
-        if self.spec.repo_id is None and resolve_pronoun(instruction, []) != instruction:
-            instruction = resolve_pronoun(instruction, load_judge(self.device).things(x.to(self.device))[0])
-        opts = self._asked(instruction, size, num_steps, guidance, seed)
-        beside = {"img_cond_seq": reference_tokens(self._encode(x))}
-        return self.paint(opts, beside=beside, noted=made_by("edit", picture=picture), callback=callback)
+        if tiny and resolve_pronoun(instruction, []) != instruction:
+            options.prompt = resolve_pronoun(instruction, load_judge(self.device).things(x.to(self.device))[0])
+        img_cond_seq = reference_tokens(self.encode(x))
+        metadata = tool_metadata("edit", picture=picture)
+        return self.paint(options, img_cond_seq=img_cond_seq, metadata=metadata, callback=callback)
 
     @torch.inference_mode()
     def redux(
@@ -133,10 +144,13 @@ class ToolGenerator(FluxGenerator):
 
         The tiny Redux sees with the eye of the judge, `Judge.encode_image`, and paints 128 × 128 pixels.
         """
-        self._check_tool("redux")
+        self.check_tool("redux")
+        check_picture("picture", picture)
+        options = self.tool_options(prompt, TINY_SIZE, num_steps, guidance, seed)
         x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
-        opts, noted = self._asked(prompt, TINY_SIZE, num_steps, guidance, seed), made_by("redux", picture=picture)
-        return self.paint(opts, seen=load_judge(self.device).judge.encode_image(x), noted=noted, callback=callback)
+        states = load_judge(self.device).judge.encode_image(x)
+        metadata = tool_metadata("redux", picture=picture)
+        return self.paint(options, image_states=states, metadata=metadata, callback=callback)
 
     def repaint(
         self,
@@ -149,47 +163,46 @@ class ToolGenerator(FluxGenerator):
         """As `FluxGenerator.repaint`; a tool's picture needs the same pictures again, known by their hashes."""
         if (tool := metadata.get("tool")) is None:
             return super().repaint(metadata, init_image)
-        self._check_painter(metadata)
-        given = {"picture": picture, "mask": mask, "edges": edges}
-        for name in INPUTS[tool]:
-            if given[name] is None or picture_hash(given[name]) != metadata[f"{name}_sha256"]:
+        self.check_painter(metadata)
+        passed = {"picture": picture, "mask": mask, "edges": edges}
+        for name in PICTURES[tool]:
+            if passed[name] is None or picture_hash(passed[name]) != metadata[f"{name}_sha256"]:
                 raise ValueError(
-                    f"the picture was painted by {tool} from {' and '.join(INPUTS[tool])}: pass the same ones again;"
-                    f" {name} is {'missing' if given[name] is None else 'another one (its hash differs)'}"
+                    f"the picture was painted by {tool} from {' and '.join(PICTURES[tool])}: pass the same ones again;"
+                    f" {name} is {'missing' if passed[name] is None else 'another one (its hash differs)'}"
                 )
-        again = (metadata[key] for key in ("prompt", "num_steps", "guidance", "seed"))
-        return getattr(self, tool)(*(given[name] for name in INPUTS[tool]), *again)
+        options = {key: metadata[key] for key in ("num_steps", "guidance", "seed")}
+        return getattr(self, tool)(*(passed[name] for name in PICTURES[tool]), metadata["prompt"], **options)
 
-    def _check_tool(self, tool: str) -> None:
+    def check_tool(self, tool: str) -> None:
         """That this model has learned it: tokens of a wrong width would fail, but dev given a reference just paints."""
         if self.name in TOOLS[tool]:
             return
         if tool == "redux" and self.spec.repo_id:
             raise ValueError(NO_SIGLIP)
-        wanted, have = configs[TOOLS[tool][0]].params.in_channels, self.spec.params.in_channels
-        why = f"its tokens have {have} channels, not {wanted}" if have != wanted else "it has not learned to"
+        expected, channels = configs[TOOLS[tool][0]].params.in_channels, self.spec.params.in_channels
+        why = (
+            f"its tokens have {channels} channels, not {expected}" if channels != expected else "it has not learned to"
+        )
         makers = " or ".join(f"ToolGenerator({name!r})" for name in TOOLS[tool])
-        raise ValueError(f"{self.name} cannot {tool}: {why}. Make {makers}")
+        raise ValueError(f"{self.name} cannot do {tool}: {why}. Make {makers}")
 
-    def _asked(self, prompt: str, size: tuple[int, int], steps: int | None, w: float | None, seed: int | None):
-        """`SamplingOptions`, checked, with the model's own numbers where none were given."""
-        steps, w = self.spec.num_steps if steps is None else steps, self.spec.guidance if w is None else w
-        opts = self._options(prompt, *size, steps, w, seed)
-        self._check(opts)
-        return opts
-
-
-NO_SIGLIP = (
-    "the published Redux sees with SigLIP (so400m-patch14-384), which this package does not read; its own file is only"
-    " the adapter beside dev that tools.Redux loads. Complete is the tiny one: ToolGenerator('tiny-redux')"
-)
+    def tool_options(
+        self, prompt: str, size: tuple[int, int], steps: int | None, guidance: float | None, seed: int | None
+    ) -> SamplingOptions:
+        """As `options`, with the model's own numbers where none were asked for."""
+        steps = self.spec.num_steps if steps is None else steps
+        guidance = self.spec.guidance if guidance is None else guidance
+        return self.options(prompt, *size, steps, guidance, seed)
 
 
 def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.Image:
     """The edges of any picture, white on black, for `control`; low and high are the thresholds of `tools.canny`."""
     check_picture("picture", picture)
-    if not 0 <= low <= high:
-        raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first, and neither is below 0")
+    for name, threshold in (("low", low), ("high", high)):
+        check_number(name, threshold, 0, 10_000, "50 and 200 are usual")
+    if low > high:
+        raise ValueError(f"thresholds {low:g} and {high:g}: the lower one comes first")
     return to_picture(canny(to_tensor(picture)[0], low, high))
 
 
@@ -199,24 +212,18 @@ def load_judge(device: torch.device) -> ZeroShotClassifier:
     return load_classifier(device=device)
 
 
-def made_by(tool: str, **pictures: Image.Image) -> dict:
-    """For the metadata: the tool, and size and hash of what it was given."""
-    noted: dict = {"tool": tool}
+def tool_metadata(tool: str, **pictures: Image.Image) -> dict:
+    """For the metadata: the tool, and size and hash of each picture."""
+    metadata: dict = {"tool": tool}
     for name, picture in pictures.items():
-        noted |= {f"{name}_size": list(picture.size), f"{name}_sha256": picture_hash(picture)}
-    return noted
+        metadata |= {f"{name}_size": list(picture.size), f"{name}_sha256": picture_hash(picture)}
+    return metadata
 
 
-# ---------------------------------------------------------------- what is given
+# ---------------------------------------------------------------- pictures and masks
 
 
-def check_picture(name: str, picture: object) -> None:
-    """That it is a picture at all."""
-    if not isinstance(picture, Image.Image):
-        raise TypeError(f"{name} is a {type(picture).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)")
-
-
-def exact(name: str, picture: object) -> Float[Tensor, "1 3 H W"]:
+def whole_tokens(name: str, picture: object) -> Float[Tensor, "1 3 H W"]:
     """The numbers of a picture that is painted at its own size: whole tokens, or an error."""
     check_picture(name, picture)
     w, h = picture.size
@@ -226,9 +233,8 @@ def exact(name: str, picture: object) -> Float[Tensor, "1 3 H W"]:
     return to_tensor(picture)
 
 
-def resized(picture: object, size: tuple[int, int], why: str) -> Float[Tensor, "1 3 H W"]:
+def resized(picture: Image.Image, size: tuple[int, int], why: str) -> Float[Tensor, "1 3 H W"]:
     """The numbers of a picture brought to a size, with advice if that changes it."""
-    check_picture("picture", picture)
     if picture.size != size:
         advise(f"the picture has {picture.width} × {picture.height} pixels; {why} {size[0]} × {size[1]}")
     return to_tensor(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
@@ -252,7 +258,7 @@ def mask_numbers(mask: object, size: tuple[int, int]) -> Float[Tensor, "1 1 H W"
     return (to_tensor(mask)[:, :1] + 1) / 2
 
 
-def check_outlines(x: Float[Tensor, "1 3 H W"]) -> None:
+def advise_outlines(x: Float[Tensor, "1 3 H W"]) -> None:
     """Advice where a picture cannot be white lines on black."""
     if x.mean() > 0:
         advise("the edges are mostly light; a Canny model knows white lines on black: PIL.ImageOps.invert turns them")

@@ -52,6 +52,14 @@ def advise_cut(embedder, text: str) -> None:
         )
 
 
+def advise_unknown(model: str, text: str, vocabulary: Iterable[str]) -> None:
+    """Warn of the words that a tiny model has never seen, with the nearest that it has."""
+    if unknown := unknown_words(text, vocabulary):
+        nearest = {word: f" (nearest: {', '.join(near)})" if near else "" for word, near in unknown.items()}
+        named = ", ".join(f"{word!r}{near}" for word, near in nearest.items())
+        advise(f"the {model} model has never seen {named}. It paints something all the same.")
+
+
 def words(text: str) -> list[str]:
     """The words of a text in lower case, of any script; a run of Chinese characters is one word."""
     return re.findall(r"[^\W_\u4e00-\u9fff]+|[\u4e00-\u9fff]+", text.lower())

@@ -1,5 +1,7 @@
 """One rule for where to compute: the device that was asked for, else cuda, else mps, else cpu."""
 
+import os
+
 import torch
 
 
@@ -21,6 +23,15 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
             f"device {str(device)!r} is not available on this machine; there is {found}. Pass None to have one chosen"
         )
     return wanted
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU, or of the machine; where the system does not say how many it has, a TiB."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2**40
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -6,9 +6,10 @@ from PIL import Image
 from flux_edu.autoencoder import AutoEncoder, AutoEncoderParams
 from flux_edu.io.advice import collect
 from flux_edu.io.images import to_tensor
+from flux_edu.io.options import round_size
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids
-from flux_edu.pipeline import FluxGenerator, round_size
+from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.errata.entry import Check, Erratum
