@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sheet
+import tables
 from PIL import Image
 from tables import equations
 
@@ -28,9 +29,9 @@ def git(*command):
 
 
 def tracked():
-    """The files of the repository: committed or new, and not ignored."""
-    names = git("ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    return [ROOT / name for name in names if (ROOT / name).is_file()]
+    """The files of the repository, where git knows them."""
+    git("status", "--short")
+    return [ROOT / name for name in tables.tracked()]
 
 
 def texts():
@@ -89,8 +90,16 @@ def test_the_first_picture_was_painted_by_the_shipped_weights():
         assert picture.text["weights"] == sheet.weights_hash(), "run `python docs/make/sheet.py`"
 
 
-def test_contributing_is_short():
-    assert len((ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines()) <= 60
+def test_contributing_is_short_and_names_every_file():
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rules, files = page.split("## The files")
+    assert len(rules.splitlines()) <= 60
+    git("status", "--short")
+    assert page == tables.listed(page), "run `python docs/make/tables.py`"
+    unsaid = [line for line in files.split("```")[1].splitlines() if line and len(line.split()) < 2]
+    assert not unsaid, f"say in CONTRIBUTING what these are: {unsaid}"
+    bare = [path for path in tracked() if path.suffix == ".py" and not tables.first_line(path)]
+    assert not bare, f"a file says in its docstring what it is about: {bare}"
 
 
 def test_readme_lists_every_notebook():
@@ -150,7 +159,6 @@ def package_files():
 def test_a_file_is_one_chapter(path):
     text = path.read_text("utf-8")
     tree = ast.parse(text)
-    assert ast.get_docstring(tree), "a file says what it is about"
     public = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"]
     if path.parent.name == "flux_edu" and path.stem != "__main__":
         assert len(text.splitlines()) <= 260

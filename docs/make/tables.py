@@ -7,12 +7,15 @@ README.md                a dozen of those rows, chosen by their numbers; and the
                          `.ci/run`, which leaves them in build/executed
 README.zh.md             README.md's tables and map, the translated column its own
 notebooks/00_map.ipynb   what each notebook teaches, and all equations
+CONTRIBUTING.md          every file: of Python files the first line of their docstring, of others what a person writes
 """
 
 import ast
 import json
 import re
+import subprocess
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -25,6 +28,7 @@ NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \| 
 LINK = re.compile(r"\[`?([^`\]]+)`?\]\(\.\./([^)]+)\)")
 MAP = re.compile(r"^( *[\w./]+) {2,}(.+?)(?: {2,}(Eq\. .+))?$", re.MULTILINE)
 MAP_BLOCK = re.compile(r"```\nREADME\.md.*?```", re.DOTALL)
+FILES = re.compile(r"(## The files\n.*?```\n)(.*?)(```)", re.DOTALL)
 
 
 # ---------------------------------------------------------------- what the repository says
@@ -177,12 +181,56 @@ def with_tables(source: str) -> str:
     return source
 
 
+# ---------------------------------------------------------------- the list of files
+
+
+def tracked() -> list[str]:
+    """The paths of the repository's files: committed or new, and not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode("utf-8").split("\0")
+    return sorted(name for name in names if name and (ROOT / name).is_file())
+
+
+def first_line(path: Path) -> str:
+    """The first line of a Python file's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+
+
+def listed(page: str) -> str:
+    """CONTRIBUTING.md with a line a folder and below it a line a file; words of a person stay where they are.
+
+    A file that is not Python has a line of its own where someone wrote one; else its folder's words speak for it.
+    """
+    block = FILES.search(page)[2]
+    written, folder = {}, ""
+    for line in block.splitlines():
+        name, _, words = line.strip().partition("  ")
+        folder = folder if line.startswith(" ") else name if name.endswith("/") else ""
+        written[folder + name if line.startswith(" ") else name] = words.strip()
+    lines = []
+    for folder, names in groupby(sorted(tracked(), key=lambda name: (folder_of(name), name)), key=folder_of):
+        package = ROOT / folder / "__init__.py"
+        lines += [(folder, first_line(package) if package.exists() else written.get(folder, ""))] if folder else []
+        for name in names:
+            words = first_line(ROOT / name) if name.endswith(".py") else written.get(name, "")
+            if words and not name.endswith("__init__.py"):
+                lines.append((("  " if folder else "") + name.removeprefix(folder), words))
+    return FILES.sub(lambda m: m[1] + "".join(f"{name:26} {words}\n" for name, words in lines) + m[3], page)
+
+
+def folder_of(name: str) -> str:
+    """ "tests/parity/x.py" → "tests/parity/"; "" at the root."""
+    return name.rpartition("/")[0] + "/" if "/" in name else ""
+
+
 def main() -> None:
     equations_path, readme, chinese, map_path = (
         ROOT / name for name in ("docs/EQUATIONS.md", "README.md", "README.zh.md", "notebooks/00_map.ipynb")
     )
     equations_path.write_text(FULL_ROW.sub(full_row, equations_path.read_text("utf-8")), encoding="utf-8")
     equations.cache_clear()
+    contributing = ROOT / "CONTRIBUTING.md"
+    contributing.write_text(listed(contributing.read_text("utf-8")), encoding="utf-8")
     readme.write_text(measured(filled(readme.read_text("utf-8"))), encoding="utf-8")
     chinese.write_text(mirrored(chinese.read_text("utf-8"), readme.read_text("utf-8")), encoding="utf-8")
     notebook = nbformat.read(map_path, as_version=4)

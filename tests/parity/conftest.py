@@ -1,3 +1,5 @@
+"""What the parity tests change in diffusers so that it can be compared."""
+
 import pytest
 import torch
 
