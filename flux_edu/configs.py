@@ -13,7 +13,7 @@ class ModelSpec:
 
     two_passes: guidance takes a second evaluation with the empty prompt, Eq. (6.4), because the model is not distilled.
     shift: whether the schedule depends on the picture's size, Eq. (1.5). txt_tokens: how many tokens T5 reads.
-    lora: the file that is added to the tiny model's weights, see `lora`.
+    lora: the file that is put onto the weights of `base`, see `io.lora`. A Redux has a base too, and adds an adapter.
     """
 
     params: FluxParams
@@ -25,6 +25,7 @@ class ModelSpec:
     txt_tokens: int = 512
     two_passes: bool = False
     lora: str | None = None
+    base: str | None = None
 
 
 DEV = FluxParams(
@@ -86,7 +87,9 @@ TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_token
 configs = {
     "flux-dev": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-dev", num_steps=50, guidance=2.5),
     "flux-dev-krea": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Krea-dev", num_steps=50, guidance=2.5),
-    "flux-dev-redux": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Redux-dev", num_steps=50, guidance=2.5),
+    "flux-dev-redux": ModelSpec(
+        DEV, AE, "black-forest-labs/FLUX.1-Redux-dev", num_steps=50, guidance=2.5, base="flux-dev"
+    ),
     "flux-dev-kontext": ModelSpec(DEV, AE, "black-forest-labs/FLUX.1-Kontext-dev", num_steps=30, guidance=2.5),
     "flux-schnell": ModelSpec(
         SCHNELL, AE, "black-forest-labs/FLUX.1-schnell", num_steps=4, guidance=0.0, shift=False, txt_tokens=256
@@ -94,10 +97,22 @@ configs = {
     "flux-dev-canny": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev", num_steps=50, guidance=30.0),
     "flux-dev-depth": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev", num_steps=50, guidance=10.0),
     "flux-dev-canny-lora": ModelSpec(
-        CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev-lora", num_steps=50, guidance=30.0
+        CONTROL,
+        AE,
+        "black-forest-labs/FLUX.1-Canny-dev-lora",
+        num_steps=50,
+        guidance=30.0,
+        base="flux-dev",
+        lora="flux1-canny-dev-lora.safetensors",
     ),
     "flux-dev-depth-lora": ModelSpec(
-        CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev-lora", num_steps=50, guidance=10.0
+        CONTROL,
+        AE,
+        "black-forest-labs/FLUX.1-Depth-dev-lora",
+        num_steps=50,
+        guidance=10.0,
+        base="flux-dev",
+        lora="flux1-depth-dev-lora.safetensors",
     ),
     "flux-dev-fill": ModelSpec(FILL, AE, "black-forest-labs/FLUX.1-Fill-dev", num_steps=50, guidance=30.0),
     "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),

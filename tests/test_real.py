@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5EncoderModel
 
 from flux_edu.__main__ import main
-from flux_edu.configs import configs
+from flux_edu.configs import TINY, TINY_CONTROL, configs
 from flux_edu.flux2.architectures import DESIGNS, flops
-from flux_edu.io import diffusers_layout, memory, published
-from flux_edu.io.checkpoint import save
+from flux_edu.io import diffusers_layout, lora, memory, published
+from flux_edu.io.checkpoint import CheckpointError, read, save
 from flux_edu.io.memory import Offload
+from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.pipeline import FluxGenerator
 
@@ -62,13 +63,13 @@ def paint(generator):
 
 def test_a_repository_is_found_by_its_home(small, monkeypatch):
     monkeypatch.setenv("FLUX_HOME", str(small))
-    found = published.find("flux-small")
-    assert not found.missing and found.paths["FLUX_MODEL"].name == "flux1-small.safetensors"
-    assert found.tokenizers == {
-        "FLUX_MODEL": None,
-        "FLUX_AE": None,
-        "FLUX_T5": small / "tokenizer_2",
-        "FLUX_CLIP": small / "tokenizer",
+    files = published.find("flux-small")
+    assert not files.missing
+    assert {key: path.name for key, path in files.paths.items()} == {
+        "FLUX_MODEL": "flux1-small.safetensors",
+        "FLUX_AE": "ae.safetensors",
+        "FLUX_T5": "text_encoder_2",
+        "FLUX_CLIP": "text_encoder",
     }
 
 
@@ -76,9 +77,68 @@ def test_one_path_counts_more_than_the_home(small, monkeypatch, tmp_path):
     monkeypatch.setenv("FLUX_HOME", str(small))
     monkeypatch.setenv("FLUX_T5", str(tmp_path))
     monkeypatch.setenv("FLUX_AE", str(tmp_path / "nowhere.safetensors"))
-    found = published.find("flux-small")
-    assert found.paths["FLUX_T5"] == tmp_path and found.tokenizers["FLUX_T5"] is None
-    assert found.missing == [f"FLUX_AE = {tmp_path / 'nowhere.safetensors'} does not exist"]
+    files = published.find("flux-small")
+    assert files.paths["FLUX_T5"] == tmp_path
+    assert files.missing == [f"FLUX_AE = {tmp_path / 'nowhere.safetensors'} does not exist"]
+
+
+def test_a_home_that_is_none_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLUX_HOME", str(tmp_path / "nowhere"))
+    assert f"FLUX_HOME = {tmp_path / 'nowhere'} is not a folder" in published.find("flux-dev").missing
+
+
+OTHERS = ("dev", "kontext-dev", "krea-dev", "redux-dev", "canny-dev-lora", "schnell")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("flux-dev", "flux1-dev.safetensors"),
+        ("flux-dev-kontext", "flux1-kontext-dev.safetensors"),
+        ("flux-dev-krea", "flux1-krea-dev.safetensors"),
+        ("flux-dev-redux", "flux1-dev.safetensors"),  # its own file is the adapter
+        ("flux-dev-canny-lora", "flux1-dev.safetensors"),
+        ("flux-schnell", "flux1-schnell.safetensors"),
+        ("flux-dev-fill", None),
+    ],
+)
+def test_of_several_files_each_variant_takes_its_own(monkeypatch, tmp_path, name, file):
+    for other in OTHERS:
+        (tmp_path / f"flux1-{other}.safetensors").touch()
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "x.safetensors").touch()  # nobody knows whose it is
+    monkeypatch.setenv("FLUX_HOME", str(tmp_path))
+    files = published.find(name)
+    assert files.paths.get("FLUX_MODEL") == (tmp_path / file if file else None)
+    if not file:
+        assert any("but no flux1-fill-dev.safetensors" in line for line in files.missing)
+    if name == "flux-dev-canny-lora":
+        assert files.paths["FLUX_LORA"].name == "flux1-canny-dev-lora.safetensors"
+
+
+def test_empty_folders_are_no_encoders(small, monkeypatch):
+    for folder in ("text_encoder", "text_encoder_2"):
+        for path in (small / folder).glob("*.safetensors"):
+            path.unlink()
+    monkeypatch.setenv("FLUX_HOME", str(small))
+    assert published.find("flux-small").missing == ["set FLUX_T5, FLUX_CLIP to where they are"]
+
+
+def test_another_networks_file_is_refused_by_its_header(small, monkeypatch, capsys):
+    """A LoRA under the model's name; nothing is read of the rest."""
+    save({"img_in.lora_A.weight": torch.zeros(2, 64)}, small / "flux1-small.safetensors")
+    monkeypatch.setenv("FLUX_HOME", str(small))
+    with pytest.raises(CheckpointError, match="flux1-small.safetensors does not fit Flux; it looks like a LoRA, not a"):
+        FluxGenerator("flux-small", "cpu")
+    assert main(["real", "flux-small"]) == 2 and "looks like a LoRA" in capsys.readouterr().err
+
+
+def test_an_encoder_of_another_width_is_refused(small, monkeypatch):
+    monkeypatch.setenv("FLUX_HOME", str(small))
+    monkeypatch.setitem(configs, "flux-small", replace(configs["flux-small"], params=replace(TINY, context_in_dim=96)))
+    save(Flux(configs["flux-small"].params).state_dict(), small / "flux1-small.safetensors")
+    with pytest.raises(CheckpointError, match="FLUX_T5 = .* is an encoder of width 256; flux-small reads 96"):
+        FluxGenerator("flux-small", "cpu")
 
 
 def test_the_hubs_cache_is_looked_into(small, monkeypatch):
@@ -127,11 +187,12 @@ def test_only_what_is_needed_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda repo, **options: asked.update(options, repo=repo) or str(tmp_path)
     )
-    assert published.download("flux-schnell") == tmp_path
+    assert published.download("flux-schnell") == [tmp_path]
     assert asked == {"repo": "black-forest-labs/FLUX.1-schnell", "allow_patterns": published.WANTED}
     assert not any("transformer" in pattern or pattern.startswith("vae") for pattern in published.WANTED)  # 24 GB again
+    assert published.download("flux-dev-depth-lora") == [tmp_path] * 2 and asked["repo"].endswith("FLUX.1-dev")
     with pytest.raises(ValueError, match="tiny ships with this package"):
-        published.download("tiny")
+        published.find("tiny")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
@@ -147,6 +208,37 @@ def test_the_command_line(small, monkeypatch, capsys, tmp_path):
     assert main(["real", "flux-deV"]) == 2 and "did you mean flux-dev" in capsys.readouterr().err
     assert main(["real", "convert", str(small / "ae.safetensors"), str(tmp_path / "b.safetensors")]) == 0
     assert "b.safetensors: diffusers' layout" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_answered_with_terms_command_and_what_this_machine_will_do(capsys):
+    assert main(["real", "flux-dev"]) == 1
+    out = capsys.readouterr().out
+    assert (
+        "Accept its terms (FLUX.1 [dev] Non-Commercial License) at https://huggingface.co/black-forest-labs/FLUX.1-d"
+        in out
+    )
+    assert "then `flux-edu real flux-dev --download` (34 GB)." in out
+    assert "Here: device cpu, no CUDA GPU. All parts share the host's memory, 34 GB of weights." in out
+    assert main(["real", "flux-schnell"]) == 1 and "(Apache-2.0)" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- LoRA variants
+
+
+def test_a_control_lora_is_put_onto_its_base(small, tiny, monkeypatch):
+    """As flux-dev-canny-lora: dev's file, its entrance widened, the LoRA's pairs and scales of norms."""
+    delta = read(TINY_FOLDER / "canny.safetensors")
+    scale = "double_blocks.0.img_attn.norm.query_norm.scale"
+    delta[scale] = torch.full_like(tiny.model.state_dict()[scale], 0.5)
+    save(delta, small / "flux1-small-lora.safetensors")
+    spec = replace(configs["flux-small"], params=TINY_CONTROL, repo_id="someone/FLUX.1-small-lora", base="flux-small")
+    monkeypatch.setitem(configs, "flux-small-lora", replace(spec, lora="flux1-small-lora.safetensors"))
+    monkeypatch.setenv("FLUX_HOME", str(small))
+    generator = FluxGenerator("flux-small-lora", "cpu")
+    state = {key: x.bfloat16() for key, x in tiny.model.state_dict().items()}
+    expected = lora.merge(lora.widen_img_in(state, 128), delta)
+    assert all(torch.equal(x, expected[key]) for key, x in generator.model.state_dict().items())
+    assert generator.model.state_dict()[scale].eq(0.5).all()
 
 
 # ---------------------------------------------------------------- painting, in every offload mode

@@ -5,13 +5,14 @@ The comparison with transformers itself stands in parity/test_text_parity.py.
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from flux_edu import text
 from flux_edu.io.advice import Advice, advise_cut
 from flux_edu.io.checkpoint import CheckpointError
-from flux_edu.io.published import check_end_of_text, load_embedder
+from flux_edu.io.encoders import check_end_of_text, load_embedder
 
 WORDS = "red green blue circle square star left right".split()
 LENGTH = 7
@@ -128,19 +129,79 @@ def test_pickled_weights_are_not_read(tmp_path):
         load_embedder(tmp_path, T5EncoderModel, LENGTH)
 
 
+def saved(folder, kind):
+    """An encoder and its tokenizer in one folder."""
+    embedder = {T5EncoderModel: t5, CLIPTextModel: clip}[kind]()
+    embedder.encoder.save_pretrained(folder)
+    embedder.tokenizer.save_pretrained(folder)
+    return embedder
+
+
 def test_the_folder_of_the_other_encoder_is_an_error_and_not_a_random_model(tmp_path):
-    clip().encoder.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    said = r"is not the folder of a T5EncoderModel: \d+ of its tensors are missing: encoder.block.0"
-    with pytest.raises(CheckpointError, match=said):
+    saved(tmp_path, CLIPTextModel)
+    with pytest.raises(CheckpointError, match="is the folder of a clip_text_model, not of a T5EncoderModel"):
         load_embedder(tmp_path, T5EncoderModel, LENGTH)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds no config.json of transformers that says what it is"):
+        load_embedder(tmp_path, CLIPTextModel, LENGTH)
 
 
-def test_a_folder_is_read_back_as_it_was_written(tmp_path):
-    clip().encoder.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    again = load_embedder(tmp_path, CLIPTextModel, LENGTH)
-    torch.testing.assert_close(again(["blue star"]), clip()(["blue star"]))
+@pytest.mark.parametrize("kind", [T5EncoderModel, CLIPTextModel])
+def test_a_folder_is_read_back_as_it_was_written(tmp_path, kind):
+    embedder = saved(tmp_path, kind)
+    torch.testing.assert_close(load_embedder(tmp_path, kind, LENGTH)(["blue star"]), embedder(["blue star"]))
+
+
+@pytest.mark.parametrize("kind", [T5EncoderModel, CLIPTextModel])
+def test_the_tokenizer_may_stand_beside_the_encoder_and_is_never_made_up(tmp_path, kind):
+    embedder = saved(tmp_path / "encoder", kind)
+    beside = tmp_path / {T5EncoderModel: "tokenizer_2", CLIPTextModel: "tokenizer"}[kind]
+    beside.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "encoder" / name).rename(beside / name)
+    again = load_embedder(tmp_path / "encoder", kind, LENGTH)
+    assert torch.equal(again.tokens(["blue star"]), embedder.tokens(["blue star"]))
+    (beside / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=f"encoder has no tokenizer .*, and .*{beside.name} has none either"):
+        load_embedder(tmp_path / "encoder", kind, LENGTH)
+
+
+@pytest.mark.parametrize("kind", [T5EncoderModel, CLIPTextModel])
+@pytest.mark.parametrize("scale_name", ["scale_weight", "weight_scale"])
+def test_scaled_fp8_comes_with_its_scales(tmp_path, kind, scale_name):
+    """Without them the numbers would reach 448, the largest of fp8."""
+    embedder = saved(tmp_path, kind)
+    state, stored = load_file(tmp_path / "model.safetensors"), {"scaled_fp8": torch.zeros(2)}
+    for name, x in state.items():
+        if x.ndim == 2 and "embed" not in name and "bias" not in name and "shared" not in name:
+            scale = x.abs().max() / 448
+            stored[name.removesuffix("weight") + scale_name] = scale.reshape(1)
+            x = (x / scale).to(torch.float8_e4m3fn)
+        stored[name] = x
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again = load_embedder(tmp_path, kind, LENGTH)
+    for name, x in again.encoder.state_dict().items():
+        expected = embedder.encoder.state_dict()[name]
+        torch.testing.assert_close(x.float(), expected, atol=0.07 * expected.abs().max(), rtol=0.07)
+    expected = embedder(["blue star"])
+    assert (again(["blue star"]).float() - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [T5EncoderModel, CLIPTextModel])
+def test_what_the_encoder_has_no_place_for_is_refused(tmp_path, kind):
+    saved(tmp_path, kind)
+    state = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in state if name.endswith("weight"))
+    for change, message in (
+        ({"more.scale": torch.ones(1)}, "1 extra: more.scale"),
+        ({name: None}, "1 missing: "),
+        ({name: torch.ones(3)}, "1 misshapen: "),
+        ({name: torch.full_like(state[name], torch.nan)}, "holds NaN or infinite numbers in 1 of"),
+    ):
+        changed = {key: x for key, x in (state | change).items() if x is not None}
+        save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=message):
+            load_embedder(tmp_path, kind, LENGTH)
 
 
 def test_an_end_of_text_token_that_is_not_clips_is_an_error():

@@ -116,7 +116,7 @@ class LazyStateDict(Mapping[str, Tensor]):
         self.metadata: dict[str, str] = {}
         self.shapes: State = {}
         self._files: dict[str, safe_open] = {}
-        self._scales: dict[str, str] = {}  # the name of an 8-bit tensor → that of its scale
+        self.scales: dict[str, str] = {}  # the name of an 8-bit tensor → that of its scale
         with ExitStack() as stack:
             for file in resolve_shards(path):
                 opened = stack.enter_context(open_safetensors(file, device))
@@ -138,20 +138,20 @@ class LazyStateDict(Mapping[str, Tensor]):
             )
         for name, kind in kinds.items():
             if scale := next((scale for scale in scales_of(name, kind) if scale in kinds), None):
-                self._scales[name] = scale
-        aside = set(self._scales.values())
+                self.scales[name] = scale
+        aside = set(self.scales.values())
         if any(not scale.endswith(ROW_SCALE) for scale in aside):  # scaled fp8: a mark, and scales of activations
             aside |= {name for name in kinds if name.endswith(("scaled_fp8", ".scale_input", ".input_scale"))}
         if orphans := [name for name in kinds if name.endswith(ROW_SCALE) and name not in aside]:
             raise CheckpointError(f"{path} holds {listed(orphans)} without its rows: it was not written whole")
         for name in (name for name in kinds if name not in aside):
-            dtype = torch.float32 if name in self._scales else DTYPES[kinds[name]]
+            dtype = torch.float32 if name in self.scales else DTYPES[kinds[name]]
             dtype = self.dtype if self.dtype and dtype.is_floating_point else dtype
             self.shapes[name] = torch.empty(slices[name].get_shape(), dtype=dtype, device="meta")
 
     def __getitem__(self, name: str) -> Tensor:
         x = self._files[name].get_tensor(name)
-        if scale_name := self._scales.get(name):
+        if scale_name := self.scales.get(name):
             scale = self._files[scale_name].get_tensor(scale_name).float()
             if scale.numel() not in (1, len(x)):
                 raise CheckpointError(

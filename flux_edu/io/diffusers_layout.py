@@ -236,6 +236,12 @@ def published(shapes: State, get: Get) -> tuple[State, Pieces]:
     return dict(convert(shapes, shapes.__getitem__)), convert(shapes, get)
 
 
+def check_header(model: nn.Module, path: str | Path) -> None:
+    """That a file, in either layout, has this model's names and shapes; no number is read."""
+    with LazyStateDict(path) as weights:
+        check_fits(model, published(weights.shapes, weights.__getitem__)[0], str(path))
+
+
 def load(
     model: nn.Module, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> None:

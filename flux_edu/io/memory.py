@@ -134,6 +134,17 @@ def choose_offload(spec: ModelSpec, free: int | None) -> Offload:
     return next((mode for mode in Offload if free is None or peak(spec, mode) <= free), Offload.SEQUENTIAL)
 
 
+def on_this_machine(spec: ModelSpec, device: torch.device) -> str:
+    """What this machine's GPU will do with a variant, in one line."""
+    free = memory_of(device)
+    if free is None:
+        n = weights(spec)
+        whole = 2 * (n["transformer"] + n["autoencoder"] + T5_XXL + CLIP_L) / 1e9
+        return f"Here: device {device.type}, no CUDA GPU. All parts share the host's memory, {whole:.0f} GB of weights."
+    mode = choose_offload(spec, free)
+    return f"Here: {torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free: {mode.value}."
+
+
 def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
     """Cards from 8 to 80 GiB as a Markdown table: the offload mode that fits, and its peak. Computed, not measured."""
     painting, decoding = activations(spec, width, height)

@@ -11,65 +11,93 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import CLIPTextModel, T5EncoderModel
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, get_spec
-from flux_edu.io import memory
+from flux_edu.io import lora, memory
 from flux_edu.io.checkpoint import CheckpointError, listed
-from flux_edu.io.diffusers_layout import convert_file, load
+from flux_edu.io.device import pick_device
+from flux_edu.io.diffusers_layout import check_header, convert_file, load
+from flux_edu.io.encoders import load_embedder, read_config
+from flux_edu.io.lora_layouts import read_lora
 from flux_edu.model import Flux
 from flux_edu.text import TextEmbedder
 
 CLIP_TOKENS = 77  # what CLIP was trained to read
 Parts = tuple[TextEmbedder, TextEmbedder, Flux, AutoEncoder]
-
-# variable → what it names inside a repository of FLUX.1: the file, or the folder and its tokenizer's
-INSIDE = {
-    "FLUX_MODEL": ("flux1-*.safetensors", "transformer"),
-    "FLUX_AE": ("ae.safetensors", "vae"),
-    "FLUX_T5": ("text_encoder_2",),
-    "FLUX_CLIP": ("text_encoder",),
-}
-TOKENIZERS = {"FLUX_T5": "tokenizer_2", "FLUX_CLIP": "tokenizer"}
 WANTED = ["flux1-*.safetensors", "ae.safetensors", "text_encoder/*", "text_encoder_2/*", "tokenizer/*", "tokenizer_2/*"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Paths by variable name, each with its tokenizer's or None; and in words what is missing."""
+class Files:
+    """Paths by variable name, and in words what is missing."""
 
     paths: dict[str, Path]
-    tokenizers: dict[str, Path | None]
     missing: list[str]
 
 
-def find(name: str) -> Found:
+def weight_file(repo_id: str) -> str:
+    """The name of a variant's own file: flux1-krea-dev.safetensors of black-forest-labs/FLUX.1-Krea-dev."""
+    return f"flux1-{repo_id.partition('FLUX.1-')[2].lower()}.safetensors"
+
+
+def repositories(spec: ModelSpec) -> list[str]:
+    """Where a variant's files come from: its own repository, and its base's if it is a LoRA or an adapter."""
+    return [each for each in (spec.repo_id, spec.base and get_spec(spec.base).repo_id) if each]
+
+
+def find(name: str) -> Files:
     """Where the files of a variant are, without asking any network.
 
-    Looked up in this order: FLUX_MODEL, FLUX_AE, FLUX_T5 and FLUX_CLIP, one path each; the folder FLUX_HOME, a copy of
-    the variant's repository; the cache of the Hugging Face hub, if its library is installed.
+    Looked up in this order: FLUX_MODEL, FLUX_AE, FLUX_T5, FLUX_CLIP (and FLUX_LORA), one path each; the folder
+    FLUX_HOME, a copy of the variant's repository; the cache of the Hugging Face hub, if its library is installed.
     """
+    spec = get_spec(name)
+    if spec.repo_id is None:
+        raise ValueError(f"{name} ships with this package: there is nothing to find or to download")
+    own = weight_file(repositories(spec)[-1])  # of the base, if there is one
+    places = {
+        "FLUX_MODEL": (own, "transformer"),
+        "FLUX_AE": ("ae.safetensors", "vae"),
+        "FLUX_T5": ("text_encoder_2",),
+        "FLUX_CLIP": ("text_encoder",),
+    }
+    if spec.lora:
+        places["FLUX_LORA"] = (spec.lora,)
     home = os.environ.get("FLUX_HOME")
-    homes = [Path(home)] if home else []
-    if cached := _in_cache(get_spec(name).repo_id):
-        homes.append(cached)
-    paths, tokenizers, unset, missing = {}, {}, [], []
-    for key, places in INSIDE.items():
-        if set_to := os.environ.get(key):
-            if not Path(set_to).exists():
-                missing.append(f"{key} = {set_to} does not exist")
-            paths[key], tokenizers[key] = Path(set_to), None
-            continue
-        found = [hit for folder in homes for place in places for hit in sorted(folder.glob(place))]
-        if not found:
-            unset.append(key)
+    folders = [Path(home).expanduser()] if home else []
+    missing = [f"FLUX_HOME = {folder} is not a folder" for folder in folders if not folder.is_dir()]
+    folders += [cached for repo_id in repositories(spec) if (cached := _in_cache(repo_id))]
+    paths, unset = {}, []
+    for key, names in places.items():
+        if given := os.environ.get(key):
+            paths[key] = Path(given).expanduser()
+            if not paths[key].exists():
+                missing.append(f"{key} = {paths[key]} does not exist")
+        elif hit := next((path for folder in folders for path in inside(folder, names)), None):
+            paths[key] = hit
         else:
-            paths[key] = found[0]
-            tokenizers[key] = found[0].parent / TOKENIZERS[key] if key in TOKENIZERS else None
+            unset.append(key)
+    if "FLUX_MODEL" in unset:
+        others = sorted(path.name for folder in folders for path in folder.glob("flux1-*.safetensors"))
+        missing += [f"{home or 'the cache'} holds {listed(others)}, but no {own}"] if others else []
     if unset:
         missing.insert(0, f"set {', '.join(unset)} to where they are")
-    return Found(paths, tokenizers, missing)
+    return Files(paths, missing)
+
+
+def inside(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Which of these a folder holds: a file, or a folder with safetensors in it.
+
+    diffusers' folder `transformer` does not say whose it is, so it counts only where no flux1-*.safetensors does.
+    """
+    hits = []
+    for path in (folder / name for name in names):
+        strange = path.name == "transformer" and any(folder.glob("flux1-*.safetensors"))
+        if path.is_file() or (any(path.glob("*.safetensors")) and not strange):
+            hits.append(path)
+    return hits
 
 
 def _in_cache(repo_id: str | None) -> Path | None:
@@ -85,27 +113,51 @@ def _in_cache(repo_id: str | None) -> Path | None:
         return None
 
 
-def download(name: str) -> Path:
+def download(name: str) -> list[Path]:
     """Fetch a variant's files from the hub; some 34 GB. A closed door is answered with the two steps that open it."""
-    repo_id = get_spec(name).repo_id
-    if repo_id is None:
-        raise ValueError(f"{name} ships with this package, there is nothing to download")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     except ImportError:
         raise ImportError('downloading needs the hub\'s library: pip install "flux-edu[real]"') from None
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=WANTED))
-    except (GatedRepoError, RepositoryNotFoundError):  # the hub says "not found" to whom it does not know
-        raise PermissionError(
-            f"{repo_id} is given only to those who have accepted its terms. Two steps: (1) sign in and accept them at"
-            f" https://huggingface.co/{repo_id} ; (2) run `hf auth login` here, with a token of that account that may"
-            " read. Then try again. FLUX.1 schnell is under Apache-2.0; FluxGenerator('tiny') needs nothing."
-        ) from None
+    folders = []
+    for repo_id in repositories(get_spec(name)):
+        try:
+            folders.append(Path(snapshot_download(repo_id, allow_patterns=WANTED)))
+        except (GatedRepoError, RepositoryNotFoundError):  # the hub says "not found" to whom it does not know
+            raise PermissionError(
+                f"{repo_id} is given only to those who have accepted its terms. Two steps: (1) sign in and accept them"
+                f" at https://huggingface.co/{repo_id} ; (2) run `hf auth login` here, with a token of that account"
+                " that may read. Then try again. FLUX.1 schnell is under Apache-2.0; FluxGenerator('tiny') needs"
+                " nothing."
+            ) from None
+    return folders
 
 
 # ---------------------------------------------------------------- loading
+
+
+def check_files(name: str, files: Files) -> None:
+    """That every file is of this variant, by headers and configurations; an error names the first that is not."""
+    spec = get_spec(name)
+    with torch.device("meta"):
+        model, ae = Flux(get_spec(spec.base or name).params), AutoEncoder(spec.ae_params)
+    check_header(model, files.paths["FLUX_MODEL"])
+    check_header(ae, files.paths["FLUX_AE"])
+    for key, kind, width in encoders(spec):
+        config = read_config(files.paths[key], kind)
+        if config.hidden_size != width:
+            raise CheckpointError(
+                f"{key} = {files.paths[key]} is an encoder of width {config.hidden_size}; {name} reads {width}"
+            )
+
+
+def encoders(spec: ModelSpec) -> list[tuple[str, type, int]]:
+    """Variable, kind and width of a variant's encoders."""
+    return [
+        ("FLUX_T5", T5EncoderModel, spec.params.context_in_dim),
+        ("FLUX_CLIP", CLIPTextModel, spec.params.vec_in_dim),
+    ]
 
 
 def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Parts, memory.Offload]:
@@ -113,79 +165,40 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
 
     What stays on the device goes there straight from the file, a tensor at a time: nothing is initialised first, and
     host memory holds no second copy. Small sums that need it are float32 in the code itself: noise levels, ids,
-    rotations, the sampler's state.
+    rotations, the sampler's state. A LoRA is merged in host memory.
     """
-    found = find(name)
-    if found.missing:
+    files = find(name)
+    if files.missing:
         raise FileNotFoundError(
-            f"{name} is not shipped with this package. Accept its terms at huggingface.co/{spec.repo_id}, download its"
-            f" files (flux-edu real {name} --download), and tell where they are: FLUX_HOME is a copy"
-            " of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
-            f" transformers saves them. Now: {'; '.join(found.missing)}. FluxGenerator('tiny') needs nothing."
+            f"{name} is not shipped with this package. {how_to_get(name)} Or tell where its files are: FLUX_HOME is a"
+            " copy of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
+            f" transformers saves them. Now: {'; '.join(files.missing)}. FluxGenerator('tiny') needs nothing."
         )
+    check_files(name, files)
     offload = memory.choose_offload(spec, memory.memory_of(device))
     at = device if offload is memory.Offload.NONE else torch.device("cpu")
     with torch.device("meta"):
-        model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
-    load(model, found.paths["FLUX_MODEL"], at, torch.bfloat16)
-    load(ae, found.paths["FLUX_AE"], at, torch.bfloat16)
-    encoders = []
-    for key, kind, tokens in (("FLUX_T5", T5EncoderModel, spec.txt_tokens), ("FLUX_CLIP", CLIPTextModel, CLIP_TOKENS)):
-        embedder = load_embedder(found.paths[key], kind, tokens, found.tokenizers[key])
-        encoders.append(embedder.to(at, torch.bfloat16 if device.type == "cuda" else None))
-    return (*encoders, model, ae), offload
+        model, ae = Flux(get_spec(spec.base or name).params), AutoEncoder(spec.ae_params)
+    load(model, files.paths["FLUX_MODEL"], torch.device("cpu") if spec.lora else at, torch.bfloat16)
+    if path := files.paths.get("FLUX_LORA"):
+        model = lora.with_delta(spec, model.state_dict(), read_lora(path), str(path)).to(at)
+    load(ae, files.paths["FLUX_AE"], at, torch.bfloat16)
+    lengths = spec.txt_tokens, CLIP_TOKENS
+    embedders = []
+    for (key, kind, _), length in zip(encoders(spec), lengths, strict=True):
+        embedder = load_embedder(files.paths[key], kind, length)
+        embedders.append(embedder.to(at, torch.bfloat16 if device.type == "cuda" else None))
+    return (*embedders, model, ae), offload
 
 
-# ---------------------------------------------------------------- text encoders
-
-
-def load_embedder(
-    path: str | Path,
-    kind: type[T5EncoderModel] | type[CLIPTextModel],
-    max_length: int,
-    tokenizer_path: str | Path | None = None,
-) -> TextEmbedder:
-    """From a local folder in transformers' layout (model.safetensors, config.json, tokenizer files).
-
-    tokenizer_path: where the tokenizer stands in a folder of its own, as in FLUX.1's repositories.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} is not a folder; give the folder of a {kind.__name__} with its tokenizer, as transformers saves it"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{path} holds no .safetensors file, and pickled weights are not read: take a folder that has"
-            " model.safetensors, or convert the weights where you trust them"
-        )
-    encoder, info = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):  # transformers would leave these at random numbers
-        raise CheckpointError(
-            f"{path} is not the folder of a {kind.__name__}: {len(missing)} of its tensors are missing:"
-            f" {listed(missing)}"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_path or path, local_files_only=True, model_max_length=max_length
+def how_to_get(name: str) -> str:
+    """One line: the terms, and the command that fetches a variant."""
+    repos = repositories(get_spec(name))
+    terms = "Apache-2.0" if "schnell" in name else "FLUX.1 [dev] Non-Commercial License"
+    links = " and ".join(f"https://huggingface.co/{repo_id}" for repo_id in repos)
+    return (
+        f"Accept its terms ({terms}) at {links}, run `hf auth login`, then `flux-edu real {name} --download` (34 GB)."
     )
-    if kind is CLIPTextModel:
-        check_end_of_text(encoder, tokenizer)
-    return TextEmbedder(encoder.eval(), tokenizer, max_length)
-
-
-def check_end_of_text(clip: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """CLIP pools at its end-of-text token; with a tokenizer that writes another it would pool anywhere, silently.
-
-    An eos_token_id of 2, as in the published config.json, means to transformers: the token of the highest number.
-    """
-    last, expected = tokenizer("")["input_ids"][-1:], clip.config.eos_token_id
-    if expected == 2:
-        expected = max(tokenizer.get_vocab().values())
-    if last != [expected]:
-        raise ValueError(
-            f"this CLIP pools at token {expected}, but its tokenizer ends a text with {last or 'nothing'}: take"
-            " the tokenizer that belongs to it, or set eos_token_id in its configuration"
-        )
 
 
 # ---------------------------------------------------------------- command line
@@ -201,14 +214,17 @@ def main(options: argparse.Namespace) -> int:
             raise FileExistsError(f"{target} exists: choose another name, or add --overwrite to replace it")
         print(f"{target}: {convert_file(source, target)}")
         return 0
-    spec = get_spec(options.name)
     if options.files:
         raise ValueError(f"real takes one name, or `convert` and two files; got {options.name} {options.files[0]}")
+    files, device = find(options.name), pick_device()
     if options.download:
-        print(download(options.name))
-    found = find(options.name)
-    for key, path in found.paths.items():
+        print(*download(options.name), sep="\n")
+        files = find(options.name)
+    for key, path in files.paths.items():
         print(f"{key:<11} {path}")
-    print(*(f"missing: {each}" for each in found.missing), sep="\n")
-    print(memory.table(spec))
-    return int(bool(found.missing))
+    if files.missing:
+        print(*(f"missing: {line}" for line in files.missing), how_to_get(options.name), sep="\n")
+    else:
+        check_files(options.name, files)
+    print(memory.on_this_machine(get_spec(options.name), device), "", memory.table(get_spec(options.name)), sep="\n")
+    return int(bool(files.missing))

@@ -19,7 +19,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from flux_edu.io.published import load_embedder
+from flux_edu.io.encoders import load_embedder
 
 WORDS = "a the of on left right above below red green blue violet circle square star small large bright dark".split()
 PROMPTS = ["a small red circle on the left", "bright star", ""]
