@@ -1,21 +1,23 @@
 """Chapter 8, the autoencoder: pictures to latents and back. Eq. (8.1) and (8.2)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class AutoEncoderParams:
-    """Widths of the autoencoder. scale_factor and shift_factor make the latents' mean 0 and standard deviation 1.
+    """Widths of the autoencoder, and what makes its latents' mean 0 and deviation 1.
 
-    norm_groups: into how many groups a group norm parts the channels, 32 in the published models, where the narrowest
-    group is four channels. With one channel a group the norm would take away every channel's level, and a network that
-    still has to know it hides it in one glaring pixel; so narrower autoencoders need fewer groups.
+    norm_groups: into how many groups a group norm parts the channels, 32 in the
+    published models, where the narrowest group is four channels. With one channel a
+    group the norm would take away every channel's level, and a network that still has
+    to know it hides it in one glaring pixel; so narrower autoencoders need fewer
+    groups.
     """
 
     resolution: int
@@ -30,56 +32,36 @@ class AutoEncoderParams:
     norm_groups: int = 32
 
 
-class GroupNorm(nn.GroupNorm):
-    """Every group of channels, over all places, to mean 0 and variance 1; then a scale and a shift a channel.
-
-    y = γ (x - μ) / √(σ² + 1e-6) + β. Wu & He, 2018.
-    """
-
-    def __init__(self, groups: int, channels: int):
-        super().__init__(groups, channels, eps=1e-6)
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        return self.by_sums(x) if x.is_cuda else super().forward(x)
-
-    def by_sums(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """The same from two sums a channel, which channels-last memory gives up in one pass: σ² is mean x² - μ².
-
-        PyTorch's kernel for GPUs reads channel after channel, and copies such memory there and back. Sums are float32.
-        """
-        groups, wide = {"g": self.num_groups}, {"dtype": torch.promote_types(x.dtype, torch.float32)}
-        n = x[0].numel() // self.num_groups  # numbers in a group
-        sums = x.sum((2, 3), **wide), torch.linalg.vector_norm(x, 2, (2, 3), **wide) ** 2
-        mean, square = (reduce(s, "b (g c) -> b g 1", "sum", **groups) / n for s in sums)
-        gamma, beta = (rearrange(p.to(**wide), "(g c) -> g c", **groups) for p in (self.weight, self.bias))
-        scale = gamma * (square - mean**2).clamp(min=0).add(self.eps).rsqrt()
-        scale, shift = (rearrange(p, "b g c -> b (g c) 1 1") for p in (scale, beta - mean * scale))
-        return torch.addcmul(shift, x, scale).to(x.dtype)
-
-
 class AttnBlock(nn.Module):
-    """Every place of the smallest feature map looks at every other: one head, 1 × 1 convolutions."""
+    """Attention with one head: every place looks at every other."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
-        self.norm = GroupNorm(groups, channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         normed = self.norm(x)
-        q, k, v = (rearrange(part(normed), "b c h w -> b 1 (h w) c") for part in (self.q, self.k, self.v))
-        found = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
-        return x + self.proj_out(found)
+        qkv = self.q(normed), self.k(normed), self.v(normed)
+        q, k, v = (rearrange(part, "b c h w -> b 1 (h w) c") for part in qkv)
+        A = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(A, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
 class ResnetBlock(nn.Module):
-    """Norm, swish, convolution, twice, added to the input; a 1 × 1 convolution on the way round if widths differ."""
+    """Norm, swish, convolution, twice, added to the input.
+
+    Where the widths differ, the input passes a 1 × 1 convolution on its way round.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, groups: int):
         super().__init__()
-        self.norm1 = GroupNorm(groups, channels_in)
+        self.norm1 = nn.GroupNorm(groups, channels_in, eps=1e-6)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = GroupNorm(groups, channels_out)
+        self.norm2 = nn.GroupNorm(groups, channels_out, eps=1e-6)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         if channels_in != channels_out:
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
@@ -90,8 +72,14 @@ class ResnetBlock(nn.Module):
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
+def residual_blocks(before: int, width: int, number: int, groups: int) -> nn.ModuleList:
+    """The blocks of a level: the first takes the width before, the rest keep it."""
+    widths = [before] + [width] * number
+    return nn.ModuleList([ResnetBlock(*pair, groups) for pair in pairwise(widths)])
+
+
 class Downsample(nn.Module):
-    """Half the size. The padding is one row below and one column to the right, as the published weights expect."""
+    """Half the size. The padding is one row below and one column to the right."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -133,16 +121,16 @@ class Encoder(nn.Module):
         widths = [p.ch * m for m in p.ch_mult]
         self.conv_in = nn.Conv2d(p.in_channels, p.ch, 3, padding=1)
         self.down = nn.ModuleList()
-        for level, (before, width) in enumerate(zip([p.ch, *widths], widths, strict=False)):
+        before = p.ch
+        for level, width in enumerate(widths):
             down = nn.Module()
-            down.block = nn.ModuleList(
-                ResnetBlock(before if i == 0 else width, width, p.norm_groups) for i in range(p.num_res_blocks)
-            )
+            down.block = residual_blocks(before, width, p.num_res_blocks, p.norm_groups)
+            before = width
             if level < len(widths) - 1:
                 down.downsample = Downsample(width)
             self.down.append(down)
         self.mid = Middle(widths[-1], p.norm_groups)
-        self.norm_out = GroupNorm(p.norm_groups, widths[-1])
+        self.norm_out = nn.GroupNorm(p.norm_groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * p.z_channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B moments h w"]:
@@ -156,7 +144,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to picture: the encoder backwards, with one more residual block a level."""
+    """Latent to picture: the encoder backwards, with one more block a level."""
 
     def __init__(self, p: AutoEncoderParams):
         super().__init__()
@@ -164,15 +152,14 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(p.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], p.norm_groups)
         self.up = nn.ModuleList()
-        for level, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+        for level, (width, before) in enumerate(pairwise([*widths, widths[-1]])):
             up = nn.Module()
-            up.block = nn.ModuleList(
-                ResnetBlock(before if i == 0 else width, width, p.norm_groups) for i in range(p.num_res_blocks + 1)
-            )
+            number = p.num_res_blocks + 1
+            up.block = residual_blocks(before, width, number, p.norm_groups)
             if level > 0:
                 up.upsample = Upsample(width)
             self.up.append(up)
-        self.norm_out = GroupNorm(p.norm_groups, widths[0])
+        self.norm_out = nn.GroupNorm(p.norm_groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], p.out_ch, 3, padding=1)
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 H W"]:
@@ -191,9 +178,9 @@ class AutoEncoder(nn.Module):
     Eq. (8.1):  z = scale (mean(enc(x)) - shift)
     Eq. (8.2):  x = dec(z / scale + shift)
 
-    The mean is taken, nothing is drawn: the reference drew a sample until June 2025, which is why one seed gave
-    different image-to-image pictures. Pictures in [0, 1] come back with wrong colours. Rombach et al., "Latent
-    diffusion", 2022.
+    The mean is taken, nothing is drawn: the reference drew a sample until June 2025,
+    which is why one seed gave different image-to-image pictures. Pictures in [0, 1]
+    come back with wrong colours. Rombach et al., "Latent diffusion", 2022.
     """
 
     def __init__(self, params: AutoEncoderParams):
@@ -203,26 +190,14 @@ class AutoEncoder(nn.Module):
         self.decoder = Decoder(params)
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 h w"]:
-        p, factor = self.params, 2 ** (len(self.params.ch_mult) - 1)
-        if x.ndim != 4 or x.shape[1] != p.in_channels:
-            raise ValueError(
-                f"a picture of shape {tuple(x.shape)}; the autoencoder reads (batch, {p.in_channels}, height, width),"
-                " with red, green and blue in [-1, 1]"
-            )
-        if x.shape[2] % factor or x.shape[3] % factor or not x.shape[2] * x.shape[3]:
-            raise ValueError(
-                f"a picture of {x.shape[3]} × {x.shape[2]} pixels: both sides must be multiples of {factor}, at least"
-                f" {factor}; crop or resize it"
-            )
+        p = self.params
+        factor = 2 ** (len(p.ch_mult) - 1)
+        h, w = x.shape[-2:]
+        assert h % factor == w % factor == 0, f"{w} × {h}: not multiples of {factor}"
         mean, _ = self.encoder(x).chunk(2, dim=1)
         return p.scale_factor * (mean - p.shift_factor)
 
     def decode(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C2 H W"]:
-        if z.ndim != 4 or z.shape[1] != self.params.z_channels:
-            raise ValueError(
-                f"a latent of shape {tuple(z.shape)}; the autoencoder reads (batch, {self.params.z_channels}, rows,"
-                " columns): unpatchify tokens first"
-            )
         return self.decoder(z / self.params.scale_factor + self.params.shift_factor)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

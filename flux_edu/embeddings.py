@@ -1,4 +1,4 @@
-"""Chapter 4, first part: numbers and pooled text become vectors of the model's width. Eq. (4.1) and (4.2)."""
+"""Chapter 4, first part: numbers and pooled text as vectors. Eq. (4.1) and (4.2)."""
 
 import math
 
@@ -8,25 +8,29 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(
-    t: Float[Tensor, "B"], dim: int, max_period: float = 10_000, time_factor: float = 1000.0
+    t: Float[Tensor, "B"],
+    dim: int,
+    max_period: float = 10_000,
+    time_factor: float = 1000.0,
 ) -> Float[Tensor, "B dim"]:
-    """A number as a row of cosines and sines, from one radian a thousandth down to almost none.
+    """A number as a row of cosines and sines, from fast ones to slow ones.
 
-    Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128},  i = 0 … 127
+    Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128}
 
-    Cosines first. The same function embeds the guidance number, also times 1000. float32 in and out: in bfloat16
-    t = 0.99 would become 988 thousandths instead of 990. Vaswani et al. 2017, as adapted by diffusion models.
+    i = 0 … 127, cosines first. The same function embeds the guidance number, also times
+    1000. float32 in and out: in bfloat16 t = 0.99 would become 988 thousandths instead
+    of 990. Vaswani et al. 2017, as adapted by diffusion models.
     """
-    if dim % 2:
-        raise ValueError(f"dim = {dim}: half of it are cosines and half sines, so it must be even")
+    assert dim % 2 == 0, f"dim = {dim}: must be even, half cosines and half sines"
     half = dim // 2
-    f = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    i = torch.arange(half, dtype=torch.float32, device=t.device)
+    f = torch.exp(-math.log(max_period) * i / half)
     angle = time_factor * t.float()[:, None] * f
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class MLPEmbedder(nn.Module):
-    """Two linear layers with a SiLU between them; FLUX has one for the time, one for guidance, one for pooled text.
+    """Two linear layers with a SiLU between; for time, guidance and pooled text each.
 
     Eq. (4.2):  MLP(x) = W_2 SiLU(W_1 x + c_1) + c_2
     """

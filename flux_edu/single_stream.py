@@ -1,23 +1,24 @@
-"""Chapter 5: text and image as one sequence, attention and MLP side by side, and the last layer. Eq. (5.1) to (5.5)."""
+"""Chapter 5: text and image as one sequence, and the last layer. Eq. (5.1) to (5.5)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flux_edu.attention import QKNorm, attention, split_heads
-from flux_edu.modulation import Modulation, modulate
+from flux_edu.modulation import Modulation, ModulationOut, modulate
 
 
 class SingleStreamBlock(nn.Module):
-    """One set of weights for all tokens; attention and MLP read the same input and are added in one step.
+    """One set of weights for all tokens; attention and MLP side by side.
 
     Eq. (5.1):  (b, s, g) = chunk₃(W_mod SiLU(**v**) + c_mod),  x̃ = (1 + s) ⊙ LN(x) + b
     Eq. (5.2):  [q, k, v, m] = W_1 x̃ + c_1,  of 3D and 4D channels
-    Eq. (5.3):  o = W_2 [Attn(R q̂, R k̂, v) ; GELU(m)] + c_2,  q̂ and k̂ normed as in (4.7)
+    Eq. (5.3):  o = W_2 [Attn(R q̂, R k̂, v) ; GELU(m)] + c_2
     Eq. (5.4):  x ← x + g ⊙ o
 
-    x holds text and image tokens, text first; text is updated too and dropped only after the last block.
-    The parallel form is Dehghani et al. 2023.
+    q̂ and k̂ are normed as in (4.7). x holds text and image tokens, text first; text is
+    updated too and dropped only after the last block. The parallel form is Dehghani et
+    al. 2023.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float = 4.0):
@@ -31,30 +32,38 @@ class SingleStreamBlock(nn.Module):
         self.modulation = Modulation(hidden_size, double=False)
 
     def forward(
-        self, x: Float[Tensor, "B L D"], vec: Float[Tensor, "B D"], pe: Float[Tensor, "B 1 L pairs 2 2"]
+        self,
+        x: Float[Tensor, "B L D"],
+        vec: Float[Tensor, "B D"],
+        pe: Float[Tensor, "B 1 L pairs 2 2"],
     ) -> Float[Tensor, "B L D"]:
         mod, _ = self.modulation(vec)
-        qkv, m = self.linear1(modulate(x, mod.shift, mod.scale)).split(self.widths, dim=-1)
+        qkv, m = self.linear1(modulate(x, mod)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
         q, k = self.norm(q, k)
         o = self.linear2(torch.cat([attention(q, k, v, pe), self.mlp_act(m)], dim=-1))
-        return torch.addcmul(x, mod.gate, o)  # x + g ⊙ o, in one pass over memory
+        return x + mod.gate * o
 
 
 class LastLayer(nn.Module):
-    """From the width of the network to the numbers of a patch: the velocity of every image token.
+    """From the network's width to the numbers of a patch: the velocity of its token.
 
     Eq. (5.5):  (b, s) = chunk₂(W_a SiLU(**v**) + c_a),  y = W((1 + s) ⊙ LN(x) + b) + c
 
-    Shift, then scale, and no gate. diffusers keeps the same layer with the halves swapped: a checkpoint moved without
-    swapping them back loads silently and is wrong.
+    Shift, then scale, and no gate. diffusers keeps the same layer with the halves
+    swapped: a checkpoint moved without swapping them back loads silently and is wrong.
     """
 
     def __init__(self, hidden_size: int, patch_size: int, out_channels: int):
         super().__init__()
         self.linear = nn.Linear(hidden_size, patch_size * patch_size * out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
+        numbers = nn.Linear(hidden_size, 2 * hidden_size)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), numbers)
 
-    def forward(self, x: Float[Tensor, "B L D"], vec: Float[Tensor, "B D"]) -> Float[Tensor, "B L out"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        vec: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B L out"]:
         shift, scale = self.adaLN_modulation(vec)[:, None, :].chunk(2, dim=-1)
-        return self.linear(modulate(x, shift, scale))
+        return self.linear(modulate(x, ModulationOut(shift, scale)))

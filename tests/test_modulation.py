@@ -59,12 +59,16 @@ def test_published_shapes():
 # ---------------------------------------------------------------- Eq. (4.5)
 
 
+def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return modulation.modulate(x, modulation.ModulationOut(shift, scale))
+
+
 @pytest.mark.equation("4.5")
 def test_modulate_by_hand():
     torch.manual_seed(3)
     x = 5 + 2 * torch.randn(2, 3, 7, dtype=torch.float64)
     shift, scale = torch.randn(2, 2, 1, 7, dtype=torch.float64)
-    out = modulation.modulate(x, shift, scale)
+    out = modulate(x, shift, scale)
     for b in range(2):
         for token in range(3):
             numbers = x[b, token].numpy()
@@ -80,13 +84,13 @@ def test_only_the_pattern_of_a_token_comes_through(D, stretch, move, seed):
     g = torch.Generator().manual_seed(seed)
     x, shift, scale = (torch.randn(1, n, D, generator=g, dtype=torch.float64) for n in (3, 1, 1))
     x = x.sigmoid() + 4 * torch.arange(D)  # never nearly equal
-    out, moved = (modulation.modulate(each, shift, scale) for each in (x, stretch * x + move))
+    out, moved = (modulate(tokens, shift, scale) for tokens in (x, stretch * x + move))
     assert torch.allclose(out, moved, atol=1e-4)  # not exact: ε = 1e-6 stands under the root
 
 
 def test_no_shift_and_no_scale_leave_the_plain_norm():
     x, zero = torch.randn(2, 3, 11, dtype=torch.float64), torch.zeros(2, 1, 11, dtype=torch.float64)
-    out = modulation.modulate(x, zero, zero)
+    out = modulate(x, zero, zero)
     assert out.mean(-1).abs().max() < 1e-12 and (out.var(-1, correction=0) - 1).abs().max() < 1e-4
 
 
@@ -94,5 +98,5 @@ def test_swapped_shift_and_scale_have_the_same_shapes_and_another_result():
     torch.manual_seed(4)
     x = torch.randn(2, 3, 11, dtype=torch.float64)
     shift, scale = torch.randn(2, 2, 1, 11, dtype=torch.float64)
-    right, wrong = modulation.modulate(x, shift, scale), modulation.modulate(x, scale, shift)
+    right, wrong = modulate(x, shift, scale), modulate(x, scale, shift)
     assert right.shape == wrong.shape and (right - wrong).norm() / right.norm() > 0.5

@@ -68,7 +68,7 @@ def test_a_bfloat16_draw_is_the_rounded_one_and_a_float64_draw_is_another():
 
 @pytest.mark.parametrize("height, width", [(15, 64), (64, 0), (-16, 16)])
 def test_pictures_smaller_than_a_token_are_refused(height, width):
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(AssertionError, match="less than one token"):
         patchify.get_noise(1, height, width, "cpu", torch.float32, 0)
 
 
@@ -108,7 +108,7 @@ def test_wrong_orders_have_the_right_shape_and_the_same_numbers(pattern):
 
 @pytest.mark.parametrize("h, w", [(9, 14), (10, 13)])
 def test_odd_latents_are_refused(h, w):
-    with pytest.raises(ValueError, match="both sides must be even"):
+    with pytest.raises(AssertionError, match="sides must be even"):
         patchify.patchify(torch.zeros(1, 3, h, w))
 
 
@@ -142,7 +142,7 @@ def test_there_and_back_is_the_identity(height, width, batch, channels):
 
 
 def test_unpatchify_needs_the_right_number_of_tokens():
-    with pytest.raises(ValueError, match="6 tokens do not fill 48 × 64 pixels, which take 4 × 3 = 12"):
+    with pytest.raises(AssertionError, match="6 tokens do not fill a grid of 4 × 3"):
         patchify.unpatchify(torch.zeros(1, 6, 8), height=64, width=48)
 
 
@@ -292,12 +292,12 @@ def test_prepare_pairs_many_with_as_many():
 
 @pytest.mark.parametrize("latents, prompts", [(3, ["a", "b"]), (2, ["a", "b", "c"])])
 def test_prepare_refuses_numbers_that_do_not_match(latents, prompts):
-    with pytest.raises(ValueError, match=f"{latents} latents and {len(prompts)} prompts"):
+    with pytest.raises(AssertionError, match=f"{latents} latents and {len(prompts)} prompts"):
         patchify.prepare(t5, clip, torch.zeros(latents, 3, 4, 4), prompts)
 
 
 def test_prepare_refuses_no_prompt():
-    with pytest.raises(ValueError, match="empty list"):
+    with pytest.raises(AssertionError, match="1 latents and 0 prompts"):
         patchify.prepare(t5, clip, torch.zeros(1, 3, 4, 4), [])
 
 

@@ -43,7 +43,7 @@ def test_velocity_is_noise_minus_picture():
 
 
 def test_interpolate_refuses_two_shapes():
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(AssertionError, match="picture .*, but noise"):
         schedule.interpolate(torch.zeros(2, 3), torch.zeros(2, 1), torch.zeros(2))
 
 
@@ -68,7 +68,7 @@ def test_any_line_passes_its_points(x1, y1, x2, y2, share):
 
 
 def test_two_equal_points_give_no_line():
-    with pytest.raises(ValueError, match="two different numbers of tokens"):
+    with pytest.raises(AssertionError, match="two points at x = 256 give no line"):
         schedule.get_lin_function(256, 0.5, 256, 1.15)
 
 
@@ -77,10 +77,11 @@ def test_two_equal_points_give_no_line():
 
 @pytest.mark.equation("1.3")
 @few
-@given(mus, sigmas, st.floats(1e-6, 1))
+@given(st.floats(-5, 5), sigmas, st.floats(1e-6, 1))
 def test_time_shift_is_the_formula_wherever_that_has_a_value(mu, sigma, t):
     formula = math.exp(mu) / (math.exp(mu) + ((1 - t) / t) ** sigma)  # 1 / t - 1, without losing its digits near t = 1
-    assert math.isclose(schedule.time_shift(mu, sigma, f64(t)).item(), formula, rel_tol=1e-9, abs_tol=1e-300)
+    shifted = schedule.time_shift(mu, sigma, f64(t)).item()
+    assert abs(shifted - formula) <= 2e-15 and math.isclose(shifted, formula, rel_tol=1e-9, abs_tol=1e-300)
 
 
 @pytest.mark.equation("1.3")
@@ -162,13 +163,13 @@ def test_time_shift_keeps_any_shape_and_none():
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0])
 def test_sigma_must_be_positive(sigma):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(AssertionError, match=f"σ = {sigma}: must be positive"):
         schedule.time_shift(1.0, sigma, f64(0.5))
 
 
 @pytest.mark.parametrize("t", [-0.01, 1.01, 988.0, math.nan])
 def test_levels_outside_the_interval_are_named(t):
-    with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+    with pytest.raises(AssertionError, match=r"not in \[0, 1\]"):
         schedule.time_shift(1.0, 1.0, f64(0.5, t))
 
 
@@ -238,9 +239,9 @@ def test_other_shifts_move_the_line():
     assert schedule.get_schedule(2, 4096, max_shift=math.log(3))[1] == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("N, L, told", [(0, 256, "at least one step"), (4, 0, "at least one")])
-def test_impossible_schedules_are_refused(N, L, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize("N, L, message", [(0, 256, "num_steps = 0"), (4, 0, "image_seq_len = 0")])
+def test_impossible_schedules_are_refused(N, L, message):
+    with pytest.raises(AssertionError, match=message):
         schedule.get_schedule(N, L)
 
 
@@ -291,30 +292,6 @@ def test_a_wrong_answer_is_diagnosed(number, answer, told):
 
 
 # ---------------------------------------------------------------- figures
-
-FIGURES = [
-    (plots.straight_path, dict(t=(0.0, 1.0))),
-    (plots.mu_line, dict(base_shift=(0.0, 2.0), max_shift=(0.0, 3.0), width=(256, 2560), height=(256, 2560))),
-    (plots.time_shift_curve, dict(mu=(-3.0, 3.0), sigma=(0.2, 3.0))),
-    (
-        plots.schedule,
-        dict(mu=(-1.0, 4.0), sigma=(0.2, 3.0), width=(256, 2048), height=(256, 2048), steps=(1, 50)),
-    ),
-    (plots.noise_levels, dict(steps=(1, 50), threshold=(0.5, 0.99))),
-    (plots.step_sizes, dict(width=(128, 2048), height=(128, 2048), steps=(2, 60))),
-    (plots.mu_rules, dict(width=(128, 2048), height=(128, 2048), steps=(4, 200))),
-    (plots.noise_bands, dict(width=(128, 2048), height=(128, 2048), steps=(4, 200))),
-]
-
-
-@pytest.mark.parametrize("draw, sliders", FIGURES, ids=lambda x: getattr(x, "__name__", ""))
-def test_figures_draw_at_their_sliders_ends(draw, sliders):
-    for name, ends in sliders.items():
-        for value in ends:
-            fig = draw(**{name: value})
-            fig.canvas.draw()
-            assert len(fig.get_label()) > 60, "alternative text"
-            assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes if ax.axison)
 
 
 def test_the_figure_says_tokens_and_mu_of_the_size():

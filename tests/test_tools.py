@@ -369,7 +369,7 @@ def test_the_score_in_another_plane_is_that_of_the_rotations():
     """The figure's number against vectors turned by the tiny FLUX's own embedder."""
     ids = torch.tensor([[[0.0, 4, 4], [1, 4, 4], [1, 4, 7]]])
     ones = torch.ones(1, 1, 3, 64)
-    turned, _ = apply_rope(ones, ones, EmbedND(64, 10_000, (8, 28, 28))(ids))
+    turned = apply_rope(ones, EmbedND(64, 10_000, (8, 28, 28))(ids))
     scores = (turned[0, 0, 0] @ turned[0, 0].T) / 64
     label = plots.two_planes(1, 4, 4).get_label()
     assert f"(1, 4, c): {scores[1]:.3f} at column 4" in label

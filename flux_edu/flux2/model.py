@@ -12,7 +12,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flux_edu.attention import QKNorm, SelfAttention, attention, join_streams, split_heads, split_streams
+from flux_edu.attention import (
+    QKNorm,
+    SelfAttention,
+    attention,
+    join_streams,
+    joint_attention,
+    split_heads,
+    split_streams,
+)
 from flux_edu.embeddings import MLPEmbedder, timestep_embedding
 from flux_edu.model import EMBEDDING_WIDTH
 from flux_edu.modulation import Modulation, ModulationOut, modulate
@@ -72,7 +80,6 @@ class DoubleStreamBlock2(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float):
         super().__init__()
-        self.num_heads = num_heads
         hidden = int(hidden_size * mlp_ratio)
         self.img_attn = SelfAttention(hidden_size, num_heads, qkv_bias=False)
         self.img_mlp = gated_mlp(hidden_size, hidden)
@@ -87,17 +94,15 @@ class DoubleStreamBlock2(nn.Module):
         txt_mod: TwoBranches,
         pe: Float[Tensor, "B 1 L pairs 2 2"],
     ) -> tuple[Float[Tensor, "B L_img D"], Float[Tensor, "B L_txt D"]]:
-        heads = []
-        for x, attn, (mod, _) in ((txt, self.txt_attn, txt_mod), (img, self.img_attn, img_mod)):
-            q, k, v = split_heads(attn.qkv(modulate(x, mod.shift, mod.scale)), self.num_heads)
-            heads.append((*attn.norm(q, k), v))
-        q, k, v = (join_streams(t, i, dim=2) for t, i in zip(*heads, strict=True))
-        txt_attn, img_attn = split_streams(attention(q, k, v, pe), txt.shape[1])
-
-        img = img + img_mod[0].gate * self.img_attn.proj(img_attn)
-        img = img + img_mod[1].gate * self.img_mlp(modulate(img, img_mod[1].shift, img_mod[1].scale))
-        txt = txt + txt_mod[0].gate * self.txt_attn.proj(txt_attn)
-        txt = txt + txt_mod[1].gate * self.txt_mlp(modulate(txt, txt_mod[1].shift, txt_mod[1].scale))
+        img_mod1, img_mod2 = img_mod
+        txt_mod1, txt_mod2 = txt_mod
+        img_qkv = self.img_attn.heads(modulate(img, img_mod1))
+        txt_qkv = self.txt_attn.heads(modulate(txt, txt_mod1))
+        txt_A, img_A = joint_attention(txt_qkv, img_qkv, pe)
+        img = img + img_mod1.gate * self.img_attn.proj(img_A)
+        txt = txt + txt_mod1.gate * self.txt_attn.proj(txt_A)
+        img = img + img_mod2.gate * self.img_mlp(modulate(img, img_mod2))
+        txt = txt + txt_mod2.gate * self.txt_mlp(modulate(txt, txt_mod2))
         return img, txt
 
 
@@ -117,10 +122,11 @@ class SingleStreamBlock2(nn.Module):
     def forward(
         self, x: Float[Tensor, "B L D"], mod: ModulationOut, pe: Float[Tensor, "B 1 L pairs 2 2"]
     ) -> Float[Tensor, "B L D"]:
-        qkv, m = self.linear1(modulate(x, mod.shift, mod.scale)).split(self.widths, dim=-1)
+        qkv, m = self.linear1(modulate(x, mod)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
         q, k = self.norm(q, k)
-        return x + mod.gate * self.linear2(torch.cat([attention(q, k, v, pe), self.mlp_act(m)], dim=-1))
+        o = self.linear2(torch.cat([attention(q, k, v, pe), self.mlp_act(m)], dim=-1))
+        return x + mod.gate * o
 
 
 @dataclass(frozen=True)

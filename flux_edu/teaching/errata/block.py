@@ -8,7 +8,7 @@ from torch import nn
 
 from flux_edu.attention import QKNorm, SelfAttention, attention_weights, split_heads
 from flux_edu.double_stream import mlp
-from flux_edu.modulation import Modulation, modulate
+from flux_edu.modulation import Modulation, ModulationOut, modulate
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.teaching.errata.arguments import small_flux
@@ -53,12 +53,12 @@ def a_modulation() -> Modulation:
 
 def order_notes():
     s, b, g = a_modulation().lin(F.silu(torch.randn(1, 4)))[:, None].chunk(3, dim=-1)
-    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), shift=b, scale=s)[0, 0]
+    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), ModulationOut(shift=b, scale=s))[0, 0]
 
 
 def order_right():
     out, _ = a_modulation()(torch.randn(1, 4))
-    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), out.shift, out.scale)[0, 0]
+    return modulate(torch.tensor([[[-1.0, -1.0, 1.0, 1.0]]]), out)[0, 0]
 
 
 def scaled_norm() -> QKNorm:
@@ -128,8 +128,8 @@ def added_notes():
 
 def added_right():
     def score(q, k, distance):
-        turned_q, _ = apply_rope(q, q, rotations(1))
-        _, turned_k = apply_rope(k, k, rotations(1, where=distance))
+        turned_q = apply_rope(q, rotations(1))
+        turned_k = apply_rope(k, rotations(1, where=distance))
         return (turned_q * turned_k).sum()
 
     return flips(score)

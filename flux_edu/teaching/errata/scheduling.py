@@ -69,8 +69,8 @@ def line_notes():
 
 
 def line_right():
-    txt, img = (torch.tensor([[*map(ord, name)]]) for name in ("txt", "img"))
-    order = [chr(token) for token in join_streams(txt, img)[0]]
+    txt, img = (torch.tensor([[[float(ord(letter))] for letter in name]]) for name in ("txt", "img"))
+    order = [chr(int(token)) for token in join_streams(txt, img).flatten()]
     return get_lin_function()(1000), get_schedule(4, 1000, shift=False), order
 
 

@@ -72,7 +72,7 @@ def whole_notes():
 def whole_right():
     block, img, vec = silenced_block(), torch.randn(1, 6, 24), torch.randn(1, 24)
     _, mod = block.img_mod(vec)
-    by_hand = img + mod.gate * block.img_mlp(modulate(img, mod.shift, mod.scale))
+    by_hand = img + mod.gate * block.img_mlp(modulate(img, mod))
     return torch.allclose(by_hand, through_block(block, img, vec), atol=1e-6)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flux_edu.attention import attention_explicit, join_streams, split_heads, split_streams
 from flux_edu.embeddings import timestep_embedding
-from flux_edu.modulation import modulate
+from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.rope import EmbedND
 
 
@@ -76,7 +76,7 @@ def check_embed_number(answer: Callable) -> None:
 def adaptive_norm(x: Tensor, vec: Tensor, W: Tensor, c: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
     """Eq. (4.4), (4.5) and the gate of a single branch: from tokens and the conditioning vector to updated tokens."""
     shift, scale, gate = F.linear(F.silu(vec), W, c)[:, None].chunk(3, dim=-1)
-    return x + gate * branch(modulate(x, shift, scale))
+    return x + gate * branch(modulate(x, ModulationOut(shift, scale)))
 
 
 def check_adaptive_norm(answer: Callable) -> None:
@@ -95,19 +95,23 @@ def check_adaptive_norm(answer: Callable) -> None:
         return
     b, s, g = F.linear(F.silu(vec), W, c)[:, None].chunk(3, dim=-1)
     bare = F.linear(vec, W, c)[:, None].chunk(3, dim=-1)
+
+    def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return modulate(x, ModulationOut(shift, scale))
+
     told = {
         "you took scale for shift: the linear layer gives shift, scale, gate, in this order": x
-        + g * branch(modulate(x, s, b)),
-        "you took the gate for the shift: the order is shift, scale, gate": x + b * branch(modulate(x, s, g)),
+        + g * branch(modulated(x, s, b)),
+        "you took the gate for the shift: the order is shift, scale, gate": x + b * branch(modulated(x, s, g)),
         "the SiLU before the linear layer is missing: W SiLU(v) + c": x
-        + bare[2] * branch(modulate(x, bare[0], bare[1])),
-        "you put a sigmoid on the gate; FLUX's gates are not bounded": x + g.sigmoid() * branch(modulate(x, b, s)),
+        + bare[2] * branch(modulated(x, bare[0], bare[1])),
+        "you put a sigmoid on the gate; FLUX's gates are not bounded": x + g.sigmoid() * branch(modulated(x, b, s)),
         "you multiplied by s; it is 1 + s, so that s = 0 leaves the norm as it is": x
-        + g * branch(modulate(x, b, s - 1)),
-        "the residual is missing: the branch is added to x": g * branch(modulate(x, b, s)),
+        + g * branch(modulated(x, b, s - 1)),
+        "the residual is missing: the branch is added to x": g * branch(modulated(x, b, s)),
         "the layer norm is missing: modulate normalises every token first": x + g * branch((1 + s) * x + b),
-        "the gate is missing: x + g ⊙ branch": x + branch(modulate(x, b, s)),
-        "the residual adds to x itself, not to its norm": modulate(x, 0 * b, 0 * s) + g * branch(modulate(x, b, s)),
+        "the gate is missing: x + g ⊙ branch": x + branch(modulated(x, b, s)),
+        "the residual adds to x itself, not to its norm": modulated(x, 0 * b, 0 * s) + g * branch(modulated(x, b, s)),
     }
     for message, wrong in told.items():
         if same(out, wrong):
@@ -124,7 +128,7 @@ def check_adaptive_norm(answer: Callable) -> None:
 def joint_attention(txt_qkv: Tensor, img_qkv: Tensor, pe: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     """Eq. (4.6) and (4.8) to (4.10): from the projections of both streams to (txt, img). No QK norm here."""
     both = zip(split_heads(txt_qkv, num_heads), split_heads(img_qkv, num_heads), strict=True)
-    q, k, v = (join_streams(txt, img, dim=2) for txt, img in both)
+    q, k, v = (join_streams(txt, img) for txt, img in both)
     return split_streams(attention_explicit(q, k, v, pe), txt_qkv.shape[1])
 
 

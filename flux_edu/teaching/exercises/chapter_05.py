@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flux_edu.modulation import modulate
+from flux_edu.modulation import ModulationOut, modulate
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -52,7 +52,7 @@ def single_block(
 ) -> Tensor:
     """Eq. (5.1) to (5.4) around a given attention: `attend` takes q, k, v in one tensor (3D) and returns D."""
     D = x.shape[-1]
-    qkvm = linear1(modulate(x, shift, scale))
+    qkvm = linear1(modulate(x, ModulationOut(shift, scale)))
     qkv, m = qkvm[..., : 3 * D], qkvm[..., 3 * D :]
     o = linear2(torch.cat([attend(qkv), F.gelu(m, approximate="tanh")], dim=-1))
     return x + gate * o
@@ -76,7 +76,7 @@ def check_single_block(answer: Callable) -> None:
         return F.scaled_dot_product_attention(q, k, v)
 
     def block(read=None, act=lambda m: F.gelu(m, approximate="tanh"), mlp_first=False, m_first=False):
-        tilde = modulate(x, b, s) if read is None else read
+        tilde = modulate(x, ModulationOut(b, s)) if read is None else read
         qkvm = linear1(tilde)
         m, qkv = qkvm.split([M, 3 * D], dim=-1) if m_first else qkvm.split([3 * D, M], dim=-1)[::-1]
         parts = [attend(qkv), act(m)]
@@ -96,8 +96,11 @@ def check_single_block(answer: Callable) -> None:
             (x + g * block(mlp_first=True), "you concatenated the MLP first: linear2's first D columns read attention"),
             (x + g * block(m_first=True), "you cut m off the front: linear1 gives q, k, v first and m last (5.2)"),
             (x + g * block(read=x), "x went into linear1 as it is: modulate it first (5.1)"),
-            (modulate(x, b, s) + g * block(), "the residual carries x itself, not the modulated x̃"),
-            (x + g * block(read=modulate(x, s, b)), "shift and scale are swapped: modulate takes (x, shift, scale)"),
+            (modulate(x, ModulationOut(b, s)) + g * block(), "the residual carries x itself, not the modulated x̃"),
+            (
+                x + g * block(read=modulate(x, ModulationOut(s, b))),
+                "shift and scale are swapped: it is ModulationOut(shift, scale)",
+            ),
             (
                 x + g * block(read=s * F.layer_norm(x, (D,), eps=1e-6) + b),
                 "the 1 + before the scale is missing: x̃ = (1 + s) ⊙ LN(x) + b",
@@ -149,7 +152,7 @@ def check_count_single_block(answer: Callable) -> None:
 def last_layer(x: Tensor, vec: Tensor, W_a: Tensor, c_a: Tensor, W: Tensor, c: Tensor) -> Tensor:
     """Eq. (5.5) with bare matrices."""
     shift, scale = F.linear(F.silu(vec), W_a, c_a)[:, None].chunk(2, dim=-1)
-    return F.linear(modulate(x, shift, scale), W, c)
+    return F.linear(modulate(x, ModulationOut(shift, scale)), W, c)
 
 
 def check_last_layer(answer: Callable) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flux_edu.embeddings import timestep_embedding
-from flux_edu.modulation import modulate
+from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, SKY, TXT, new_figure, place
 
@@ -118,8 +118,9 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
     x = torch.tensor([2.1, 3.4, 1.2, 5.0, 2.6, 4.1, 0.4, 3.3, 2.9, 1.7, 3.8, 2.2])
     b, s, g = torch.zeros(3, 12)
     b[3:5], s[3:5], g[3:5] = shift, scale, gate
-    norm = modulate(x[None, None], torch.zeros(1, 1, 12), torch.zeros(1, 1, 12))[0, 0]
-    out = modulate(x[None, None], b[None, None], s[None, None])[0, 0]
+    zero = torch.zeros(1, 1, 12)
+    norm = modulate(x[None, None], ModulationOut(shift=zero, scale=zero))[0, 0]
+    out = modulate(x[None, None], ModulationOut(b[None, None], s[None, None]))[0, 0]
     fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9)
     channels = np.arange(12)
     left.axvspan(2.5, 4.5, color="#eeeeee")

@@ -47,7 +47,7 @@ def scores_by_distance(seed: int = 0, reach: int = 20) -> tuple[np.ndarray, np.n
     ids = torch.zeros(1, reach + 1, 3)
     ids[..., 2] = torch.arange(reach + 1)
     pe = EmbedND(128, 10_000, (16, 56, 56))(ids)
-    _, turned = apply_rope(k.expand(1, 1, reach + 1, 128), k.expand(1, 1, reach + 1, 128), pe)
+    turned = apply_rope(k.expand(1, 1, reach + 1, 128), pe)
     rope = (q * turned).sum(-1).flatten() / 128**0.5
     bias = -0.1 * torch.arange(reach + 1)
     plain = (q * k).sum() / 128**0.5
