@@ -15,6 +15,9 @@ from tables import equations
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+CHAPTERS = (
+    "schedule patchify rope embeddings modulation attention double_stream single_stream sampling autoencoder text tools"
+).split()
 CORE = "schedule patchify rope embeddings modulation attention double_stream single_stream model sampling".split()
 MB = 1_000_000
 
@@ -169,6 +172,50 @@ def test_a_file_is_one_chapter(path):
 def test_the_core_can_be_read_in_one_go():
     lines = {name: len((ROOT / "flux_edu" / f"{name}.py").read_text("utf-8").splitlines()) for name in CORE}
     assert sum(lines.values()) <= 1050, lines
+
+
+def chapter(name):
+    return (ROOT / "flux_edu" / f"{name}.py").read_text("utf-8")
+
+
+def lines_of(*nodes):
+    return {line for node in nodes for line in range(node.lineno, node.end_lineno + 1)}
+
+
+def refusals(source):
+    """The lines of code of a file without its docstrings, and those of them that assert or raise, with their ifs."""
+    nodes = list(ast.walk(ast.parse(source)))
+    documented = (
+        n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(n)
+    )
+    written = {i for i, line in enumerate(source.splitlines(), 1) if line.strip() and not line.strip().startswith("#")}
+    code = written - lines_of(*(n.body[0] for n in documented))
+    raising = [n for n in nodes if isinstance(n, ast.If) and any(isinstance(inner, ast.Raise) for inner in n.body)]
+    return code, code & lines_of(*raising, *(n for n in nodes if isinstance(n, ast.Raise | ast.Assert)))
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "model"])
+def test_a_chapter_fits_the_page_on_which_notebooks_and_book_print_it(name):
+    assert not [line for line in chapter(name).splitlines() if len(line) > 88]
+
+
+def test_chapters_are_equations_and_not_refusals():
+    counted = {name: refusals(chapter(name)) for name in CHAPTERS}
+    shares = {name: len(refused) / len(code) for name, (code, refused) in counted.items()}
+    whole = sum(len(refused) for _, refused in counted.values()) / sum(len(code) for code, _ in counted.values())
+    print({name: f"{share:.1%}" for name, share in shares.items()}, f"together {whole:.1%}")
+    assert whole <= 0.06 and max(shares.values()) <= 0.20, shares
+
+
+def test_refusals_are_counted_with_their_ifs():
+    source = '''def f(x):
+    """Not counted."""
+    if x < 0:
+        raise ValueError(x)
+    assert x, "0"
+    return x
+'''
+    assert refusals(source) == ({1, 3, 4, 5, 6}, {3, 4, 5})
 
 
 def test_no_equation_is_named_that_does_not_exist():
