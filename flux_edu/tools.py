@@ -66,7 +66,7 @@ def fill_cond(
 ) -> Float[Tensor, "B L cond"]:
     """What a Fill model reads beside the noisy tokens: what is kept, and the mask.
 
-    Eq. (12.2):  x̃ = [x_t ; patchify(z_m) ; patchify(pack(m))] ∈ R^{L × (64 + 64 + 256)}
+    Eq. (12.2):  x̃ = [x_t ; patchify(z_m) ; patchify(pack(m))] ∈ R^{L × (64+64+256)}
 
     z_m is `AutoEncoder.encode` of `hide(picture, m)`; m has a number for every pixel of
     the picture, 1 where it is painted anew, 0 where it is kept.
@@ -97,7 +97,7 @@ KONTEXT_SIZES = (
 
 
 def kontext_size(width: int, height: int) -> tuple[int, int]:
-    """The size of `KONTEXT_SIZES` with the nearest aspect, for the reference picture."""
+    """The size of `KONTEXT_SIZES` of the nearest aspect, for the reference picture."""
     assert min(width, height) > 0, f"{width} × {height} pixels: no side may be 0"
     return min(KONTEXT_SIZES, key=lambda size: abs(size[0] / size[1] - width / height))
 

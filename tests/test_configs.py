@@ -202,8 +202,3 @@ def test_an_unknown_variant_is_answered_with_the_nearest(typed, meant):
 def test_a_name_like_no_other_is_answered_with_all_of_them():
     with pytest.raises(ValueError, match="no variant is called 'stable diffusion'; .*There are: flux-dev, .*tiny"):
         configs.get_spec("stable diffusion")
-
-
-def test_a_head_must_have_a_whole_width():
-    with pytest.raises(ValueError, match="hidden_size = 3072 is not a multiple of num_heads = 7"):
-        dataclasses.replace(configs.DEV, num_heads=7)
