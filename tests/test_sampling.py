@@ -252,7 +252,7 @@ def test_a_strength_outside_0_and_1_is_an_error(strength):
 
 
 def test_a_start_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(AssertionError, match="picture .*, but noise"):
         sampling.image_to_image_start(torch.zeros(1, 16, 9, 8), torch.zeros(1, 16, 10, 8), [1.0, 0.0], 0.5)
 
 
