@@ -19,6 +19,7 @@ from torch import nn
 
 from flux_edu.io import checkpoint
 from flux_edu.train import trainer
+from flux_edu.train.muon import Muon
 
 
 class Walk:
@@ -44,7 +45,7 @@ def toy(out: Path, *options: str, seen: list | None = None, stop: int = 99, paus
     model, walk = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 2)), Walk(accelerator.process_index)
     ema, seen = trainer.make_ema(model, decay=0.9), [] if seen is None else seen
     matrices, biases = ([p for p in model.parameters() if p.ndim == n] for n in (2, 1))
-    optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, trainer.make_muon(matrices, 0.01): 0.02}
+    optimizers = {torch.optim.AdamW(biases, lr=0.0, fused=True): args.rate, Muon(matrices): 0.02}
     run = trainer.Trainer(args, accelerator, model, ema, optimizers, walk)
 
     def loss(model: nn.Module, step: int) -> torch.Tensor:

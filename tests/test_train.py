@@ -1,5 +1,6 @@
 """Training: composition, what is held out, the objective, and that steps make the loss fall. Eq. (9.1) to (9.3)."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -35,9 +36,10 @@ from flux_edu.train.data import (
     render,
 )
 from flux_edu.train.latent_pool import Pool
+from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
 from flux_edu.train.text_to_velocity import TextToVelocity, init_position_bias
-from flux_edu.train.trainer import Clock, learning_rate, make_ema, make_muon, seed_of
+from flux_edu.train.trainer import Clock, learning_rate, make_ema, seed_of
 
 
 @pytest.fixture(scope="module")
@@ -250,13 +252,30 @@ def test_muon_steps_along_the_nearest_orthogonal_matrix_as_far_as_adamw_would():
         U, S, Vh = torch.linalg.svd(torch.randn(rows, columns), full_matrices=False)
         W = torch.nn.Parameter(torch.randn(rows, columns))
         before, W.grad = W.detach().clone(), U * S.clamp(min=0.05 * S.max()) @ Vh  # a value near 0 needs more rounds
-        muon = make_muon([W], weight_decay=0.3)
-        muon.param_groups[0]["lr"] = 0.02
-        muon.step()
+        Muon([W], lr=0.02, weight_decay=0.3).step()
         moved = (before * (1 - 0.02 * 0.3) - W.detach()) / (0.02 * 0.2 * max(rows, columns) ** 0.5)
         inside = U.T @ moved @ Vh.T  # diagonal, since the directions stay
         assert 0.6 < inside.diagonal().min() and inside.diagonal().max() < 1.3
-        assert (inside - torch.diag(inside.diagonal())).abs().max() < 0.05  # the rounds are in bfloat16
+        assert (inside - torch.diag(inside.diagonal())).abs().max() < 1e-4
+
+
+def test_muon_in_stacks_is_torchs_and_goes_on_after_a_reload():
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for shape in [(5, 3), (3, 7), (5, 3), (3, 7), (4, 4)]]
+    ours, theirs = ([torch.nn.Parameter(W.clone()) for W in matrices] for _ in range(2))
+    muon, torchs = Muon(ours, lr=0.02), torch.optim.Muon(theirs, 0.02, 0.01, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        if step == 2:  # as a training that goes on does
+            state = copy.deepcopy(muon.state_dict())
+            muon = Muon(ours, lr=0.5)
+            muon.load_state_dict(state)
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        muon.step()
+        torchs.step()
+    for W, p, q in zip(matrices, ours, theirs, strict=True):
+        assert (p - q).norm() < 0.03 * (p - W).norm()  # torch's rounds are in bfloat16 here too
 
 
 def test_empty_captions_come_as_often_as_asked(drawings):

@@ -30,6 +30,7 @@ from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, Drawings, load_drawings
 from flux_edu.train.latent_pool import Compose, Pool, compose_scenes
+from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import Text, inputs
 from flux_edu.train.text_to_velocity import TextEncoders
 
@@ -152,7 +153,7 @@ class Distillation:
         if others:
             optimizers[trainer.make_adamw(others, 0.0, betas=(0.9, 0.99))] = args.rate
         if pairs:
-            optimizers[trainer.make_muon(pairs.values(), 0.0)] = args.muon
+            optimizers[Muon(list(pairs.values()), weight_decay=0.0)] = args.muon
         sample = () if cond is None else (cond[:1].repeat(args.batch, *cond[0].ndim * [1]),)
         captured = self.captured(student, args.batch, inputs, *sample)
         run = trainer.Trainer(args, self.accelerator, captured, ema, optimizers, state)

@@ -21,6 +21,7 @@ from flux_edu.train.autoencoder import PARTS, load_ae
 from flux_edu.train.data import SIXTEEN, captions, draw_scenes, load_drawings
 from flux_edu.train.distillation import one_noise, sample, schedule, sheet
 from flux_edu.train.latent_pool import Pool
+from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
 from flux_edu.train.text_to_velocity import TextToVelocity
 
@@ -110,7 +111,7 @@ def main() -> None:
     others = [p for p in model.parameters() if p not in matrices]
     optimizers = {trainer.make_adamw(others, 0.01, betas=(0.9, 0.95)): args.rate}
     if matrices:
-        optimizers[trainer.make_muon(model.matrices(), 0.01)] = args.muon
+        optimizers[Muon(model.matrices())] = args.muon
     run = trainer.Trainer(args, accelerator, model, ema, optimizers)
     # the schedule of sampling shifts noise levels by μ(L), so training draws them shifted likewise, Eq. (9.3)
     mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(x.shape[1]))

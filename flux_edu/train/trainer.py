@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from flux_edu.io.checkpoint import CheckpointError, State, listed, read, read_metadata, save
@@ -79,15 +79,6 @@ def make_adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: t
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
-
-
-def make_muon(matrices: Iterable[nn.Parameter], weight_decay: float) -> Muon:
-    """Muon: momentum, then the nearest orthogonal matrix as the step, as long as AdamW's steps usually are.
-
-    AdamW scales every number of a matrix by itself; Muon makes all directions of a matrix count alike. Jordan et al.,
-    "Muon", 2024; the length as in Liu et al., "Muon is scalable for LLM training", 2025: so both take the same rates.
-    """
-    return Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 def learning_rate(progress: float, warm_up: float = 0.02, decay_from: float = 0.6) -> float:
