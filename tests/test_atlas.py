@@ -272,7 +272,7 @@ def painted():
 
 def test_a_survey_holds_every_step_block_and_head(painted):
     generator, found = painted
-    assert found.attention.shape == (2, 9, 5, 96, 96) and found.levels == [1.0, 0.5]
+    assert found.attention.shape == (2, 9, 5, 96, 96) and found.timesteps == [1.0, 0.5]
     torch.testing.assert_close(found.attention.sum(-1), torch.ones(2, 9, 5, 96))
     assert found.L_txt == 32 and found.grid == (8, 8)
     again = generator.generate_image(128, 128, 2, 0.0, 0, found.prompt)
@@ -295,7 +295,7 @@ def test_a_survey_of_the_other_models():
     two_passes = attention_maps.survey(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
     assert two_passes.attention.shape == (1, 9, 5, 96, 96)
     distilled = attention_maps.survey(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
-    assert distilled.attention.shape == (1, 9, 5, 96, 96) and distilled.levels == [1.0]
+    assert distilled.attention.shape == (1, 9, 5, 96, 96) and distilled.timesteps == [1.0]
 
 
 # ---------------------------------------------------------------- exercises

@@ -56,7 +56,7 @@ def test_the_count_is_that_of_the_student():
 
 
 DRAWN = [
-    (plots.guidance_by_level, {"levels": [0.1, 0.9], "moved": {1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}}),
+    (plots.guidance_by_level, {"timesteps": [0.1, 0.9], "moved": {1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}}),
     (plots.student_losses, {"losses": [0.3, 0.2, 0.1], "other": (0.3, 0.25)}),
     (plots.student_losses, {"losses": [0.3]}),
     (plots.delta_size, {"rank": 1}),

@@ -192,8 +192,8 @@ def test_the_first_steps_of_a_bfloat16_sum_are_lost():
 
 
 def start_index(strength: float, num_steps: int) -> int:
-    levels = torch.linspace(1, 0, num_steps + 1).tolist()
-    return num_steps + 1 - len(sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), levels, strength)[1])
+    timesteps = torch.linspace(1, 0, num_steps + 1).tolist()
+    return num_steps + 1 - len(sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), timesteps, strength)[1])
 
 
 @pytest.mark.equation("6.3")

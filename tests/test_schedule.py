@@ -1,6 +1,7 @@
 """Chapter 1: the path, the line μ(L), the time shift and the schedule, Eq. (1.1) to (1.5)."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from flux_edu.teaching.exercises import chapter_01 as exercises
 from flux_edu.teaching.plots import chapter_01 as plots
 
 few = settings(max_examples=40, deadline=None)
-levels = st.floats(0, 1)
+timesteps = st.floats(0, 1)
 mus = st.floats(-4, 4)
 sigmas = st.floats(0.05, 8)
 
@@ -29,8 +30,8 @@ def test_interpolate_is_the_weighted_sum_with_one_level_a_sample():
     x_0, noise = torch.randn(2, 3, 5, 7, 11, dtype=torch.float64)
     t = f64(0.0, 0.3, 1.0)
     x_t = schedule.interpolate(x_0, noise, t)
-    for i, level in enumerate(t.tolist()):
-        torch.testing.assert_close(x_t[i], x_0[i] * (1 - level) + noise[i] * level)
+    for i, t_i in enumerate(t.tolist()):
+        torch.testing.assert_close(x_t[i], x_0[i] * (1 - t_i) + noise[i] * t_i)
     assert torch.equal(x_t[0], x_0[0]) and torch.equal(x_t[2], noise[2]), "t = 0 is the picture, t = 1 the noise"
 
 
@@ -142,7 +143,7 @@ def test_the_notes_form_is_nan_at_the_picture():
 
 
 @few
-@given(mus, mus, levels)
+@given(mus, mus, timesteps)
 def test_shifts_add_their_mu(mu, more, t):
     twice = schedule.time_shift(more, 1.0, schedule.time_shift(mu, 1.0, f64(t)))
     torch.testing.assert_close(twice, schedule.time_shift(mu + more, 1.0, f64(t)), atol=1e-12, rtol=0)
@@ -224,7 +225,7 @@ def test_schedule_falls_from_one_to_zero_in_n_steps(N, L, shift):
     t = schedule.get_schedule(N, L, shift=shift)
     assert len(t) == N + 1, "N steps have N + 1 points"
     assert t[0] == 1 and t[-1] == 0
-    assert all(a > b for a, b in zip(t[:-1], t[1:], strict=True))
+    assert all(a > b for a, b in pairwise(t))
 
 
 @few
@@ -311,8 +312,9 @@ def test_the_parabola_of_the_steps_is_the_slope_of_the_shift(mu):
 
 @pytest.mark.parametrize("mu", [-0.7, 0.0, 1.15, 3.2])
 def test_shares_of_the_bands_are_what_a_long_schedule_counts(mu):
-    levels = schedule.time_shift(mu, 1.0, torch.linspace(1, 0, 20_001, dtype=torch.float64))[:-1]
+    timesteps = schedule.time_shift(mu, 1.0, torch.linspace(1, 0, 20_001, dtype=torch.float64))[:-1]
     counted = [
-        ((levels <= a) & (levels > b)).double().mean().item() for a, b in ((1, 0.9), (0.9, 0.7), (0.7, 0.4), (0.4, 0))
+        ((timesteps <= a) & (timesteps > b)).double().mean().item()
+        for a, b in ((1, 0.9), (0.9, 0.7), (0.7, 0.4), (0.4, 0))
     ]
     assert plots.band_shares(mu) == pytest.approx(counted, abs=2e-4)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import pairwise
 from types import SimpleNamespace
 
 import diffusers
@@ -184,12 +185,12 @@ def test_denoise_joins_channels_and_tokens(guidance):
     noise, txt, y = torch.randn(1, 6, 8), torch.randn(1, 3, 10), torch.randn(1, 6)
     ids, txt_ids = patchify.make_img_ids(1, 2, 3), torch.zeros(1, 3, 3)
     reference = torch.randn(1, 4, 8), patchify.make_img_ids(1, 2, 2) + torch.tensor([1.0, 0, 0])
-    cond, times = torch.randn(1, 6, 5), [1.0, 0.7, 0.2]
+    cond, timesteps = torch.randn(1, 6, 5), [1.0, 0.7, 0.2]
     empty = torch.randn(1, 3, 10), torch.randn(1, 6)
 
     def walk(step):
         x = noise
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(timesteps):
             level = torch.tensor([t])
             v_empty, v = step(x, empty[0], level, empty[1]), step(x, txt, level, y)
             x = x + (t_next - t) * (v_empty + guidance * (v - v_empty))
@@ -201,7 +202,7 @@ def test_denoise_joins_channels_and_tokens(guidance):
     def after(x, txt, t, y):
         return model(torch.cat([x, reference[0]], 1), torch.cat([ids, reference[1]], 1), txt, txt_ids, t, y)[:, :6]
 
-    how = dict(timesteps=times, guidance=guidance, uncond=empty)
+    how = dict(timesteps=timesteps, guidance=guidance, uncond=empty)
     x = sampling.denoise(wide, noise, ids, txt, txt_ids, y, **how, img_cond=cond)
     torch.testing.assert_close(x, walk(beside), rtol=1e-4, atol=1e-5)
     x = sampling.denoise(model, noise, ids, txt, txt_ids, y, **how, img_cond_seq=reference)
@@ -306,8 +307,8 @@ def test_the_strength_figure_tells_where_image_to_image_begins():
     for strength, tokens in ((0.3, 4096), (0.65, 64)):
         label = plots.where_strength_enters(strength=strength, tokens=tokens).get_label()
         for name, shift in (("shifted", True), ("even", False)):
-            levels = get_schedule(28, tokens, shift=shift)
-            _, rest = sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), levels, strength)
+            timesteps = get_schedule(28, tokens, shift=shift)
+            _, rest = sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), timesteps, strength)
             assert f"{rest[0]:.2f} on the {name} schedule" in label
 
 

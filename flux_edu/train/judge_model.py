@@ -6,6 +6,7 @@ is nearest. The judge is no part of the generator; the tiny Redux sees through t
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Judge(nn.Module):
     def __init__(self, vocabulary: int, channels: tuple[int, ...] = (32, 64, 96), words: int = 96):
         super().__init__()
         stages: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, stride=2, padding=1), Block(channels[0])]
-        for narrow, wide in zip(channels[:-1], channels[1:], strict=True):
+        for narrow, wide in pairwise(channels):
             stages += [nn.Conv2d(narrow, wide, 2, stride=2), Block(wide), Block(wide)]
         last = channels[-1]  # 8 × 8 places are left, averaged to 4 × 4, which still tell upper from lower
         stages += [nn.GroupNorm(last // 8, last), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16 * last, WIDTH)]

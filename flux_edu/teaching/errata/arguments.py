@@ -94,7 +94,7 @@ def index_notes():
 def index_right():
     z = torch.zeros(1, 1)
     rest = [image_to_image_start(z, z, get_schedule(N, 64), strength)[1] for strength, N in CASES]
-    return [N + 1 - len(levels) for levels, (_, N) in zip(rest, CASES, strict=True)]
+    return [N + 1 - len(timesteps) for timesteps, (_, N) in zip(rest, CASES, strict=True)]
 
 
 def range_notes():

@@ -1,6 +1,7 @@
 """The notes on the denoising step."""
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -36,14 +37,14 @@ X_0, NOISE = torch.tensor([[0.3, -0.7]]), torch.tensor([[1.1, 0.4]])
 
 def sign_notes():
     x, t = NOISE, get_schedule(4, 4096)
-    for t_n, t_next in zip(t[:-1], t[1:], strict=True):
+    for t_n, t_next in pairwise(t):
         x = x + (t_n - t_next) * (NOISE - X_0)
     return x[0]
 
 
 def sign_right():
     x, t = NOISE, get_schedule(4, 4096)
-    for t_n, t_next in zip(t[:-1], t[1:], strict=True):
+    for t_n, t_next in pairwise(t):
         x = euler_step(x, NOISE - X_0, t_n, t_next)
     return x[0]
 

@@ -13,18 +13,18 @@ from flux_edu.teaching.errata.entry import Check, Erratum
 PART = "time scheduling"
 
 
-def levels(*t: float) -> torch.Tensor:
+def timesteps(*t: float) -> torch.Tensor:
     return torch.tensor(t, dtype=torch.float64)
 
 
 def centre_notes():
-    t = levels(0.2, 0.5, 0.8)
+    t = timesteps(0.2, 0.5, 0.8)
     shifted = t + 0.26  # a curve moved sideways, by as much as its half-point moves at μ = 1.15
     return shifted / (1 - shifted) / (t / (1 - t))
 
 
 def centre_right():
-    t = levels(0.2, 0.5, 0.8)
+    t = timesteps(0.2, 0.5, 0.8)
     shifted = time_shift(1.15, 1.0, t)
     return shifted / (1 - shifted) / (t / (1 - t))
 
@@ -34,20 +34,20 @@ def steep_notes():
 
 
 def steep_right():
-    t = levels(0.02, 0.5, 0.98).requires_grad_()
+    t = timesteps(0.02, 0.5, 0.98).requires_grad_()
     time_shift(0.0, 2.0, t).sum().backward()
     return t.grad
 
 
 def end_notes():
-    t = levels(0.0).requires_grad_()
+    t = timesteps(0.0).requires_grad_()
     shifted = math.exp(1.15) / (math.exp(1.15) + (1 / t - 1) ** 1.0)
     shifted.sum().backward()
     return shifted.item(), t.grad.item()
 
 
 def end_right():
-    t = levels(0.0).requires_grad_()
+    t = timesteps(0.0).requires_grad_()
     shifted = time_shift(1.15, 1.0, t)
     shifted.sum().backward()
     return shifted.item(), t.grad.item()
@@ -64,8 +64,8 @@ def direction_right():
 
 def line_notes():
     m = (1.15 - 0.5) / (4096 - 256)
-    levels = [1 - k * (1 / 4) for k in range(5)]
-    return m * 1000 + 0.5 - m * 256, levels, [*"txt", *"img"]
+    timesteps = [1 - k * (1 / 4) for k in range(5)]
+    return m * 1000 + 0.5 - m * 256, timesteps, [*"txt", *"img"]
 
 
 def line_right():

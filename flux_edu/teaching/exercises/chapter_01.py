@@ -57,8 +57,8 @@ def check_half_point(answer: Callable[[float, float], float]) -> None:
 def my_schedule(num_steps: int, width: int, height: int) -> list[float]:
     L = math.ceil(width / 16) * math.ceil(height / 16)
     mu = 0.5 + (L - 256) * (1.15 - 0.5) / (4096 - 256)
-    levels = [1 - i / num_steps for i in range(num_steps + 1)]
-    return [t * math.exp(mu) / (t * math.exp(mu) + 1 - t) for t in levels]
+    timesteps = [1 - i / num_steps for i in range(num_steps + 1)]
+    return [t * math.exp(mu) / (t * math.exp(mu) + 1 - t) for t in timesteps]
 
 
 def check_my_schedule(answer: Callable[[int, int, int], list[float]]) -> None:

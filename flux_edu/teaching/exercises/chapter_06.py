@@ -1,6 +1,7 @@
 """Exercises of chapter 6: what the model has in mind, the sampling loop, where image to image starts, Heun's step."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def check_picture_and_noise(answer: Callable) -> None:
 
 
 def walk(velocity: Callable, x: Tensor, timesteps: list[float]) -> Tensor:
-    for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         x = x + (t_next - t) * velocity(x, t)
     return x
 
@@ -61,7 +62,7 @@ def check_walk(answer: Callable) -> None:
 
     def run(step: Callable) -> Tensor:
         x = start.clone()
-        for t, t_next in zip(timesteps[:-1], timesteps[1:], strict=True):
+        for t, t_next in pairwise(timesteps):
             x = step(x, t, t_next)
         return x
 

@@ -1,6 +1,7 @@
 """Exercises of chapter 11, few steps."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -58,21 +59,21 @@ def check_segment_target(answer: Callable[[Velocity, Tensor, float, float, int],
 # ---------------------------------------------------------------- 11.2
 
 
-def students_places(v: Velocity, noise: Tensor, times: list[float]) -> list[Tensor]:
+def students_places(v: Velocity, noise: Tensor, timesteps: list[float]) -> list[Tensor]:
     places = [noise]
-    for t, t_next in zip(times[:-2], times[1:-1], strict=True):
+    for t, t_next in pairwise(timesteps[:-1]):
         places.append(places[-1] + (t_next - t) * v(places[-1], t))
     return places
 
 
 def check_students_places(answer: Callable[[Velocity, Tensor, list[float]], list[Tensor]]) -> None:
     noise = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
-    times = [1.0, 0.8, 0.5, 0.1, 0.0]
-    right = students_places(_bent, noise, times)
-    got = answer(_bent, noise.clone(), times)
+    timesteps = [1.0, 0.8, 0.5, 0.1, 0.0]
+    right = students_places(_bent, noise, timesteps)
+    got = answer(_bent, noise.clone(), timesteps)
     assert got is not None, NOTHING
     got = list(got)
-    end = right[-1] + (times[-1] - times[-2]) * _bent(right[-1], times[-2])
+    end = right[-1] + (timesteps[-1] - timesteps[-2]) * _bent(right[-1], timesteps[-2])
     assert not (len(got) == 5 and _same(got[-1], end)), (
         "you give a lesson at the end too: nobody steps from a finished picture, leave the last place out"
     )
@@ -81,7 +82,7 @@ def check_students_places(answer: Callable[[Velocity, Tensor, list[float]], list
     for told, wrong in [
         (
             "you add (t - t_next) v: the sign is the other way, t falls",
-            noise - (times[1] - times[0]) * _bent(noise, 1.0),
+            noise - (timesteps[1] - timesteps[0]) * _bent(noise, 1.0),
         ),
         (
             "your steps are all of one length; they are t_next - t, and these times are not evenly spaced",
@@ -89,7 +90,7 @@ def check_students_places(answer: Callable[[Velocity, Tensor, list[float]], list
         ),
     ]:
         assert not _same(got[1], wrong), told
-    first = [noise + (t - 1) * _bent(noise, 1.0) for t in times[:-1]]
+    first = [noise + (t - 1) * _bent(noise, 1.0) for t in timesteps[:-1]]
     assert not all(map(_same, got, first)), (
         "all your places lie on the line of the first velocity: after each step the student looks again"
     )

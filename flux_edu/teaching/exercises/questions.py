@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -372,9 +373,9 @@ def swapped_halves() -> float:
     "v points to the noise, and t falls, so the factor must be negative. The other sign walks away from pictures.",
 )
 def wrong_sign() -> float:
-    x_0, eps, times = seeded(50), seeded(50, seed=1), get_schedule(7, 64)
+    x_0, eps, timesteps = seeded(50), seeded(50, seed=1), get_schedule(7, 64)
     x = eps
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         x = euler_step(x, eps - x_0, t_next, t)  # the levels exchanged: the other sign
     return float((x - x_0).norm() / (eps - x_0).norm())
 
@@ -751,10 +752,10 @@ def without_compass() -> float:
 )
 def without_a_block() -> float:
     flux, noise = tiny("tiny-schnell"), get_noise(1, 128, 128, "cpu", torch.float32, 0)
-    given, times = prepare(flux.t5, flux.clip, noise, CATS), get_schedule(4, 64, shift=False)
-    whole = denoise(flux.model, **given, timesteps=times)
+    given, timesteps = prepare(flux.t5, flux.clip, noise, CATS), get_schedule(4, 64, shift=False)
+    whole = denoise(flux.model, **given, timesteps=timesteps)
     with attention_maps.ablate(flux.model, attention_maps.block_names(flux.model)[4]):
-        return apart(denoise(flux.model, **given, timesteps=times), whole)
+        return apart(denoise(flux.model, **given, timesteps=timesteps), whole)
 
 
 # ---------------------------------------------------------------- 16

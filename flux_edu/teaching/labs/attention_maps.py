@@ -32,7 +32,7 @@ class Survey:
 
     prompt: str
     picture: Image.Image
-    levels: list[float]
+    timesteps: list[float]
     words: list[tuple[str, list[int]]]
     L_txt: int
     grid: tuple[int, int]
@@ -85,14 +85,14 @@ def survey(
         *(128, 128, num_steps or spec.num_steps, w, seed, prompt),
         callback=lambda i, t, x, v: states.append((t, x.clone())),
     )
-    levels, noise = [t for t, _ in states], get_noise(len(states), 128, 128, generator.device, torch.float32, seed)
+    timesteps, noise = [t for t, _ in states], get_noise(len(states), 128, 128, generator.device, torch.float32, seed)
     ready = prepare(generator.t5, generator.clip, noise, prompt) | {"img": torch.cat([x for _, x in states])}
     ready["y"] = ready.pop("vec")
     ws = torch.full((len(states),), w) if spec.params.guidance_embed else None
-    traced = trace(generator.model, **ready, timesteps=torch.tensor(levels), guidance=ws)
+    traced = trace(generator.model, **ready, timesteps=torch.tensor(timesteps), guidance=ws)
     attention = torch.stack([traced.attention(name) for name in block_names(generator.model)], dim=1)
     words = words_of(generator.t5, prompt)
-    return Survey(prompt, picture, levels, words, ready["txt"].shape[1], token_grid(128, 128), traced, attention)
+    return Survey(prompt, picture, timesteps, words, ready["txt"].shape[1], token_grid(128, 128), traced, attention)
 
 
 # ---------------------------------------------------------------- what to read off the weights

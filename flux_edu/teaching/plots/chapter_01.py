@@ -1,6 +1,7 @@
 """Figures of chapter 1: the straight path, the line μ(L), the time shift, and the schedule."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -158,9 +159,9 @@ def noise_levels(steps: int = 20, threshold: float = 0.9) -> Figure:
     fig, ax = new_figure(width=8, height=2.6)
     told = []
     for y, (name, L, color) in enumerate(rows):
-        levels = get_schedule(steps, L or 1, shift=L is not None)[:-1]
-        high = sum(level > threshold for level in levels)
-        ax.plot(levels, [y] * steps, "o", color=color, ms=5)
+        timesteps = get_schedule(steps, L or 1, shift=L is not None)[:-1]
+        high = sum(t > threshold for t in timesteps)
+        ax.plot(timesteps, [y] * steps, "o", color=color, ms=5)
         ax.text(-0.04, y, f"{high} above {threshold:g}", va="center", fontsize=9)
         told.append(f"{name}: {high}")
     ax.axvline(threshold, color=ORANGE, zorder=0, lw=1.2)
@@ -252,7 +253,7 @@ def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
 def band_shares(mu: float) -> list[float]:
     """Which share of all steps falls into each of `BANDS`: the difference of its ends before the shift."""
     ends = time_shift(-mu, 1.0, torch.tensor(BANDS, dtype=torch.float64)).tolist()
-    return [above - below for above, below in zip(ends[:-1], ends[1:], strict=True)]
+    return [above - below for above, below in pairwise(ends)]
 
 
 def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
@@ -269,7 +270,7 @@ def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figur
                 ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color="w" if dark else "k")
             left += share
         told.append(f"{name} " + ", ".join(f"{share:.0%}" for share in shares))
-    names = [f"t from {a:g} to {b:g}" for a, b in zip(BANDS[:-1], BANDS[1:], strict=True)]
+    names = [f"t from {a:g} to {b:g}" for a, b in pairwise(BANDS)]
     for shade, name in zip(SHADES, names, strict=True):
         ax.barh(0, 0, color=shade, label=name)
     ax.set_yticks(range(len(MUS)), [f"{name}\nμ = {rule(h * w, steps):.2f}" for name, rule in MUS.items()])

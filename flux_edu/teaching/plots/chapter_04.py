@@ -23,8 +23,8 @@ STREAMS = {"txt": TXT, "img": IMG}
 
 def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
     """Eq. (4.1): all noise levels as rows of cosines and sines, and how alike the row of t is to every other."""
-    times = torch.linspace(0, 1, 401)
-    emb, mine = timestep_embedding(times, dim), timestep_embedding(torch.tensor([t]), dim)[0]
+    timesteps = torch.linspace(0, 1, 401)
+    emb, mine = timestep_embedding(timesteps, dim), timestep_embedding(torch.tensor([t]), dim)[0]
     near = torch.linspace(-0.05, 0.05, 201)
     alike = timestep_embedding(near + t, dim) @ mine / (dim / 2)
     fig, (left, right) = new_figure(1, 2, width=8.4, height=3, width_ratios=[1.25, 1])
@@ -72,11 +72,11 @@ def rounded_times(num_steps: int = 50, image_seq_len: int = 4096) -> Figure:
     return fig
 
 
-def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], times: Float[Tensor, "T"]) -> Figure:
+def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], timesteps: Float[Tensor, "T"]) -> Figure:
     """What the velocity loses when a term of the conditioning vector is left out, over the noise level."""
     fig, ax = new_figure(width=7, height=3.2)
     for (name, change), color in zip(changes.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
-        ax.plot(times, 100 * change, "o-", ms=3.5, color=color, label=name)
+        ax.plot(timesteps, 100 * change, "o-", ms=3.5, color=color, label=name)
     ax.set(xlabel="noise level t", ylabel="change of the velocity, %", ylim=(0, None))
     ax.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     told = ", ".join(f"{name}: {c.min():.0%} to {c.max():.0%}" for name, c in changes.items())
@@ -148,7 +148,7 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
 
 def modulation_along_t(
     numbers: Float[Tensor, "blocks 2 T 6 D"],
-    times: Float[Tensor, "T"],
+    timesteps: Float[Tensor, "T"],
     t: float = 0.5,
     block: int = 0,
     stream: str = "img",
@@ -158,7 +158,7 @@ def modulation_along_t(
     numbers holds the modulations of every block, of its text and its image stream (in this order), at every time.
     """
     mine = numbers[block, list(STREAMS).index(stream)]
-    at = int((times - t).abs().argmin())
+    at = int((timesteps - t).abs().argmin())
     size = mine.pow(2).mean(-1).sqrt()
     fig, (left, right) = new_figure(1, 2, width=8.4, height=3.1)
     channels = torch.linspace(0, 100, 81)
@@ -166,7 +166,7 @@ def modulation_along_t(
     for j, (name, color) in enumerate(PARTS.items()):
         for branch, ls in enumerate("-:"):
             label = None if branch else name
-            left.plot(times, size[:, 3 * branch + j], color=color, ls=ls, label=label)
+            left.plot(timesteps, size[:, 3 * branch + j], color=color, ls=ls, label=label)
             right.plot(channels, mine[at, 3 * branch + j].sort().values[picked], color=color, ls=ls)
     left.axvline(t, color=BLACK, lw=1.2)
     left.set(xlabel="noise level t", ylabel="root mean square over channels", ylim=(0, 1.25 * float(size.max())))
@@ -179,14 +179,14 @@ def modulation_along_t(
     right.set(xlabel="share of the channels, sorted by size, %", ylabel="value", ylim=(-edge, edge))
     right.set_xticks([0, 50, 100])
     right.locator_params(axis="y", nbins=5)
-    right.set_title(f"t = {times[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
+    right.set_title(f"t = {timesteps[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
     place(fig, 0.08, 0.98, 0.16, wspace=0.22, top=0.89)
     gates = mine[at, [2, 5]]
     told = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
     fig.set_label(
-        f"Modulation of double block {block}, {stream} stream. Left: root mean square along t; at t = {times[at]:.2f}:"
-        f" {told}. Right: all channels at that t; the gates reach from {gates.min():.2f} to {gates.max():.2f} and"
-        f" {(gates < 0).float().mean():.0%} of them are negative."
+        f"Modulation of double block {block}, {stream} stream. Left: root mean square along t; at"
+        f" t = {timesteps[at]:.2f}: {told}. Right: all channels at that t; the gates reach from {gates.min():.2f} to"
+        f" {gates.max():.2f} and {(gates < 0).float().mean():.0%} of them are negative."
     )
     return fig
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,10 +38,10 @@ def two_point_velocity(x: Float[Tensor, "N"], t: float) -> Float[Tensor, "N"]:
 START = torch.special.ndtri((torch.arange(10, dtype=torch.float64) + 0.5) / 10)  # ten numbers spread like N(0, 1)
 
 
-def walk(levels: Sequence[float], sign: int = 1) -> Float[Tensor, "steps N"]:
+def walk(timesteps: Sequence[float], sign: int = 1) -> Float[Tensor, "steps N"]:
     """All states of ten Euler walks from noise along `two_point_velocity`; sign = -1 is the notes' mistake."""
     path = [START]
-    for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+    for t, t_next in pairwise(timesteps):
         path.append(euler_step(path[-1], sign * two_point_velocity(path[-1], t), t, t_next))
     return torch.stack(path)
 
@@ -128,9 +129,9 @@ def strength_levels(num_steps: int = 50, strength: float = 0.5) -> Figure:
     strengths, told = np.linspace(0, 1, 101).tolist(), []
     for tokens, colour in ((64, BLUE), (4096, ORANGE)):
         timesteps = get_schedule(num_steps, tokens)
-        levels = [start_level(s, timesteps)[1] for s in strengths]
+        starts = [start_level(s, timesteps)[1] for s in strengths]
         i, t = start_level(strength, timesteps)
-        ax.plot(strengths, levels, drawstyle="steps-mid", color=colour, label=f"{tokens} tokens: {t:.3f}")
+        ax.plot(strengths, starts, drawstyle="steps-mid", color=colour, label=f"{tokens} tokens: {t:.3f}")
         ax.plot([strength], [t], "o", color=colour)
         told.append(f"t = {t:.3f} at {tokens} tokens")
     ax.plot([0, 1], [0, 1], color="0.75", lw=1, label="t = strength")

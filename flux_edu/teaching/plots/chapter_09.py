@@ -86,11 +86,11 @@ def velocity_arrows(
     """The closed form's velocity on a grid of places at level t, and beside it what a network answers there."""
     line = torch.linspace(-3, 3, 13)
     grid = torch.cartesian_prod(line + 0.4, line)
-    levels = torch.full((len(grid),), t)
-    fields = {"closed form": blob_velocity(grid, levels)}
+    timesteps = torch.full((len(grid),), t)
+    fields = {"closed form": blob_velocity(grid, timesteps)}
     if answer is not None:
         with torch.no_grad():
-            fields[name] = answer(grid, levels)
+            fields[name] = answer(grid, timesteps)
     x_t = interpolate(*(pair[:400] for pair in _pairs()), torch.full((400,), t))
     fig, axes = new_figure(1, len(fields), width=4.3 * len(fields), height=3.9, squeeze=False)
     for ax, (title, v) in zip(axes[0], fields.items(), strict=True):
@@ -148,13 +148,13 @@ def loss_by_level(curves: dict[str, tuple[Sequence[float], Sequence[float]]], hi
         t = torch.linspace(0, 1, 101)
         ax.plot(t, gaussian_floor(t), color=GREY, ls="--", lw=1.3, label="known: variance 1 (formula)")
         told.append("the dashed hill of a guess that knows the variance alone rises from 1 to 2 and falls to 1")
-    for (name, (levels, losses)), color, marker in zip(
+    for (name, (timesteps, losses)), color, marker in zip(
         curves.items(), (BLUE, ORANGE, GREEN, PINK), "osD^", strict=False
     ):
-        ax.plot(levels, losses, marker + "-", color=color, ms=4, label=name)
+        ax.plot(timesteps, losses, marker + "-", color=color, ms=4, label=name)
         low = int(np.argmin(losses))
-        told.append(f"{name}: {losses[0]:.2f} at t = {levels[0]:.2f}, least {losses[low]:.2f} at"
-                    f" {levels[low]:.2f}, {losses[-1]:.2f} at {levels[-1]:.2f}")  # fmt: skip
+        told.append(f"{name}: {losses[0]:.2f} at t = {timesteps[0]:.2f}, least {losses[low]:.2f} at"
+                    f" {timesteps[low]:.2f}, {losses[-1]:.2f} at {timesteps[-1]:.2f}")  # fmt: skip
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="loss, mean square a number", xlim=(-0.02, 1.02))
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
@@ -301,13 +301,13 @@ def shifted_levels(a: float = 0.0, c: float = 1.0, width: int = 1024, height: in
     L = -(-width // 16) * -(-height // 16)
     mu = get_lin_function()(L)
     mean, deviation = shift_logit_normal(a, c, mu)
-    levels = get_schedule(steps, L)[:-1]
-    trained, walked = share_above(0.9, mean, deviation), sum(t > 0.9 for t in levels) / steps
+    timesteps = get_schedule(steps, L)[:-1]
+    trained, walked = share_above(0.9, mean, deviation), sum(t > 0.9 for t in timesteps) / steps
     fig, ax = new_figure(width=7.4, height=3.3)
     ax.plot(_T, logit_normal_density(_T, a, c), color=GREY, ls="--", label=f"before: a = {a:.2f}, c = {c:.2f}")
     after = f"after: a = {mean:.2f}, c = {deviation:.2f}"
     ax.plot(_T, logit_normal_density(_T, mean, deviation), color=BLUE, lw=2, label=after)
-    ax.plot(levels, [-0.25] * steps, "|", color=RED, ms=11, mew=1.5, label=f"the schedule's {steps} levels")
+    ax.plot(timesteps, [-0.25] * steps, "|", color=RED, ms=11, mew=1.5, label=f"the schedule's {steps} levels")
     ax.axvline(0.9, color=ORANGE, lw=1, ls=":")
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="density", xlim=(0, 1), ylim=(-0.5, 5.2))
     ax.set_title(

@@ -14,13 +14,13 @@ from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, n
 GREY = "#767676"
 
 
-def guidance_by_level(levels: Sequence[float], moved: dict[float, Sequence[float]]) -> Figure:
+def guidance_by_level(timesteps: Sequence[float], moved: dict[float, Sequence[float]]) -> Figure:
     """How far the guided velocity lies from the prompted one, over the noise level, a curve for every w."""
     fig, ax = new_figure(width=7, height=3.2)
     told = []
     for (w, values), colour, marker in zip(moved.items(), (SKY, BLUE, ORANGE, PINK), "osD^", strict=False):
-        ax.plot(levels, values, marker + "-", color=colour, ms=4, label=f"w = {w:g}")
-        told.append(f"w = {w:g}: {values[0]:.2f} at t = {levels[0]:.2f}, {values[-1]:.2f} at {levels[-1]:.2f}")
+        ax.plot(timesteps, values, marker + "-", color=colour, ms=4, label=f"w = {w:g}")
+        told.append(f"w = {w:g}: {values[0]:.2f} at t = {timesteps[0]:.2f}, {values[-1]:.2f} at {timesteps[-1]:.2f}")
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="‖v_w − v_c‖ / ‖v_w‖", xlim=(-0.02, 1.02))
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False, loc="upper left")

@@ -44,9 +44,9 @@ def off_the_chord(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) ->
     """How far a walk's velocity is from its chord, in parts of the chord's length, over the noise level."""
     fig, ax = new_figure(width=6.6, height=3.0)
     told = []
-    for (name, (levels, off)), color in zip(curves.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
-        ax.plot(levels, off, "o-", color=color, ms=3, label=name)
-        told.append(f"{name}: {off[0]:.2f} at t = {levels[0]:.2f}, {off[-1]:.2f} at t = {levels[-1]:.2f}")
+    for (name, (timesteps, off)), color in zip(curves.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+        ax.plot(timesteps, off, "o-", color=color, ms=3, label=name)
+        told.append(f"{name}: {off[0]:.2f} at t = {timesteps[0]:.2f}, {off[-1]:.2f} at t = {timesteps[-1]:.2f}")
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="|v − chord| / |chord|", xlim=(1.02, -0.02))
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False)

@@ -123,13 +123,13 @@ def where_strength_enters(
     for other, colour in ((64, SKY), (4096, GREEN)):
         if other == tokens:
             continue
-        levels = get_schedule(num_steps, other)
-        steps = [start_level(s, levels)[1] for s in strengths]
+        timesteps = get_schedule(num_steps, other)
+        steps = [start_level(s, timesteps)[1] for s in strengths]
         right.plot(strengths, steps, color=colour, lw=1, ls="--", label=f"{other} tokens")
-    for (name, levels), colour in zip(schedules.items(), (BLUE, ORANGE), strict=True):
+    for (name, timesteps), colour in zip(schedules.items(), (BLUE, ORANGE), strict=True):
         label = f"{tokens} tokens, this walk" if name == "shifted" else name
-        right.plot(strengths, [start_level(s, levels)[1] for s in strengths], color=colour, label=label)
-        i, t = start_level(strength, levels)
+        right.plot(strengths, [start_level(s, timesteps)[1] for s in strengths], color=colour, label=label)
+        i, t = start_level(strength, timesteps)
         right.plot([strength], [t], "o", color=colour)
         told.append(f"{t:.2f} on the {name} schedule")
     right.axhline(0.5, color="0.75", lw=1, ls=":")

@@ -1,6 +1,7 @@
 """Figures of chapter 13: what the 12B model takes in memory, arithmetic and time, and what few bits do to numbers."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -116,14 +117,14 @@ def parameters_and_work() -> Figure:
 
 def bfloat16_times(t: float = 0.99) -> Figure:
     """Noise levels of a schedule, times 1000, as two programs feed them to the embedding in bfloat16."""
-    levels = torch.arange(900, 1001).float() / 1000
-    before = (levels.bfloat16() * 1000).float() - levels * 1000
-    after = (levels * 1000).bfloat16().float() - levels * 1000
+    timesteps = torch.arange(900, 1001).float() / 1000
+    before = (timesteps.bfloat16() * 1000).float() - timesteps * 1000
+    after = (timesteps * 1000).bfloat16().float() - timesteps * 1000
     one = torch.tensor(t)
     first, second = (one.bfloat16() * 1000).item(), (one * 1000).bfloat16().item()
     fig, ax = new_figure(width=7.2, height=3.0)
-    ax.plot(levels, before, ".-", color=BLUE, lw=0.7, label="rounded, then × 1000")
-    ax.plot(levels, after, ".-", color=ORANGE, lw=0.7, label="× 1000, then rounded")
+    ax.plot(timesteps, before, ".-", color=BLUE, lw=0.7, label="rounded, then × 1000")
+    ax.plot(timesteps, after, ".-", color=ORANGE, lw=0.7, label="× 1000, then rounded")
     ax.axvline(t, color="0.5", lw=1)
     ax.set(xlabel="noise level t", ylabel="error of 1000 t", xlim=(0.898, 1.002), ylim=(-5.5, 5.5))
     ax.set_title(f"t = {t:.3f}: {first:.0f} and {second:.0f} instead of {1000 * t:.0f}", fontsize=10)
@@ -144,8 +145,7 @@ def lost_steps(steps: int = 50, side: int = 1024) -> Figure:
     x, v = torch.randn(2, 4096, generator=generator)
     x = x.bfloat16()
     changed = [
-        100 * (x + ((after - now) * v).bfloat16() != x).float().mean().item()
-        for now, after in zip(timesteps[:-1], timesteps[1:], strict=True)
+        100 * (x + ((after - now) * v).bfloat16() != x).float().mean().item() for now, after in pairwise(timesteps)
     ]
     fig, ax = new_figure(width=7.2, height=2.9)
     ax.bar(range(steps), changed, color=BLUE)

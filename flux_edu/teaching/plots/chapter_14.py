@@ -1,5 +1,7 @@
 """Figures of chapter 14, the errata: three wrong statements beside what is right."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -81,24 +83,24 @@ def added_or_turned(seed: int = 0) -> Figure:
 
 def walks(steps: int = 8) -> tuple[list[float], np.ndarray, np.ndarray]:
     """Levels, and three numbers of a state at each of them: with the right sign, and with the notes'."""
-    levels = get_schedule(steps, 4096)
+    timesteps = get_schedule(steps, 4096)
     x_0, noise = torch.tensor([[0.8, 0.0, -0.9]]), torch.tensor([[-0.5, 1.2, 0.2]])
     both = []
     for sign in (1, -1):
         states = [noise]
-        for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+        for t, t_next in pairwise(timesteps):
             states.append(euler_step(states[-1], sign * (noise - x_0), t, t_next))
         both.append(torch.cat(states).numpy())
-    return levels, *both
+    return timesteps, *both
 
 
 def step_sign(steps: int = 8) -> Figure:
     """No. 1: three numbers of a state on their way from noise; the notes' sign walks away from the picture."""
-    levels, right, notes = walks(steps)
+    timesteps, right, notes = walks(steps)
     fig, ax = new_figure(width=7.4, height=3.4)
     for j in range(3):
-        ax.plot(levels, right[:, j], "o-", color=BLUE, ms=4, lw=1.2, label="Eq. (6.2)" if j == 0 else None)
-        ax.plot(levels, notes[:, j], "s:", color=RED, ms=4, lw=1.2, label="the notes' sign" if j == 0 else None)
+        ax.plot(timesteps, right[:, j], "o-", color=BLUE, ms=4, lw=1.2, label="Eq. (6.2)" if j == 0 else None)
+        ax.plot(timesteps, notes[:, j], "s:", color=RED, ms=4, lw=1.2, label="the notes' sign" if j == 0 else None)
         ax.plot(0, right[-1, j], "*", color="black", ms=11, label="the picture" if j == 0 else None)
     ax.set(xlabel="noise level t, falling", ylabel="three numbers of x", xlim=(1.02, -0.04))
     ax.set_title(f"{steps} steps with the true velocity", fontsize=10)
