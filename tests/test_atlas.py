@@ -6,14 +6,11 @@ import math
 
 import pytest
 import torch
-from answers import told
 from PIL import Image, ImageDraw
 
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
-from flux_edu.teaching.exercises.chapter_15 import COLUMNS, L_TXT, ROWS, SOLUTIONS, mean_offset, shares, silence
-from flux_edu.teaching.exercises.chapter_15 import where_a_word_is_read as where
 from flux_edu.teaching.labs import attention_maps
 from flux_edu.teaching.labs.activations import without
 from flux_edu.teaching.panel import explore
@@ -296,54 +293,6 @@ def test_a_survey_of_the_other_models():
     assert two_passes.attention.shape == (1, 9, 5, 96, 96)
     distilled = attention_maps.survey(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
     assert distilled.attention.shape == (1, 9, 5, 96, 96) and distilled.timesteps == [1.0]
-
-
-# ---------------------------------------------------------------- exercises
-
-WRONG = [
-    ("15.1", lambda A, n: shares(A, n).mT, "rows and columns are exchanged"),
-    ("15.1", lambda A, n: shares(A.mT, n), "queries and keys are exchanged"),
-    ("15.1", lambda A, n: shares(A, n) * torch.tensor([[n], [A.shape[-1] - n]]), "sums over all queries"),
-    ("15.1", lambda A, n: shares(A, n) / torch.tensor([n, A.shape[-1] - n]), "the mean weight of a quadrant"),
-    ("15.1", lambda A, n: shares(A, A.shape[-1] - n), "image first"),
-    ("15.1", lambda A, n: shares(A, n).mean(0), "for each head a row"),
-    ("15.2", lambda A, t, n, g: A[:, n:, t].sum(-1).unflatten(-1, g), "mean over the heads"),
-    ("15.2", lambda A, t, n, g: A[:, n:, t].mean((0, 2)).unflatten(0, g), "add them"),
-    ("15.2", lambda A, t, n, g: where(A, t[:1], n, g), "only the word's first token"),
-    ("15.2", lambda A, t, n, g: A[:, t, n:].sum(1).mean(0).unflatten(0, g), "the word is a key"),
-    ("15.2", lambda A, t, n, g: where(A, t, n, g).flatten().unflatten(0, g[::-1]), "lying on its side"),
-    ("15.2", lambda A, t, n, g: where(A, t, n, g[::-1]).mT, "column by column"),
-    ("15.2", lambda A, t, n, g: H_TIMES * where(A, t, n, g), "the heads are added up"),
-    ("15.3", lambda look, g: -mean_offset(look, g), "the sign is the other way"),
-    ("15.3", lambda look, g: mean_offset(look, g).flip(0), r"(dy, dx)"),
-    ("15.3", lambda look, g: mean_offset(look.mT, g), "queries and keys are exchanged"),
-    ("15.3", lambda look, g: mean_offset(look, g) + torch.tensor([(g[0] - 1) / 2, (g[1] - 1) / 2]), "where it looks"),
-    ("15.3", lambda look, g: None, "forget `return`"),
-    ("15.4", lambda x, h, n: x, "nothing is silent"),
-    ("15.4", lambda x, h, n: silence(x, h - 1, n), "counted from 0"),
-    ("15.4", lambda x, h, n: x * (torch.arange(12) % n != h), "every fourth channel"),
-    ("15.4", lambda x, h, n: x - silence(x, h, n), "left this one"),
-    ("15.4", lambda x, h, n: torch.cat([x[..., :3], x[..., 6:]], -1), "zero, not gone"),
-    ("15.4", lambda x, h, n: x.mul_(silence(torch.ones(1, 1, 12), h, n)), "work on a clone"),
-]
-H_TIMES = 2  # heads of the exercises' weights
-
-
-@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
-def test_a_usual_mistake_is_named(number, answer, diagnosis):
-    printed = told(number, answer)
-    assert printed.startswith("✗") and diagnosis in printed, printed
-
-
-def test_the_exercises_are_the_packages_functions():
-    A = (2 * torch.randn(2, L_TXT + ROWS * COLUMNS, L_TXT + ROWS * COLUMNS)).softmax(-1)
-    torch.testing.assert_close(SOLUTIONS["15.1"](A, L_TXT), attention_maps.quadrant_shares(A, L_TXT))
-    torch.testing.assert_close(
-        where(A, [0, 3], L_TXT, (ROWS, COLUMNS)), attention_maps.word_map(A.mean(0), [0, 3], L_TXT, (ROWS, COLUMNS))
-    )
-    torch.testing.assert_close(
-        mean_offset(A[1, L_TXT:, L_TXT:], (ROWS, COLUMNS)), attention_maps.gaze(A[1], L_TXT, (ROWS, COLUMNS))[0]
-    )
 
 
 # ---------------------------------------------------------------- figures

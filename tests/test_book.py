@@ -85,7 +85,7 @@ def test_what_else_there_is_becomes_its_pictures_and_words(tmp_path):
     assert "widgets" not in notebook.metadata
     panel = widgets.as_html("box", "explore(paint, seed=(0, 9, 1))")
     assert '<img alt="a fox"' in panel and "In the notebook you move: seed." in panel and "Reset" not in panel
-    question = widgets.as_html("ask", "predict('01')")
+    question = widgets.as_html("ask", "quiz('01')")
     assert "<li>a &lt; b</li>" in question and "an experiment answers" in question
     live = widgets.as_html("live", "LiveSchedule()")
     assert (tmp_path / "live" / "live.js").read_text() == "export default {}" and "mu&quot;: 1.15" in live

@@ -12,7 +12,6 @@ from tables import ROOT, equations
 
 from flux_edu.teaching import errata
 from flux_edu.teaching.errata import ERRATA, VERDICTS, entry
-from flux_edu.teaching.exercises import chapter_14
 from flux_edu.teaching.panel import ends, explore, picture_html
 from flux_edu.teaching.plots import chapter_14 as plots
 
@@ -174,29 +173,3 @@ def test_what_the_figures_say_is_so():
     assert levels[0] == 1 and levels[-1] == 0
     assert right[-1] == pytest.approx([0.8, 0.0, -0.9], abs=1e-6)
     assert notes[-1] == pytest.approx([-1.8, 2.4, 1.3], abs=1e-6)
-
-
-# ---------------------------------------------------------------- exercises
-
-
-WRONG = [
-    ("14.1", lambda x_0, noise: x_0, "where the right sign ends"),
-    ("14.1", lambda x_0, noise: noise - x_0, "that is v itself"),
-    ("14.1", lambda x_0, noise: 2 * x_0 - noise, "you walked from the picture"),
-    ("14.2", lambda N: [], "found none"),
-    ("14.2", lambda N: [p for p in range(101) if int((1 - p / 100) * N) != round((100 - p) * N / 100)], "no whole"),
-    ("14.2", lambda N: [p / 100 for p in chapter_14.float_traps(N)], "in per cent"),
-    ("14.2", lambda N: chapter_14.float_traps(N)[1:], "missing"),
-]
-
-
-@pytest.mark.parametrize(("number", "answer", "told"), WRONG)
-def test_wrong_answers_are_told_what_is_wrong(number, answer, told):
-    with pytest.raises(AssertionError, match=told):
-        chapter_14.CHECKS[number](answer)
-
-
-def test_right_answers_pass():
-    for number, check in chapter_14.CHECKS.items():
-        check(chapter_14.SOLUTIONS[number])
-    assert chapter_14.float_traps(50) == [34, 56, 68, 78, 80, 90, 92] and chapter_14.float_traps(28) == []

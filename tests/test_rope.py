@@ -15,7 +15,7 @@ from flux_edu import rope
 from flux_edu.attention import attention, attention_explicit, attention_weights
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
-from flux_edu.teaching.exercises import chapter_03 as exercises
+from flux_edu.teaching.exercises.chapter_03 import halves_to_neighbours
 from flux_edu.teaching.plots import chapter_03 as plots
 
 B, H = 2, 3
@@ -411,70 +411,6 @@ def test_width_under_the_root_is_the_head_s():
     assert (attention_weights(q, k, R) - (scores / (H * K) ** 0.5).softmax(-1)).abs().max() > 0.1
 
 
-# ---------------------------------------------------------------- exercises
-
-
-@pytest.mark.parametrize("number", exercises.CHECKS)
-def test_the_right_answers_pass(number):
-    exercises.CHECKS[number](exercises.SOLUTIONS[number])
-
-
-def _adjacent(a, b):
-    return torch.stack([a, b], dim=-1).flatten(-2)
-
-
-def _turn(x, pos, theta, *, sign=1.0, swap=False, split=False, join=_adjacent):
-    angle = pos[:, None] * rope.rope_frequencies(x.shape[1], theta)
-    c, s = (angle.sin(), angle.cos()) if swap else (angle.cos(), sign * angle.sin())
-    a, b = x.chunk(2, dim=1) if split else (x[:, ::2], x[:, 1::2])
-    return join(c * a - s * b, s * a + c * b)
-
-
-def _side_by_side(a, b):
-    return torch.cat([a, b], dim=1)
-
-
-def _kontext(second, first=lambda ids: ids):
-    def answer(h, w):
-        ids = make_img_ids(1, h, w)
-        return torch.cat([first(ids), second(ids)], dim=1)
-
-    return answer
-
-
-OMEGA = rope.rope_frequencies
-AXIS_0, RIGHT = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 5.0])
-WRONG = [
-    ("3.1", lambda dim, theta: OMEGA(dim, theta), "gave the frequencies"),
-    ("3.1", lambda dim, theta: 1 / OMEGA(dim, theta), "one radian"),
-    ("3.1", lambda dim, theta: 2 * math.pi * OMEGA(dim, theta), "divided by the frequency"),
-    ("3.1", lambda dim, theta: 2 * math.pi * theta ** (torch.arange(dim // 2).double() / dim), "2j/dim"),
-    ("3.1", lambda dim, theta: 2 * math.pi / OMEGA(2 * dim, theta), "shape"),
-    ("3.1", lambda dim, theta: [1.0], "return a tensor"),
-    ("3.2", lambda x, pos, theta: x, "nothing has turned"),
-    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, sign=-1.0), "wrong way round"),
-    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, swap=True), "swapped"),
-    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, split=True, join=_side_by_side), "half-split, as"),
-    ("3.2", lambda x, pos, theta: _turn(x, pos, theta, join=_side_by_side), "interleave"),
-    ("3.2", lambda x, pos, theta: _turn(x, torch.ones_like(pos), theta), "position times frequency"),
-    ("3.3", _kontext(lambda ids: ids), "same ids"),
-    ("3.3", _kontext(lambda ids: ids, lambda ids: ids + AXIS_0), "the other way"),
-    ("3.3", _kontext(lambda ids: ids + RIGHT), "axis 0 of the reference is still 0"),
-    ("3.3", _kontext(lambda ids: ids + AXIS_0, lambda ids: ids[..., [0, 2, 1]]), "swapped"),
-    ("3.4", lambda W: W, "have not moved"),
-    ("3.4", lambda W: rearrange(W, "(j half) d -> (half j) d", half=2), "the way back"),
-    ("3.4", lambda W: rearrange(W, "(half j) d -> (j half) d", half=2).roll(1, 0), "begin with an even"),
-    ("3.4", lambda W: W.flip(0), "another order"),
-    ("3.4", lambda W: -W, "only their order"),
-]
-
-
-@pytest.mark.parametrize("number, answer, says", WRONG)
-def test_wrong_answers_are_told_what_is_wrong(number, answer, says):
-    with pytest.raises(AssertionError, match=says):
-        exercises.CHECKS[number](answer)
-
-
 def test_half_split_weights_work_in_flux_once_their_rows_are_moved():
     """What exercise 3.4 claims: the scores are the same."""
     D, L = 7, 5
@@ -482,7 +418,7 @@ def test_half_split_weights_work_in_flux_once_their_rows_are_moved():
     R = table64(torch.arange(15.0).reshape(1, 5, 3))
     q, k = ((x @ W.mT)[None, None] for W in (Wq, Wk))
     halves = half_split(q, R) @ half_split(k, R).mT
-    q, k = ((x @ exercises.halves_to_neighbours(W).mT)[None, None] for W in (Wq, Wk))
+    q, k = ((x @ halves_to_neighbours(W).mT)[None, None] for W in (Wq, Wk))
     assert torch.allclose(rotated_scores(q, k, R), halves, atol=1e-12)
 
 

@@ -14,7 +14,6 @@ from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.exercises import chapter_06 as exercises
 from flux_edu.teaching.panel import PANELS, explore
 from flux_edu.teaching.plots import chapter_06 as plots
 
@@ -373,67 +372,3 @@ def test_figures_are_drawn_at_the_ends_of_their_sliders(draw, sliders):
 def test_one_euler_step_ends_at_the_mean_and_many_at_the_data():
     assert "farthest end is 1.000 away" in plots.euler_paths(1).get_label()
     assert "farthest end is 0.000 away" in plots.euler_paths(20).get_label()
-
-
-# ---------------------------------------------------------------- exercises
-
-IN_MIND = exercises.picture_and_noise
-WRONG = {
-    "6.1": [
-        (lambda x, v, t: (x + t * v, x + (1 - t) * v), "you added t·v"),
-        (lambda x, v, t: IN_MIND(x, v, t)[::-1], "swapped"),
-        (lambda x, v, t: (x - v, x + v), "a whole v"),
-        (lambda x, v, t: (x - t * v, x - (1 - t) * v), "in the direction of v"),
-        (lambda x, v, t: x - t * v, "return two tensors"),
-    ],
-    "6.3": [
-        (lambda s, n: int((1 - s) * n), "cuts it to 9"),
-        (lambda s, n: round(s * n), "other way round"),
-        (lambda s, n: round((1 - s) * n), "takes no step at all"),
-        (lambda s, n: min(round((1 - s) * n), n - 1) if s else n, "halfway"),
-        (lambda s, n: min(math.floor((1 - s) * n + 0.5), n - 1) if s else n, "add a tiny number"),
-    ],
-}
-
-
-def loop(step, pairs=pairwise):
-    def run(velocity, x, timesteps):
-        for t, t_next in pairs(timesteps):
-            x = step(velocity, x, t, t_next)
-        return x
-
-    return run
-
-
-def heun(combine):
-    def step(velocity, x, t, u):
-        v = velocity(x, t)
-        end = x + (u - t) * v
-        return end if u == 0 else x + (u - t) * combine(v, velocity(end, u))
-
-    return step
-
-
-WRONG["6.2"] = [
-    (loop(lambda v, x, t, u: x + (t - u) * v(x, t)), "sign of the notes"),
-    (loop(lambda v, x, t, u: x + (u - t) * v(x, u)), "asked for at t_next"),
-    (loop(lambda v, x, t, u: x - v(x, t) / 5), "steps are 1/N long"),
-    (loop(lambda v, x, t, u: x.add_((u - t) * v(x, t))), "not x \\+="),
-    (
-        loop(lambda v, x, t, u: x + (u - t) * v(x, t), lambda t: zip(t, [*t[1:], 0.0], strict=True)),
-        "evaluated at t = 0",
-    ),
-    (lambda v, x, timesteps: x, "has not moved"),
-]
-WRONG["6.4"] = [
-    (lambda v, x, t, u: x + (u - t) * v(x, t), "Euler's step"),
-    (heun(lambda a, b: b), "only the second"),
-    (heun(lambda a, b: a + b), "halve the sum"),
-    (lambda v, x, t, u: x + (u - t) * (v(x, t) + v(x + (u - t) * v(x, t), u)) / 2, "at t = 0"),
-]
-
-
-@pytest.mark.parametrize(("number", "answer", "told"), [(n, *case) for n, cases in WRONG.items() for case in cases])
-def test_a_wrong_answer_is_told_its_mistake(number, answer, told):
-    with pytest.raises(AssertionError, match=told):
-        exercises.CHECKS[number](answer)

@@ -9,7 +9,6 @@ import diffusers
 import pytest
 import torch
 import traitlets
-from answers import told
 from diffusers.pipelines.flux import pipeline_flux_fill
 from einops import rearrange
 from PIL import Image
@@ -247,41 +246,7 @@ def test_the_published_redux_has_64_million_parameters():
     assert sum(p.numel() for p in model.parameters()) == 64_503_808
 
 
-# ---------------------------------------------------------------- exercises and figures
-
-
-def by_blocks(mask):
-    return rearrange(mask, "b 1 (h p) (w q) -> b (h w) (p q)", p=16, q=16)
-
-
-def cells_first(mask):
-    return rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (ph pw p q)", ph=2, pw=2, p=8, q=8)
-
-
-WRONG = [
-    ("12.1", by_blocks, "16 × 16 squares at once"),
-    ("12.1", cells_first, "channel first"),
-    ("12.1", lambda mask: tools.patchify(tools.pack_mask(1 - mask)), "1 marks what is painted anew"),
-    ("12.1", lambda mask: tools.patchify(tools.pack_mask(mask.mT)), "the width for the height"),
-    ("12.2", lambda h, w, index: patchify.make_img_ids(1, h, w)[0], "stands exactly where the picture does"),
-    ("12.2", lambda h, w, index: tools.reference_tokens(torch.zeros(1, 1, 2 * h, 2 * w))[1][0], "a 2"),
-    (
-        "12.2",
-        lambda h, w, index: patchify.make_img_ids(1, h, w)[0] + torch.tensor([index, 0, w]),
-        "moved the reference",
-    ),
-    ("12.2", lambda h, w, index: patchify.make_img_ids(1, h, w)[0].int() + torch.tensor([index, 0, 0]), "float32"),
-    ("12.3", lambda W, A, B, scale: W + B @ A, "the scale is missing"),
-    ("12.3", lambda W, A, B, scale: W + scale * (B @ A).T, "transpose"),
-    ("12.3", lambda W, A, B, scale: W + (scale * B) @ (scale * A), "scale²"),
-    ("12.3", lambda W, A, B, scale: scale * (W + B @ A), "the base stays whole"),
-]
-
-
-@pytest.mark.parametrize("number, answer, diagnosis", WRONG)
-def test_a_usual_mistake_is_named(number, answer, diagnosis):
-    printed = told(number, answer)
-    assert printed.startswith("✗") and diagnosis in printed, printed
+# ---------------------------------------------------------------- figures
 
 
 @pytest.mark.parametrize(

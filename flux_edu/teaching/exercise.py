@@ -1,26 +1,37 @@
 """Check a reader's answer to an exercise."""
 
 from collections.abc import Callable
-from importlib import import_module
+
+from flux_edu.teaching.exercises import CHAPTERS, chapter
+from flux_edu.teaching.exercises.exercise import Exercise
 
 
-def check(number: str, answer: Callable) -> bool:
-    """Try the reader's function for exercise `number`; say whether it is right, and if not what the likely mistake is.
+def find(number: object) -> Exercise:
+    """The exercise of this number. ValueError, with those that there are, if there is none."""
+    name = str(number).partition(".")[0].zfill(2)
+    if name not in CHAPTERS:
+        raise ValueError(
+            f'there is no exercise {number!r}: chapters 1 to {len(CHAPTERS)} have some, the first one is "1.1"'
+        )
+    exercises = {exercise.number: exercise for exercise in chapter(name).EXERCISES}
+    if number not in exercises:
+        quoted = ", ".join(f'"{there}"' for there in exercises)
+        raise ValueError(f"there is no exercise {number!r}: chapter {int(name)} has {quoted}, numbers in quotes")
+    return exercises[number]
 
-    The checks stand in `exercises`, a file a chapter: `CHECKS["1.2"]` raises AssertionError with the diagnosis.
+
+def check(number: object, answer: Callable) -> bool:
+    """Try the reader's function for an exercise, "1.2"; say whether it is right, and if not what the likely mistake is.
+
+    The exercises stand in `exercises`, a file a chapter.
     """
-    chapter = import_module(f"flux_edu.teaching.exercises.chapter_{int(number.split('.')[0]):02}")
-    if number not in chapter.CHECKS:
-        raise ValueError(f"there is no exercise {number}; this chapter has {', '.join(chapter.CHECKS)}")
+    exercise = find(number)
     try:
-        chapter.CHECKS[number](answer)
+        diagnosis = exercise.diagnose(answer)
     except NotImplementedError:
         print(f"○ {number}  not written yet: replace the line that raises NotImplementedError, then run the cell again")
-    except AssertionError as diagnosis:
-        print(f"✗ {number}  {diagnosis}")
+        return False
     except Exception as error:
-        print(f"✗ {number}  your function stopped with {type(error).__name__}: {error}")
-    else:
-        print(f"✓ {number}  right")
-        return True
-    return False
+        diagnosis = f"your function stopped with {type(error).__name__}: {error}"
+    print(f"✗ {number}  {diagnosis}" if diagnosis else f"✓ {number}  right")
+    return diagnosis is None

@@ -1,32 +1,20 @@
-"""Predict first: what will happen if …? Choose an answer, then let an experiment decide.
+"""Guess first: what will happen if …? Choose an answer, then let an experiment decide.
 
-The questions stand in `exercises.questions`. No right answer is written down there: a question carries an experiment,
-and every choice says what must hold of the number that the experiment gives.
+The questions stand in `exercises`, a file a chapter. No right answer is written down there: a question carries an
+experiment, and every choice says what must hold of the number that the experiment gives.
 """
 
 import html
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 
 import ipywidgets as W
+import torch
 from IPython.display import display
 
 from flux_edu.io.advice import collect
-
-
-@dataclass(frozen=True, eq=False)  # two questions are never the same one
-class Question:
-    """One question of a notebook: `measure` runs the experiment, `choices` maps an answer to what must hold of it."""
-
-    notebook: str  # its number, "01"
-    section: str  # the heading under which the notebook explains it
-    text: str
-    choices: dict[str, Callable[[float], bool]]
-    said: str  # how the measured number is told, with {} in its place
-    why: str
-    measure: Callable[[], float]
+from flux_edu.teaching.exercises import CHAPTERS, chapter
+from flux_edu.teaching.exercises.question import Question
 
 
 @dataclass(frozen=True)
@@ -35,30 +23,28 @@ class Outcome:
 
     measured: float
     right: str
-    told: str
+    sentence: str
 
 
-def questions(notebook: str | None = None) -> list[Question]:
-    """All questions, or those of one notebook ("1" and "01" are the same)."""
-    found = import_module("flux_edu.teaching.exercises.questions").QUESTIONS
-    if notebook is None:
-        return list(found)
-    some = [question for question in found if int(question.notebook) == int(notebook)]
-    if not some:
-        there = ", ".join(dict.fromkeys(question.notebook for question in found))
+def questions(notebook: str | int) -> list[Question]:
+    """The questions of a notebook; 1, "1" and "01" are the same."""
+    name = str(notebook).zfill(2)
+    if name not in CHAPTERS or not chapter(name).QUESTIONS:
+        there = ", ".join(name for name in CHAPTERS if chapter(name).QUESTIONS)
         raise ValueError(f"there is no question for notebook {notebook}; there are some for {there}")
-    return some
+    return chapter(name).QUESTIONS
 
 
 @cache
+@torch.no_grad()
 def run(question: Question) -> Outcome:
     """Make the experiment. Exactly one choice must fit what comes of it."""
     with collect():  # an experiment may use unusual values; the package's advice about them is not for the reader
         measured = question.measure()
     right = [choice for choice, holds in question.choices.items() if holds(measured)]
     if len(right) != 1:
-        raise AssertionError(f"{question.text!r} gave {measured}, and {len(right)} of its choices hold: {right}")
-    return Outcome(measured, right[0], question.said.format(measured))
+        raise RuntimeError(f"{question.text!r} gave {measured}, and {len(right)} of its choices hold: {right}")
+    return Outcome(measured, right[0], question.result.format(measured))
 
 
 class Ask(W.VBox):
@@ -83,16 +69,16 @@ class Ask(W.VBox):
         try:
             outcome = run(self.question)
         except Exception as error:  # a callback has nobody to raise to
-            told = html.escape(f"{type(error).__name__}: {error}")
-            self.result.value = f'<pre role="alert" class="flux-error" style="color: #b00020">{told}</pre>'
+            message = html.escape(f"{type(error).__name__}: {error}")
+            self.result.value = f'<pre role="alert" class="flux-error" style="color: #b00020">{message}</pre>'
             return
         verdict = "✓ As you said" if outcome.right == self.guess.value else f"✗ No: {outcome.right}"
-        lines = [f"<b>{html.escape(verdict)}.</b> {html.escape(outcome.told)}", html.escape(self.question.why)]
+        lines = [f"<b>{html.escape(verdict)}.</b> {html.escape(outcome.sentence)}", html.escape(self.question.why)]
         lines.append(f"<i>See “{html.escape(self.question.section.replace('`', ''))}”.</i>")
         self.result.value = f'<p role="status" style="line-height: 1.6">{"<br>".join(lines)}</p>'
 
 
-def predict(notebook: str) -> None:
+def quiz(notebook: str | int) -> None:
     """Show the questions of a notebook: choose, run, read. Nothing is computed until a button is pressed."""
     for question in questions(notebook):
         display(Ask(question))

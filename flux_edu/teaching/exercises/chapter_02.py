@@ -1,12 +1,13 @@
-"""Exercises of chapter 2, patchify."""
-
-from collections.abc import Callable
+"""Exercises and questions of chapter 2, patchify."""
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from flux_edu.teaching.exercises import tensor_of
+from flux_edu.patchify import get_noise, make_img_ids, patchify
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import CATS, apart, velocity
+from flux_edu.teaching.exercises.question import Question
 
 # ---------------------------------------------------------------- 2.1
 
@@ -15,25 +16,26 @@ def token_of_pixel(y: int, x: int, width: int) -> int:
     return (y // 16) * -(-width // 16) + x // 16
 
 
-def check_token_of_pixel(answer: Callable[[int, int, int], int]) -> None:
-    for y, x, width in [(37, 50, 176), (40, 90, 100), (0, 0, 64), (0, 17, 64), (16, 0, 64), (95, 1, 112)]:
-        got, right = answer(y, x, width), token_of_pixel(y, x, width)
-        assert got is not None, "your function returned nothing: did you forget `return`?"
-        if got == right:
-            continue
-        asked, columns = f"token_of_pixel({y}, {x}, {width})", -(-width // 16)
-        told = {
-            (y // 8) * -(-width // 8) + x // 8: "that counts places of the latent, 8 × 8 pixels; a token has 16 × 16",
-            (y // 16) * (width // 16) + x // 16: "a width that is no multiple of 16 still needs whole tokens: round up",
-            (x // 16) * columns + y // 16: "rows and columns are exchanged: tokens run row by row, y // 16 rows come"
-            " first",
-            right + 1: "count from 0, as Python does",
-            y * width + x: "that is the number of the pixel; 16 × 16 pixels share a token",
-            (y // 16) * width + x // 16: "a row holds ⌈width/16⌉ tokens, not width",
-        }
-        assert got not in told, f"{asked} gave {got}, expected {right}: {told[got]}"
-        raise AssertionError(f"{asked} gave {got}, expected {right}: full rows above, plus the place in this row")
-
+TOKEN_OF_PIXEL = Exercise(
+    "2.1",
+    token_of_pixel,
+    inputs=[(37, 50, 176), (40, 90, 100), (0, 0, 64), (0, 17, 64), (16, 0, 64), (95, 1, 112)],
+    mistakes={
+        "a width that is no multiple of 16 still needs whole tokens: round up": (
+            lambda y, x, width: (y // 16) * (width // 16) + x // 16
+        ),
+        "that counts places of the latent, 8 × 8 pixels; a token has 16 × 16": (
+            lambda y, x, width: (y // 8) * -(-width // 8) + x // 8
+        ),
+        "rows and columns are exchanged: tokens run row by row, y // 16 rows come first": (
+            lambda y, x, width: (x // 16) * -(-width // 16) + y // 16
+        ),
+        "count from 0, as Python does": lambda y, x, width: token_of_pixel(y, x, width) + 1,
+        "that is the number of the pixel; 16 × 16 pixels share a token": lambda y, x, width: y * width + x,
+        "a row holds ⌈width/16⌉ tokens, not width": lambda y, x, width: (y // 16) * width + x // 16,
+    },
+    advice="Count the full rows above, then add the place in this row.",
+)
 
 # ---------------------------------------------------------------- 2.2
 
@@ -44,28 +46,29 @@ def my_patchify(x: Tensor) -> Tensor:
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // 2) * (w // 2), 4 * c)
 
 
-def check_my_patchify(answer: Callable[[Tensor], Tensor]) -> None:
-    x = torch.randn(2, 3, 10, 14, generator=torch.Generator().manual_seed(2))
-    got = tensor_of(answer(x.clone()), (2, 35, 12), "my_patchify of (2, 3, 10, 14)")
-    if torch.equal(got, my_patchify(x)):
-        return
-    for pattern, told in [
-        ("b c (h p) (w q) -> b (h w) (p q c)", "the channel must come first inside a token: (c ph pw), not (ph pw c)"),
-        ("b c (h p) (w q) -> b (h w) (c q p)", "ph and pw are exchanged: inside a channel read row by row"),
-        ("b c (h p) (w q) -> b (w h) (c p q)", "the tokens run column by column; they must run row by row, (h w)"),
-        (
-            "b c (p h) (q w) -> b (h w) (c p q)",
-            "you split h into (2, h/2); a patch is made of neighbours, so the 2 comes last: (h/2, 2)",
+MY_PATCHIFY = Exercise(
+    "2.2",
+    my_patchify,
+    inputs=[(normal(2, 3, 10, 14),), (normal(1, 5, 6, 22),)],
+    mistakes={
+        "the channel must come first inside a token: (c ph pw), not (ph pw c)": (
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=2, pw=2)
         ),
-    ]:
-        assert not torch.equal(got, rearrange(x, pattern, p=2, q=2)), told
-    assert not torch.equal(got, x.reshape(2, 35, 12)), (
-        "a plain reshape has the right shape and cuts the picture into strips; the axes must be permuted in between"
-    )
-    raise AssertionError(
-        "right shape, wrong order: split to (b, c, h, ph, w, pw), permute to (b, h, w, c, ph, pw), then join"
-    )
-
+        "ph and pw are exchanged: inside a channel read row by row": (
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (c pw ph)", ph=2, pw=2)
+        ),
+        "the tokens run column by column; they must run row by row, (h w)": (
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (w h) (c ph pw)", ph=2, pw=2)
+        ),
+        "you split h into (2, h/2); a patch is made of neighbours, so the 2 comes last: (h/2, 2)": (
+            lambda x: rearrange(x, "b c (ph h) (pw w) -> b (h w) (c ph pw)", ph=2, pw=2)
+        ),
+        "a plain reshape has the right shape and cuts the picture into strips; the axes must be permuted in between": (
+            lambda x: x.reshape(my_patchify(x).shape)
+        ),
+    },
+    advice="Split to (b, c, h, ph, w, pw), permute to (b, h, w, c, ph, pw), then join.",
+)
 
 # ---------------------------------------------------------------- 2.3
 
@@ -75,30 +78,37 @@ def my_ids(h: int, w: int, first: float) -> Tensor:
     return torch.stack([torch.full((h, w), first), row, column], dim=-1).reshape(h * w, 3).float()
 
 
-def check_my_ids(answer: Callable[[int, int, float], Tensor]) -> None:
-    for h, w, first in [(3, 5, 0.0), (4, 2, 1.0), (2, 300, 1.0)]:
-        got, right = tensor_of(answer(h, w, first), (h * w, 3), f"my_ids({h}, {w}, {first})"), my_ids(h, w, first)
-        if got.dtype == torch.float32 and torch.equal(got, right):
-            continue
-        assert got.dtype not in (torch.bfloat16, torch.float16), (
-            f"ids in {got.dtype}: bfloat16 cannot count beyond 256, float16 beyond 2048; return float32"
-        )
-        assert got.is_floating_point(), f"ids are {got.dtype}: RoPE multiplies them by frequencies, return float32"
-        got = got.float()
-        assert torch.equal(got[:, 0], right[:, 0]), (
-            f"the first number of every id must be {first}: 0 for the picture that is painted, 1 for a reference"
-        )
-        assert not torch.equal(got[:, 1:], right[:, [2, 1]]), (
-            "row and column are exchanged: an id is (first, row, column)"
-        )
-        assert not torch.equal(got[:, 1], torch.arange(h * w).float()), (
-            "that is the serial number of the token; an id is a place, (first, row, column)"
-        )
-        assert not torch.equal(got[:, 1:], right[:, 1:] + 1), "count from 0: the upper left token is (first, 0, 0)"
-        byrow = right.reshape(h, w, 3).transpose(0, 1).reshape(h * w, 3)
-        assert not torch.equal(got, byrow), "the ids run column by column; tokens run row by row"
-        raise AssertionError(f"my_ids({h}, {w}, {first}) begins {got[:4].tolist()}, expected {right[:4].tolist()}")
+def serial_numbers(h: int, w: int, first: float) -> Tensor:
+    n = torch.arange(h * w).float()
+    return torch.stack([torch.full((h * w,), first), n, n], dim=-1)
 
+
+MY_IDS = Exercise(
+    "2.3",
+    my_ids,
+    inputs=[(3, 5, 0.0), (4, 2, 1.0), (2, 2100, 1.0)],
+    mistakes={
+        "ids in bfloat16 cannot count beyond 256; return float32": lambda h, w, first: my_ids(h, w, first).bfloat16(),
+        "ids in float16 cannot count beyond 2048; return float32": lambda h, w, first: my_ids(h, w, first).half(),
+        "ids are whole numbers here: RoPE multiplies them by frequencies, return float32": (
+            lambda h, w, first: my_ids(h, w, first).long()
+        ),
+        "the first number is always 0: it must be `first`, 0 for the picture that is painted, 1 for a reference": (
+            lambda h, w, first: my_ids(h, w, 0.0)
+        ),
+        "row and column are exchanged: an id is (first, row, column)": (
+            lambda h, w, first: my_ids(h, w, first)[:, [0, 2, 1]]
+        ),
+        "that is the serial number of the token; an id is a place, (first, row, column)": serial_numbers,
+        "count from 0: the upper left token is (first, 0, 0)": (
+            lambda h, w, first: my_ids(h, w, first) + torch.tensor([0, 1, 1])
+        ),
+        "the ids run column by column; tokens run row by row": (
+            lambda h, w, first: rearrange(my_ids(h, w, first), "(h w) c -> (w h) c", h=h)
+        ),
+    },
+    advice="Every row is (first, row, column) of a token, row by row.",
+)
 
 # ---------------------------------------------------------------- 2.4
 
@@ -107,23 +117,79 @@ def repair(tokens: Tensor) -> Tensor:
     return rearrange(tokens, "b l (ph pw c) -> b l (c ph pw)", ph=2, pw=2)
 
 
-def check_repair(answer: Callable[[Tensor], Tensor]) -> None:
-    right = torch.randn(2, 5, 28, generator=torch.Generator().manual_seed(4))  # 7 channels
-    wrong = rearrange(right, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)
-    got = tensor_of(answer(wrong.clone()), (2, 5, 28), "repair of (2, 5, 28)")
-    if torch.equal(got, right):
-        return
-    assert not torch.equal(got, wrong), "the tokens came back unchanged"
-    again = rearrange(wrong, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)
-    assert not torch.equal(got, again), (
-        "you applied the mistake a second time: the left side of the pattern says what is there, (ph pw c)"
-    )
-    turned = rearrange(wrong, "b l (ph pw c) -> b l (c pw ph)", ph=2, pw=2)
-    assert not torch.equal(got, turned), "the channel is first now, but ph and pw are exchanged"
-    raise AssertionError(
-        "right shape, wrong order: from (ph pw c) to (c ph pw), and the tokens themselves stay in place"
-    )
+REPAIR = Exercise(
+    "2.4",
+    repair,
+    inputs=[(normal(2, 5, 28),), (normal(3, 2, 20),)],
+    mistakes={
+        "the tokens came back unchanged": lambda tokens: tokens,
+        "you applied the mistake a second time: the left side of the pattern says what is there, (ph pw c)": (
+            lambda tokens: rearrange(tokens, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)
+        ),
+        "the channel is first now, but ph and pw are exchanged": (
+            lambda tokens: rearrange(tokens, "b l (ph pw c) -> b l (c pw ph)", ph=2, pw=2)
+        ),
+    },
+    advice="From (ph pw c) to (c ph pw), and the tokens themselves stay in place.",
+)
+
+EXERCISES = [TOKEN_OF_PIXEL, MY_PATCHIFY, MY_IDS, REPAIR]
+
+# ---------------------------------------------------------------- questions
 
 
-CHECKS = {"2.1": check_token_of_pixel, "2.2": check_my_patchify, "2.3": check_my_ids, "2.4": check_repair}
-SOLUTIONS = {"2.1": token_of_pixel, "2.2": my_patchify, "2.3": my_ids, "2.4": repair}
+def matrix_growth() -> float:
+    lengths = [patchify(get_noise(1, side, side, "cpu", torch.float32, 0)).shape[1] for side in (128, 256)]
+    return (lengths[1] / lengths[0]) ** 2
+
+
+def wrong_twice() -> float:
+    x = normal(1, 16, 4, 6)
+    wrong = rearrange(x, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=2, pw=2)
+    back = rearrange(wrong, "b (h w) (ph pw c) -> b c (h ph) (w pw)", h=2, ph=2, pw=2)
+    return float((back - x).abs().max())
+
+
+def shuffled_tokens() -> float:
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    img, ids = patchify(get_noise(1, 128, 128, "cpu", torch.float32, 0)), make_img_ids(1, 8, 8)
+    shuffled = velocity(CATS, img=img[:, order], img_ids=ids[:, order])
+    return apart(shuffled, velocity(CATS)[:, order])
+
+
+QUESTIONS = [
+    Question(
+        section="Eq. 2.2 · Patchify",
+        text="You double both sides of a picture. By how much does the number of entries in one head's attention matrix"
+        " of the image tokens grow?",
+        choices={
+            "4 times": lambda growth: abs(growth - 4) < 1,
+            "8 times": lambda growth: abs(growth - 8) < 1,
+            "16 times": lambda growth: abs(growth - 16) < 1,
+        },
+        measure=matrix_growth,
+        result="It grows {:.0f} times.",
+        why="Four times as many tokens, and every token looks at every token.",
+    ),
+    Question(
+        section="Wrong orders load silently",
+        text="You cut a latent into patches in the wrong order, (ph pw c), and put it together again in the same wrong"
+        " order. Is the latent what it was?",
+        choices={"yes, exactly": lambda off: off == 0, "no, patches are scrambled": lambda off: off > 0.1},
+        measure=wrong_twice,
+        result="Largest difference: {}.",
+        why="Two equal mistakes undo each other, so no round trip finds this one. Only the trained network notices.",
+    ),
+    Question(
+        section="Eq. 2.4 · Image ids",
+        text="You shuffle the image tokens of a noisy picture and their ids in the same way. What happens to the"
+        " velocity of each token?",
+        choices={
+            "nothing: it goes with its token": lambda moved: moved < 1e-3,
+            "it changes: tokens now have other neighbours": lambda moved: moved > 0.01,
+        },
+        measure=shuffled_tokens,
+        result="The velocities, put back in order, differ by {:.1e} of their length.",
+        why="A token's place is its id and not its number in the sequence.",
+    ),
+]

@@ -1,21 +1,31 @@
-"""Checks of the exercises of notebook 05: fused matrices, counting parameters, the block, the last layer."""
+"""Exercises and questions of chapter 5: fused matrices, counting parameters, the block, the last layer."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from flux_edu.modulation import ModulationOut, modulate
+from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.rope import EmbedND
+from flux_edu.single_stream import SingleStreamBlock
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import CATS, apart, tiny, velocity
+from flux_edu.teaching.exercises.question import Question
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+def doubles(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
+    return [normal(*shape, seed=seed + i).double() for i, shape in enumerate(shapes)]
 
 
-def must_be_tensor(out: object, shape: tuple[int, ...]) -> None:
-    assert isinstance(out, Tensor), f"your function returned {type(out).__name__}, it should return a tensor"
-    assert out.shape == shape, f"your result has shape {tuple(out.shape)}, it should have shape {shape}"
+def layer_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def gelu_tanh(m: Tensor) -> Tensor:
+    return F.gelu(m, approximate="tanh")
 
 
 # ---------------------------------------------------------------- 5.1
@@ -24,92 +34,109 @@ def must_be_tensor(out: object, shape: tuple[int, ...]) -> None:
 def two_linears(attn: Tensor, act: Tensor, W: Tensor, c: Tensor) -> Tensor:
     """linear2 without the concatenation: a matrix for what attention found, one for what the MLP made."""
     D = attn.shape[-1]
-    return F.linear(attn, W[:, :D]) + F.linear(act, W[:, D:]) + c
+    return attn @ W[:, :D].T + act @ W[:, D:].T + c
 
 
-def check_two_linears(answer: Callable) -> None:
-    make = torch.Generator().manual_seed(51)
-    attn, act, W, c = (torch.randn(s, generator=make).double() for s in ((2, 5, 6), (2, 5, 11), (6, 17), (6,)))
-    right = two_linears(attn, act, W, c)
-    out = answer(attn, act, W, c)
-    must_be_tensor(out, right.shape)
-    if close(out, right):
-        return
-    if close(out, right - c):
-        raise AssertionError("the bias c is missing: concatenation and matrix are the sum of two products, plus c once")
-    if close(out, right + c):
-        raise AssertionError("the bias c is added twice: linear2 has one bias, not one a part")
-    if close(out, F.linear(attn, W[:, -6:]) + F.linear(act, W[:, :-6]) + c):
-        raise AssertionError("you gave the last columns to attention: attention comes first, so its columns are 0 to D")
-    raise AssertionError("not the same numbers: which columns of W meet attn, and which meet act?")
-
+TWO_LINEARS = Exercise(
+    "5.1",
+    two_linears,
+    inputs=[
+        tuple(doubles(51, (2, 5, 6), (2, 5, 11), (6, 17), (6,))),
+        tuple(doubles(55, (3, 2, 4), (3, 2, 7), (4, 11), (4,))),
+    ],
+    mistakes={
+        "the bias c is missing: concatenation and matrix are the sum of two products, plus c once": (
+            lambda attn, act, W, c: two_linears(attn, act, W, 0 * c)
+        ),
+        "the bias c is added twice: linear2 has one bias, not one a part": (
+            lambda attn, act, W, c: two_linears(attn, act, W, 2 * c)
+        ),
+        "you gave the last columns to attention: attention comes first, so its columns are 0 to D": (
+            lambda attn, act, W, c: two_linears(act, attn, W, c)
+        ),
+    },
+    advice="Which columns of W meet attn, and which meet act?",
+)
 
 # ---------------------------------------------------------------- 5.2
 
 
 def single_block(
-    x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, linear1: Callable, attend: Callable, linear2: Callable
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    gate: Tensor,
+    linear1: Callable[[Tensor], Tensor],
+    attend: Callable[[Tensor], Tensor],
+    linear2: Callable[[Tensor], Tensor],
+    *,
+    one: float = 1.0,
+    norm: Callable[[Tensor], Tensor] = layer_norm,
+    m_first: bool = False,
+    activation: Callable[[Tensor], Tensor] = gelu_tanh,
+    mlp_first: bool = False,
 ) -> Tensor:
     """Eq. (5.1) to (5.4) around a given attention: `attend` takes q, k, v in one tensor (3D) and returns D."""
     D = x.shape[-1]
-    qkvm = linear1(modulate(x, ModulationOut(shift, scale)))
-    qkv, m = qkvm[..., : 3 * D], qkvm[..., 3 * D :]
-    o = linear2(torch.cat([attend(qkv), F.gelu(m, approximate="tanh")], dim=-1))
-    return x + gate * o
+    qkvm = linear1((one + scale) * norm(x) + shift)
+    if m_first:
+        qkvm = qkvm.roll(3 * D, dims=-1)
+    parts = [attend(qkvm[..., : 3 * D]), activation(qkvm[..., 3 * D :])]
+    return x + gate * linear2(torch.cat(parts[::-1] if mlp_first else parts, dim=-1))
 
 
-def check_single_block(answer: Callable) -> None:
-    torch_state = torch.get_rng_state()
-    try:
-        torch.manual_seed(53)
-        D, M = 6, 14
-        x, (b, s, g) = torch.randn(2, 5, D).double(), torch.randn(3, 2, 1, D).double()
-        linear1, linear2 = nn.Linear(D, 3 * D + M).double(), nn.Linear(D + M, D).double()
-    finally:
-        torch.set_rng_state(torch_state)
+def block_inputs(B: int, L: int, D: int, M: int, seed: int) -> tuple:
+    W1, c1, W2, c2 = doubles(seed, (3 * D + M, D), (3 * D + M,), (D, D + M), (D,))
 
-    def attend(qkv):
-        assert qkv.shape[-1] == 3 * D, (
-            f"attend was given {qkv.shape[-1]} channels, it takes q, k and v: the first 3D = {3 * D}"
-        )
-        q, k, v = qkv.chunk(3, dim=-1)
-        return F.scaled_dot_product_attention(q, k, v)
+    def attend(qkv: Tensor) -> Tensor:
+        if qkv.shape[-1] != 3 * D:
+            raise ValueError(f"attend got {qkv.shape[-1]} channels, it takes q, k and v: the first 3D = {3 * D}")
+        return F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
 
-    def block(read=None, act=lambda m: F.gelu(m, approximate="tanh"), mlp_first=False, m_first=False):
-        tilde = modulate(x, ModulationOut(b, s)) if read is None else read
-        qkvm = linear1(tilde)
-        m, qkv = qkvm.split([M, 3 * D], dim=-1) if m_first else qkvm.split([3 * D, M], dim=-1)[::-1]
-        parts = [attend(qkv), act(m)]
-        return linear2(torch.cat(parts[::-1] if mlp_first else parts, dim=-1))
+    x, shift, scale, gate = doubles(seed + 4, (B, L, D), (B, 1, D), (B, 1, D), (B, 1, D))
+    return x, shift, scale, gate, lambda x: F.linear(x, W1, c1), attend, lambda x: F.linear(x, W2, c2)
 
-    with torch.no_grad():
-        right, out = x + g * block(), answer(x, b, s, g, linear1, attend, linear2)
-        must_be_tensor(out, x.shape)
-        if close(out, right):
-            return
-        for wrong, diagnosis in (
-            (g * block(), "the residual is missing: the block adds to x, it does not replace it (5.4)"),
-            (x + block(), "the gate is missing: x ← x + g ⊙ o (5.4)"),
-            (x + g * block(act=lambda m: m), "the GELU is missing: only m passes through it, not the attention (5.3)"),
-            (x + g * block(act=F.gelu), "that is the exact GELU; FLUX was trained with approximate='tanh'"),
-            (x + g * block(act=F.silu), "that is SiLU; the MLP of a block has GELU, SiLU stands before the modulation"),
-            (x + g * block(mlp_first=True), "you concatenated the MLP first: linear2's first D columns read attention"),
-            (x + g * block(m_first=True), "you cut m off the front: linear1 gives q, k, v first and m last (5.2)"),
-            (x + g * block(read=x), "x went into linear1 as it is: modulate it first (5.1)"),
-            (modulate(x, ModulationOut(b, s)) + g * block(), "the residual carries x itself, not the modulated x̃"),
-            (
-                x + g * block(read=modulate(x, ModulationOut(s, b))),
-                "shift and scale are swapped: it is ModulationOut(shift, scale)",
-            ),
-            (
-                x + g * block(read=s * F.layer_norm(x, (D,), eps=1e-6) + b),
-                "the 1 + before the scale is missing: x̃ = (1 + s) ⊙ LN(x) + b",
-            ),
-            (x + g * block(read=(1 + s) * x + b), "the layer norm is missing: x̃ = (1 + s) ⊙ LN(x) + b"),
-        ):
-            assert not close(out, wrong), diagnosis
-    raise AssertionError("not the same numbers; go through (5.1) to (5.4) line by line and compare shapes")
 
+SINGLE_BLOCK = Exercise(
+    "5.2",
+    single_block,
+    inputs=[block_inputs(2, 5, 6, 14, 53), block_inputs(3, 2, 4, 10, 61)],
+    mistakes={
+        "the residual is missing: the block adds to x, it does not replace it (5.4)": (
+            lambda x, *rest: single_block(x, *rest) - x
+        ),
+        "the gate is missing: x ← x + g ⊙ o (5.4)": (
+            lambda x, shift, scale, gate, *layers: single_block(x, shift, scale, torch.ones_like(gate), *layers)
+        ),
+        "the GELU is missing: only m passes through it, not the attention (5.3)": (
+            partial(single_block, activation=lambda m: m)
+        ),
+        "that is the exact GELU; FLUX was trained with approximate='tanh'": partial(single_block, activation=F.gelu),
+        "that is SiLU; the MLP of a block has GELU, SiLU stands before the modulation": (
+            partial(single_block, activation=F.silu)
+        ),
+        "you concatenated the MLP first: linear2's first D columns read attention": (
+            partial(single_block, mlp_first=True)
+        ),
+        "you cut m off the front: linear1 gives q, k, v first and m last (5.2)": partial(single_block, m_first=True),
+        "x went into linear1 as it is: modulate it first (5.1)": (
+            lambda x, shift, scale, gate, *layers: single_block(
+                x, 0 * shift, 0 * scale, gate, *layers, norm=lambda x: x
+            )
+        ),
+        "the residual carries x itself, not the modulated x̃": (
+            lambda x, shift, scale, *rest: (
+                single_block(x, shift, scale, *rest) - x + (1 + scale) * layer_norm(x) + shift
+            )
+        ),
+        "shift and scale are swapped: x̃ = (1 + s) ⊙ LN(x) + b, s is the scale and b the shift": (
+            lambda x, shift, scale, *rest: single_block(x, scale, shift, *rest)
+        ),
+        "the 1 + before the scale is missing: x̃ = (1 + s) ⊙ LN(x) + b": partial(single_block, one=0.0),
+        "the layer norm is missing: x̃ = (1 + s) ⊙ LN(x) + b": partial(single_block, norm=lambda x: x),
+    },
+    advice="Go through (5.1) to (5.4) line by line and compare shapes.",
+)
 
 # ---------------------------------------------------------------- 5.3
 
@@ -117,77 +144,141 @@ def check_single_block(answer: Callable) -> None:
 def count_single_block(D: int, K: int, ratio: float) -> int:
     """How many numbers a single-stream block holds: width D, heads of width K, MLP `ratio` times as wide."""
     M = int(ratio * D)
-    linear1 = (3 * D + M) * D + (3 * D + M)
-    linear2 = D * (D + M) + D
-    modulation = 3 * D * D + 3 * D
-    return linear1 + linear2 + modulation + 2 * K
+    return (3 * D + M) * (D + 1) + D * (D + M + 1) + 3 * D * (D + 1) + 2 * K
 
 
-def check_count_single_block(answer: Callable) -> None:
-    for D, K, ratio in ((3072, 128, 4.0), (320, 64, 4.0), (60, 6, 2.5)):
-        right, out = count_single_block(D, K, ratio), answer(D, K, ratio)
-        off, M = right - out, int(ratio * D)
-        told = f"for D = {D}, K = {K}, ratio = {ratio} you count {out:,}"
-        assert off != 3 * D + M + D + 3 * D and out != right - (7 * D + M + 2 * K), (
-            f"{told}: the biases are missing, every linear layer of the block has one"
-        )
-        assert off not in (2 * K, K, -2 * K), (
-            f"{told}: look at QK norm again; the norms hold one scale of K numbers for queries and one for keys, "
-            "shared by all heads"
-        )
-        assert off != 3 * D * (D + 1), f"{told}: the modulation is missing (3D × D and its bias)"
-        assert -off != 3 * D * (D + 1), (
-            f"{told}: you gave the block six modulations; a single block has one branch: three"
-        )
-        assert ratio == 4.0 or out != count_single_block(D, K, 4.0), f"{told}: the MLP's ratio is not always 4"
-        assert off == 0, (
-            f"{told}, it is {right:,}; sum linear1 (D → 3D + ratio·D), linear2 (D + ratio·D → D), modulation (D → 3D)"
-            " and two scales of K, biases included"
-        )
-
+COUNT_SINGLE_BLOCK = Exercise(
+    "5.3",
+    count_single_block,
+    inputs=[(3072, 128, 4.0), (320, 64, 4.0), (60, 6, 2.5)],
+    mistakes={
+        "the MLP's ratio is not always 4": lambda D, K, ratio: count_single_block(D, K, 4.0),
+        "the biases are missing, every linear layer of the block has one": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) - (7 * D + int(ratio * D))
+        ),
+        "QK norm is missing: it holds one scale of K numbers for queries and one for keys, shared by all heads": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K
+        ),
+        "QK norm holds one scale of K numbers for queries and another one for keys": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) - K
+        ),
+        "QK norm's scales are shared by all heads: K numbers for queries and K for keys": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K + 2 * D
+        ),
+        "the modulation is missing (3D × D and its bias)": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 3 * D * (D + 1)
+        ),
+        "you gave the block six modulations; a single block has one branch: three": (
+            lambda D, K, ratio: count_single_block(D, K, ratio) + 3 * D * (D + 1)
+        ),
+    },
+    advice="Sum linear1 (D → 3D + ratio·D), linear2 (D + ratio·D → D), modulation (D → 3D) and two scales of K, biases"
+    " included.",
+)
 
 # ---------------------------------------------------------------- 5.4
 
 
-def last_layer(x: Tensor, vec: Tensor, W_a: Tensor, c_a: Tensor, W: Tensor, c: Tensor) -> Tensor:
+def last_layer(
+    x: Tensor,
+    vec: Tensor,
+    W_a: Tensor,
+    c_a: Tensor,
+    W: Tensor,
+    c: Tensor,
+    *,
+    activation: Callable[[Tensor], Tensor] = F.silu,
+    one: float = 1.0,
+    norm: Callable[[Tensor], Tensor] = layer_norm,
+) -> Tensor:
     """Eq. (5.5) with bare matrices."""
-    shift, scale = F.linear(F.silu(vec), W_a, c_a)[:, None].chunk(2, dim=-1)
-    return F.linear(modulate(x, ModulationOut(shift, scale)), W, c)
+    shift, scale = F.linear(activation(vec), W_a, c_a)[:, None].chunk(2, dim=-1)
+    return F.linear((one + scale) * norm(x) + shift, W, c)
 
 
-def check_last_layer(answer: Callable) -> None:
-    make = torch.Generator().manual_seed(54)
-    shapes = ((2, 5, 6), (2, 6), (12, 6), (12,), (7, 6), (7,))
-    x, vec, W_a, c_a, W, c = (torch.randn(s, generator=make).double() for s in shapes)
+def swap_halves(x: Tensor) -> Tensor:
+    return torch.cat(x.chunk(2)[::-1])
 
-    def variant(silu=True, one=1.0, swap=False, norm=True, bias=True):
-        b, s = F.linear(F.silu(vec) if silu else vec, W_a, c_a)[:, None].chunk(2, dim=-1)
-        b, s = (s, b) if swap else (b, s)
-        normed = F.layer_norm(x, (6,), eps=1e-6) if norm else x
-        return F.linear((one + s) * normed + b, W, c if bias else None)
 
-    right, out = variant(), answer(x, vec, W_a, c_a, W, c)
-    must_be_tensor(out, right.shape)
-    if close(out, right):
-        return
-    for wrong, diagnosis in (
-        (
-            variant(swap=True),
-            "shift and scale are swapped: the first half of the modulation is the shift (diffusers' is not)",
+LAST_LAYER = Exercise(
+    "5.4",
+    last_layer,
+    inputs=[
+        tuple(doubles(54, (2, 5, 6), (2, 6), (12, 6), (12,), (7, 6), (7,))),
+        tuple(doubles(60, (3, 2, 4), (3, 4), (8, 4), (8,), (5, 4), (5,))),
+    ],
+    mistakes={
+        "shift and scale are swapped: the first half of the modulation is the shift (diffusers' is not)": (
+            lambda x, vec, W_a, c_a, *rest: last_layer(x, vec, swap_halves(W_a), swap_halves(c_a), *rest)
         ),
-        (variant(silu=False), "the SiLU is missing: the modulation reads SiLU(vec)"),
-        (variant(one=0.0), "the 1 + before the scale is missing: (1 + s) ⊙ LN(x) + b"),
-        (variant(norm=False), "the layer norm is missing"),
-        (variant(bias=False), "the bias c of the last linear layer is missing"),
+        "the SiLU is missing: the modulation reads SiLU(vec)": partial(last_layer, activation=lambda vec: vec),
+        "the 1 + before the scale is missing: (1 + s) ⊙ LN(x) + b": partial(last_layer, one=0.0),
+        "the layer norm is missing: it comes before scale and shift": partial(last_layer, norm=lambda x: x),
+        "the bias c of the last linear layer is missing": lambda *args: last_layer(*args[:-1], 0 * args[-1]),
+    },
+    advice="Chunk W_a SiLU(vec) + c_a in two, modulate, then W and c.",
+)
+
+EXERCISES = [TWO_LINEARS, SINGLE_BLOCK, COUNT_SINGLE_BLOCK, LAST_LAYER]
+
+# ---------------------------------------------------------------- questions
+
+
+def multiplications() -> float:
+    D, H, L = 192, 3, 64
+    img, txt, vec = normal(1, L // 2, D), normal(1, L // 2, D), normal(1, D)
+    pe = EmbedND(D // H, 10_000, (16, 24, 24))(torch.zeros(1, L, 3))
+    counted = []
+    for block, inputs in (
+        (DoubleStreamBlock(D, H, 4.0), (img, txt, vec, pe)),
+        (SingleStreamBlock(D, H), (torch.cat([txt, img], 1), vec, pe)),
     ):
-        assert not close(out, wrong), diagnosis
-    raise AssertionError("not the same numbers; chunk W_a SiLU(vec) + c_a in two, modulate, then W and c")
+        with FlopCounterMode(display=False) as counter:
+            block(*inputs)
+        counted.append(counter.get_total_flops())
+    return counted[0] / counted[1]
 
 
-CHECKS = {
-    "5.1": check_two_linears,
-    "5.2": check_single_block,
-    "5.3": check_count_single_block,
-    "5.4": check_last_layer,
-}
-SOLUTIONS = {"5.1": two_linears, "5.2": single_block, "5.3": count_single_block, "5.4": last_layer}
+def swapped_halves() -> float:
+    right = velocity(CATS)
+    layer = tiny().model.final_layer
+    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    swapped = {name: swap_halves(tensor) if "adaLN" in name else tensor for name, tensor in state.items()}
+    try:
+        layer.load_state_dict(swapped, strict=True)
+        return apart(velocity(CATS), right)
+    except RuntimeError:
+        return -1
+    finally:
+        layer.load_state_dict(state, strict=True)
+
+
+QUESTIONS = [
+    Question(
+        section="What a block costs",
+        text="A double block of FLUX.1 has 340 million parameters, a single one 142 million. Which takes more"
+        " multiplications for the same tokens?",
+        choices={
+            "the double block, more than twice as many": lambda ratio: ratio > 2,
+            "about the same": lambda ratio: 0.8 < ratio < 1.25,
+            "the single block": lambda ratio: ratio < 0.8,
+        },
+        measure=multiplications,
+        result="Double over single: {:.2f}.",
+        why="The double block has two sets of weights, but a token meets one of them only: 12 D² multiplications in"
+        " either.",
+    ),
+    Question(
+        section="The halves that diffusers swaps",
+        text="You load the last layer of the tiny model with its two halves swapped: scale first, then shift. What"
+        " happens?",
+        choices={
+            "an error: the names or shapes do not fit": lambda moved: moved < 0,
+            "no error, and nothing changes": lambda moved: 0 <= moved < 1e-3,
+            "no error, and the velocity is wrong": lambda moved: moved > 0.02,
+        },
+        measure=swapped_halves,
+        result="It loads strictly, and the velocity moves by {:.0%} of its length.",
+        why="Both halves have the same shape, so nothing but the numbers can tell.",
+    ),
+]

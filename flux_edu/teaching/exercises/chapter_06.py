@@ -1,156 +1,256 @@
-"""Exercises of chapter 6: what the model has in mind, the sampling loop, where image to image starts, Heun's step."""
+"""Exercises and questions of chapter 6: picture and noise, the sampling loop, image to image's start, Heun's step."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from flux_edu.sampling import image_to_image_start, predict_x0
+from flux_edu.sampling import euler_step, image_to_image_start
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import evaluations
+from flux_edu.teaching.exercises.question import Question
+
+Velocity = Callable[[Tensor, float], Tensor]
 
 
-def near(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=1e-6)
+def bent(x: Tensor, t: float) -> Tensor:
+    """A velocity that changes with place and level. It has no value at t = 0, where no sampler needs one."""
+    return torch.cos(x) + t * x if t > 0 else torch.full_like(x, math.nan)
 
 
 # ---------------------------------------------------------------- 6.1
 
 
 def picture_and_noise(x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    return predict_x0(x, v, t), x + (1 - t) * v
+    return x - t * v, x + (1 - t) * v
 
 
-def check_picture_and_noise(answer: Callable) -> None:
-    torch.manual_seed(6)
-    x_0, noise, t = torch.randn(2, 5, 3), torch.randn(2, 5, 3), 0.3
-    x, v = (1 - t) * x_0 + t * noise, noise - x_0
-    out = answer(x.clone(), v.clone(), t)
-    assert isinstance(out, tuple) and len(out) == 2, "return two tensors: the picture and the noise"
-    picture, eps = out
-    assert not (near(picture, noise) and near(eps, x_0)), "the two are swapped: return the picture first"
-    assert not near(picture, x + t * v), (
-        "the picture: you added t·v. v points to the noise, so walk against it: minus t·v"
-    )
-    assert not near(picture, x - v), "the picture: you walked a whole v. From level t it is only t of the way"
-    assert not near(picture, x - (1 - t) * v), "the picture: the way to t = 0 is t long, not 1 - t"
-    assert near(picture, x_0), "the picture is not x_0 for x = (1 - t) x_0 + t ε and v = ε - x_0"
-    assert not near(eps, x - (1 - t) * v), "the noise lies in the direction of v: plus (1 - t)·v"
-    assert not near(eps, x + v), "the noise: you walked a whole v. From level t there are only 1 - t left to t = 1"
-    assert not near(eps, v), "v is noise minus picture, not the noise"
-    assert near(eps, noise), "the noise is not ε for x = (1 - t) x_0 + t ε and v = ε - x_0"
-
+PICTURE_AND_NOISE = Exercise(
+    "6.1",
+    picture_and_noise,
+    inputs=[(normal(2, 5, 3), normal(2, 5, 3, seed=1), 0.3), (normal(1, 2, 7), normal(1, 2, 7, seed=1), 0.9)],
+    mistakes={
+        "the two are swapped: return the picture first": lambda x, v, t: picture_and_noise(x, v, t)[::-1],
+        "v points to the noise: the picture lies against it, minus t·v, the noise along it, plus (1 - t)·v": (
+            lambda x, v, t: (x + t * v, x - (1 - t) * v)
+        ),
+        "you walked a whole v. From level t it is only t of the way to the picture, and 1 - t to the noise": (
+            lambda x, v, t: (x - v, x + v)
+        ),
+        "the way to the picture at t = 0 is t long, the way to the noise at t = 1 is 1 - t": (
+            lambda x, v, t: (x - (1 - t) * v, x + t * v)
+        ),
+        "v is noise minus picture, not the noise": lambda x, v, t: (x - t * v, v),
+    },
+    advice="Put x = (1 - t) x_0 + t ε and v = ε - x_0 into your two lines.",
+)
 
 # ---------------------------------------------------------------- 6.2
 
 
-def walk(velocity: Callable, x: Tensor, timesteps: list[float]) -> Tensor:
+def walk(velocity: Velocity, x: Tensor, timesteps: list[float]) -> Tensor:
     for t, t_next in pairwise(timesteps):
         x = x + (t_next - t) * velocity(x, t)
     return x
 
 
-def check_walk(answer: Callable) -> None:
-    torch.manual_seed(6)
-    start, seen = torch.randn(3, 4, dtype=torch.float64), []
+def walk_asking_late(velocity: Velocity, x: Tensor, timesteps: list[float]) -> Tensor:
+    for t, t_next in pairwise(timesteps):
+        x = x + (t_next - t) * velocity(x, t_next)
+    return x
 
-    def velocity(x, t):
-        seen.append(float(t))
-        return torch.cos(x) + t * x
 
-    timesteps = get_schedule(5, 64)
+def walk_evenly(velocity: Velocity, x: Tensor, timesteps: list[float]) -> Tensor:
+    for t in timesteps[:-1]:
+        x = x - velocity(x, t) / (len(timesteps) - 1)
+    return x
 
-    def run(step: Callable) -> Tensor:
-        x = start.clone()
-        for t, t_next in pairwise(timesteps):
-            x = step(x, t, t_next)
-        return x
 
-    right, against = (run(lambda x, t, u, s=s: x + s * (u - t) * velocity(x, t)) for s in (1, -1))
-    late = run(lambda x, t, u: x + (u - t) * velocity(x, u))
-    unit = run(lambda x, t, u: x - velocity(x, t) / 5)
-    seen.clear()
-    given = start.clone()
-    out = answer(velocity, given, list(timesteps))
-    assert isinstance(out, Tensor), "return the last x"
-    assert near(given, start), "the x that was passed in has changed: write x = x + …, not x += …"
-    assert not near(out, start), "x has not moved: does the loop put the new x back into x?"
-    assert not near(out, against), "that is the sign of the notes: t_next - t is negative, and it has to be"
-    assert not near(out, late), "the velocity was asked for at t_next; Euler asks at the beginning of the step, at t"
-    assert not near(out, unit), "all your steps are 1/N long; the schedule is shifted, so a step is t_next - t long"
-    assert 0.0 not in seen, f"the model was evaluated at t = 0 ({len(seen)} evaluations): 5 steps ask it 5 times"
-    assert len(seen) == 5, f"6 noise levels are 5 steps; the model was asked {len(seen)} times"
-    assert near(out, right), "not the end of x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i)"
-
+WALK = Exercise(
+    "6.2",
+    walk,
+    inputs=[
+        (bent, normal(3, 4).double(), get_schedule(5, 64)),
+        (bent, normal(2, 7, seed=1).double(), [0.9, 0.6, 0.5, 0.2]),
+    ],
+    mistakes={
+        "x has not moved: does the loop put the new x back into x?": lambda velocity, x, timesteps: x,
+        "that is the sign of the notes: t_next - t is negative, and it has to be": (
+            lambda velocity, x, timesteps: walk(lambda x, t: -velocity(x, t), x, timesteps)
+        ),
+        "the velocity was asked for at t_next; Euler asks at the beginning of the step, at t": walk_asking_late,
+        "all your steps are 1/N long; the schedule is shifted, so a step is t_next - t long": walk_evenly,
+        "your loop takes one step more, from the last level to 0: N + 1 levels are N steps": (
+            lambda velocity, x, timesteps: walk(velocity, x, [*timesteps, 0.0])
+        ),
+    },
+    advice="A step is x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i).",
+)
 
 # ---------------------------------------------------------------- 6.3
 
 
 def start_index(strength: float, num_steps: int) -> int:
-    nothing = torch.zeros(1)
-    _, rest = image_to_image_start(nothing, nothing, torch.linspace(1, 0, num_steps + 1).tolist(), strength)
-    return num_steps + 1 - len(rest)
+    i = math.floor((1 - strength) * num_steps + 0.5 + 1e-9)
+    return min(i, num_steps - 1) if strength > 0 else num_steps
 
 
-def check_start_index(answer: Callable) -> None:
-    assert answer(1.0, 50) != 50 or answer(0.0, 50) != 0, (
-        "the other way round: strength 1 starts at step 0, from pure noise"
+def at_least_one_step(round_: Callable[[float], int]) -> Callable[[float, int], int]:
+    return lambda strength, num_steps: (
+        min(round_((1 - strength) * num_steps), num_steps - 1) if strength > 0 else num_steps
     )
-    assert answer(1.0, 50) == 0, f"strength 1 is text to image: it starts at step 0, not {answer(1.0, 50)}"
-    assert answer(0.0, 50) == 50, f"strength 0 takes no step: it starts at step 50 of 50, not {answer(0.0, 50)}"
-    assert answer(0.8, 50) != 9, (
-        "(1 - 0.8) * 50 is 9.999999999999998, and int() cuts it to 9: round to the nearest instead"
-    )
-    assert answer(0.8, 50) == 10, f"strength 0.8 of 50 steps starts at step 10, not {answer(0.8, 50)}"
-    assert answer(0.01, 28) != 28, (
-        "strength 0.01 of 28 steps takes no step at all; a strength above 0 should take at least one"
-    )
-    assert answer(0.5, 5) != 2, "2.5 is halfway: take the larger index, 3; Python's round() goes to the even one, 2"
-    assert answer(0.9, 5) != 0, (
-        "(1 - 0.9) * 5 is 0.4999999999999999 and means one half: add a tiny number before rounding"
-    )
-    for strength, num_steps in ((0.25, 10), (0.9, 5), (0.35, 10), (0.5, 5), (0.3, 28), (0.01, 4), (0.95, 50)):
-        right, got = start_index(strength, num_steps), answer(strength, num_steps)
-        assert isinstance(got, int), f"an index is an int, not a {type(got).__name__}"
-        assert got == right, f"strength {strength} of {num_steps} steps should start at step {right}, not {got}"
 
+
+START_INDEX = Exercise(
+    "6.3",
+    start_index,
+    inputs=[(1.0, 50), (0.0, 50), (0.8, 50), (0.01, 28), (0.5, 5), (0.9, 5), (0.25, 10), (0.35, 10), (0.3, 28)],
+    mistakes={
+        "(1 - 0.9) * 5 is 0.4999999999999999 and means one half: add a tiny number before rounding": (
+            at_least_one_step(lambda i: math.floor(i + 0.5))
+        ),
+        "2.5 is halfway: take the larger index, 3; Python's round() goes to the even one, 2": at_least_one_step(round),
+        "strength 0.01 of 28 steps takes no step at all; a strength above 0 should take at least one": (
+            lambda strength, num_steps: math.floor((1 - strength) * num_steps + 0.5 + 1e-9)
+        ),
+        "strength 0.01 of 28 steps takes no step at all, and round() takes 2.5 to the even 2: halves go up": (
+            lambda strength, num_steps: round((1 - strength) * num_steps)
+        ),
+        "(1 - 0.8) * 50 is 9.999999999999998, and int() cuts it to 9: round to the nearest instead": (
+            lambda strength, num_steps: int((1 - strength) * num_steps)
+        ),
+        "the other way round: strength 1 starts at step 0, from pure noise": (
+            lambda strength, num_steps: round(strength * num_steps)
+        ),
+    },
+    advice="Strength 1 starts at step 0, strength 0 takes no step, and between them the nearest step counts.",
+)
 
 # ---------------------------------------------------------------- 6.4
 
 
-def heun_step(velocity: Callable, x: Tensor, t: float, t_next: float) -> Tensor:
+def heun_step(velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
     v = velocity(x, t)
-    euler = x + (t_next - t) * v
-    return euler if t_next == 0 else x + (t_next - t) * (v + velocity(euler, t_next)) / 2
+    trial = x + (t_next - t) * v
+    return trial if t_next == 0 else x + (t_next - t) * (v + velocity(trial, t_next)) / 2
 
 
-def check_heun_step(answer: Callable) -> None:
-    torch.manual_seed(6)
-    x, t, u = torch.randn(3, 4, dtype=torch.float64), 0.7, 0.4
+def heun_like(end: Callable[[Velocity, Tensor, Tensor, Tensor, float, float], Tensor]) -> Callable:
+    """A step that ends at `end` of (velocity, x, trial, v, t, t_next), and at the trial where t_next is 0."""
 
-    def velocity(x, t):
-        assert t > 0, "the velocity was asked for at t = 0; make the last step a plain Euler step"
-        return torch.cos(x) + t * x
+    def step(velocity: Velocity, x: Tensor, t: float, t_next: float) -> Tensor:
+        v = velocity(x, t)
+        trial = x + (t_next - t) * v
+        return trial if t_next == 0 else end(velocity, x, trial, v, t, t_next)
 
-    d, v = u - t, velocity(x, t)
-    euler = x + d * v
-    out = answer(velocity, x.clone(), t, u)
-    assert not near(out, euler), "that is Euler's step; Heun asks for the velocity again where it ends, and averages"
-    assert not near(out, x + d * velocity(euler, u)), "you kept only the second velocity; take the mean of both"
-    assert not near(out, x + d * (v + velocity(x, u)) / 2), "the second velocity belongs to where Euler's step ends"
-    assert not near(out, x + d * (v + velocity(euler, t)) / 2), "the second velocity belongs to the level t_next"
-    assert not near(out, x + d * (v + velocity(euler, u))), "you added the velocities; halve the sum"
-    assert not near(out, euler + d * (v + velocity(euler, u)) / 2), (
-        "start from x again, not from the end of the Euler step"
-    )
-    assert near(out, heun_step(velocity, x, t, u)), "not x + (t_next - t)(v(x, t) + v(x', t_next))/2"
-    assert near(answer(velocity, x.clone(), t, 0.0), x - t * v), "to t = 0 it should be a plain Euler step"
+    return step
 
 
-CHECKS = {
-    "6.1": check_picture_and_noise,
-    "6.2": check_walk,
-    "6.3": check_start_index,
-    "6.4": check_heun_step,
-}
-SOLUTIONS = {"6.1": picture_and_noise, "6.2": walk, "6.3": start_index, "6.4": heun_step}
+HEUN_STEP = Exercise(
+    "6.4",
+    heun_step,
+    inputs=[(bent, normal(3, 4).double(), 0.7, 0.4), (bent, normal(2, 5).double(), 0.4, 0.0)],
+    mistakes={
+        "that is Euler's step; Heun asks for the velocity again where it ends, and averages": (
+            lambda velocity, x, t, u: x + (u - t) * velocity(x, t)
+        ),
+        "you kept only the second velocity; take the mean of both": heun_like(
+            lambda velocity, x, trial, v, t, u: x + (u - t) * velocity(trial, u)
+        ),
+        "the second velocity belongs to where Euler's step ends": heun_like(
+            lambda velocity, x, trial, v, t, u: x + (u - t) * (v + velocity(x, u)) / 2
+        ),
+        "the second velocity belongs to the level t_next": heun_like(
+            lambda velocity, x, trial, v, t, u: x + (u - t) * (v + velocity(trial, t)) / 2
+        ),
+        "you added the velocities; halve the sum": heun_like(
+            lambda velocity, x, trial, v, t, u: x + (u - t) * (v + velocity(trial, u))
+        ),
+        "start from x again, not from the end of the Euler step": heun_like(
+            lambda velocity, x, trial, v, t, u: trial + (u - t) * (v + velocity(trial, u)) / 2
+        ),
+        "the velocity was asked for at t = 0, where it has no value; make the last step a plain Euler step": (
+            lambda velocity, x, t, u: x + (u - t) * (velocity(x, t) + velocity(x + (u - t) * velocity(x, t), u)) / 2
+        ),
+    },
+    advice="Both velocities belong to the whole step: x + (t_next - t)(v(x, t) + v(trial, t_next))/2.",
+)
+
+EXERCISES = [PICTURE_AND_NOISE, WALK, START_INDEX, HEUN_STEP]
+
+# ---------------------------------------------------------------- questions
+
+
+def wrong_sign() -> float:
+    x_0, eps = normal(50), normal(50, seed=1)
+    x = eps
+    for t, t_next in pairwise(get_schedule(7, 64)):
+        x = euler_step(x, eps - x_0, t_next, t)  # the levels exchanged: the other sign
+    return float((x - x_0).norm() / (eps - x_0).norm())
+
+
+def start_level() -> float:
+    _, left = image_to_image_start(normal(1, 2), normal(1, 2), get_schedule(28, 4096), 0.5)
+    return left[0]
+
+
+def evaluations_without_guidance() -> int:
+    return evaluations(10, 1.0, two_passes=True)
+
+
+def float_error() -> int:
+    return int((1 - 0.8) * 50)
+
+
+QUESTIONS = [
+    Question(
+        section="Where the notes are wrong: the sign",
+        text="Your sampler adds (t_i − t_{i+1}) v instead of (t_{i+1} − t_i) v. On a straight path from noise ε, where"
+        " does it end? (The picture is at distance 1 from ε.)",
+        choices={
+            "at the picture": lambda distance: distance < 0.1,
+            "at the noise, where it began": lambda distance: abs(distance - 1) < 0.1,
+            "as far behind the noise as the picture is before it": lambda distance: abs(distance - 2) < 0.1,
+        },
+        measure=wrong_sign,
+        result="Its end is {:.2f} times as far from the picture as the noise is.",
+        why="v points to the noise, and t falls, so the factor must be negative. The other sign walks away from"
+        " pictures.",
+    ),
+    Question(
+        section="Eq. 6.3 · Image to image",
+        text="Image to image with strength 0.5 and 28 steps, at 1024 × 1024 pixels. How much noise is in the state it"
+        " starts from?",
+        choices={
+            "half: 0.5": lambda t: 0.45 < t < 0.55,
+            "less than half": lambda t: t <= 0.45,
+            "more than half": lambda t: t >= 0.55,
+        },
+        measure=start_level,
+        result="It starts at t = {:.2f}.",
+        why="Strength counts steps, and the shifted schedule spends half of them above t = 0.7.",
+    ),
+    Question(
+        section="Two passes, in one batch",
+        text="Two-pass guidance, 10 steps. How many velocities does the network compute with w = 1?",
+        choices={
+            "10": lambda count: count == 10,
+            "20": lambda count: count == 20,
+            "none: w = 1 is no guidance": lambda count: count == 0,
+        },
+        measure=evaluations_without_guidance,
+        result="It computed {}.",
+        why="v_∅ + 1 · (v_c − v_∅) is v_c: the empty prompt cancels, so it is left out. With any other w there are 20.",
+    ),
+    Question(
+        section="Where the reference is wrong: int() loses steps",
+        text="In Python, what is int((1 − 0.8) * 50)?",
+        choices={"9": lambda i: i == 9, "10": lambda i: i == 10, "11": lambda i: i == 11},
+        measure=float_error,
+        result="It is {}.",
+        why="1 − 0.8 is a little less than 0.2 in floating point, and int cuts off. The reference loses a step to it.",
+    ),
+]

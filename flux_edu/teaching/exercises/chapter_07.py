@@ -1,12 +1,13 @@
-"""Exercises of chapter 7, the text encoders."""
-
-from collections.abc import Callable
+"""Exercises and questions of chapter 7, the text encoders."""
 
 import torch
 from torch import Tensor
 
-PAD, END = 0, 1
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import CATS, tiny, velocity
+from flux_edu.teaching.exercises.question import Question
 
+PAD, END = 0, 1
 
 # ---------------------------------------------------------------- 7.1
 
@@ -15,63 +16,73 @@ def fit(ids: list[int], length: int) -> list[int]:
     return [*ids[: length - 1], END] + [PAD] * (length - 1 - len(ids))
 
 
-def check_fit(answer: Callable[[list[int], int], list[int]]) -> None:
-    for ids, length in [([7, 8], 6), ([], 4), ([5, 6, 7], 4), ([5, 6, 7, 8], 4), (list(range(2, 30)), 5)]:
-        got, right, asked = answer(list(ids), length), fit(ids, length), f"fit({ids}, {length})"
-        assert got is not None, "your function returned nothing: did you forget `return`?"
-        got = [int(i) for i in got]
-        if got == right:
-            continue
-        assert len(got) == length, f"{asked} has {len(got)} numbers, expected {length}: all texts get the same length"
-        assert END in got, (
-            f"{asked} = {got}: the end token was cut off, and CLIP pools there: cut the words to length - 1 first"
-        )
-        assert got != [*ids[: length - 1], *[END] * (length - min(len(ids), length - 1))], (
-            f"{asked} = {got}: you padded with the end token, as the published CLIP does; here padding is {PAD}"
-        )
-        assert got[0] != PAD, f"{asked} = {got}: the padding belongs behind the text, not before it"
-        assert got[-1] != END, f"{asked} = {got}: the end token comes directly after the words, the padding after it"
-        raise AssertionError(f"{asked} = {got}, expected {right}: words, one end token, padding")
-
+FIT = Exercise(
+    "7.1",
+    fit,
+    inputs=[([7, 8], 6), ([], 4), ([5, 6, 7], 4), ([5, 6, 7, 8], 4), (list(range(2, 29)), 5)],
+    mistakes={
+        "the end token was cut off, and CLIP pools there: cut the words to length - 1 first": (
+            lambda ids, length: ([*ids, END] + [PAD] * length)[:length]
+        ),
+        "all texts get the same length: cut long ones, pad short ones": lambda ids, length: [
+            *ids,
+            END,
+        ],
+        "you padded with the end token, as the published CLIP does; here padding is 0": (
+            lambda ids, length: [*ids[: length - 1], END] + [END] * (length - 1 - len(ids))
+        ),
+        "the padding belongs behind the text, not before it": (
+            lambda ids, length: [PAD] * (length - 1 - len(ids)) + [*ids[: length - 1], END]
+        ),
+        "the end token comes directly after the words, the padding after it": (
+            lambda ids, length: [*ids[: length - 1], *[PAD] * (length - 1 - len(ids)), END]
+        ),
+    },
+    advice="First the words, then one end token, then padding.",
+)
 
 # ---------------------------------------------------------------- 7.2
 
 
+def first_end(ids: Tensor, end: int) -> Tensor:
+    return (ids == end).int().argmax(dim=1)
+
+
+def state_at(states: Tensor, place: Tensor) -> Tensor:
+    return states[torch.arange(len(states)), place]
+
+
 def pool(states: Tensor, ids: Tensor, end: int) -> Tensor:
-    place = (ids == end).int().argmax(dim=1)  # the first of them
-    return states[torch.arange(len(ids)), place]
+    return state_at(states, first_end(ids, end))
 
 
-def check_pool(answer: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    states = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(7))
-    # the numbers of some words are larger than that of the end token, and one text is padded with the end token
-    ids = torch.tensor([[3, 9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0], [8, 2, 9, 4, 4, 4, 4]])
-    got = answer(states.clone(), ids.clone(), 4)
-    assert got is not None, "your function returned nothing: did you forget `return`?"
-    assert isinstance(got, Tensor), f"your function returned a {type(got).__name__}, expected a tensor"
-    assert got.shape == (3, 5), (
-        f"pool gave shape {tuple(got.shape)}, expected (3, 5): one vector a text. A single index for the sequence axis"
-        " takes the same place of all texts, and a slice keeps the axis"
-    )
-    right, rows = pool(states, ids, 4), torch.arange(3)
-    if torch.allclose(got, right, atol=1e-6):
-        return
-    first = (ids == 4).int().argmax(dim=1)
-    last = 6 - (ids == 4).int().flip(1).argmax(dim=1)
-    for told, wrong in [
-        ("you took the last state; behind a short text that is padding", states[:, -1]),
-        ("you took the first state, as BERT does; with a causal mask it has seen nothing but itself", states[:, 0]),
-        ("that is the mean over all states; CLIP takes one of them", states.mean(1)),
-        ("you took the token of the largest number; here the end token is not the largest, compare with `end`",
-         states[rows, ids.argmax(1)]),
-        ("with end tokens as padding there are several: take the first, not the last", states[rows, last]),
-        ("you took the state before the end token; it has not seen that the text is over", states[rows, first - 1]),
-    ]:  # fmt: skip
-        assert not torch.allclose(got, wrong, atol=1e-6), told
-    raise AssertionError(
-        "right shape, wrong states: find the first place where ids == end in every row, take that state"
-    )
-
+# the numbers of some words are larger than that of the end token, and some texts are padded with the end token
+TEXTS = torch.tensor([[3, 9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0], [8, 2, 9, 4, 4, 4, 4]])
+POOL = Exercise(
+    "7.2",
+    pool,
+    inputs=[(normal(3, 7, 5), TEXTS, 4), (normal(2, 5, 3), torch.tensor([[6, 2, 2, 2, 2], [5, 7, 9, 2, 0]]), 2)],
+    mistakes={
+        "you took the last state; behind a short text that is padding": lambda states, ids, end: states[:, -1],
+        "you took the first state, as BERT does; with a causal mask it has seen nothing but itself": (
+            lambda states, ids, end: states[:, 0]
+        ),
+        "that is the mean over all states; CLIP takes one of them": lambda states, ids, end: states.mean(1),
+        "you took the token of the largest number; here the end token is not the largest, compare with `end`": (
+            lambda states, ids, end: state_at(states, ids.argmax(1))
+        ),
+        "with end tokens as padding there are several: take the first, not the last": (
+            lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end))
+        ),
+        "you took the state before the end token; it has not seen that the text is over": (
+            lambda states, ids, end: state_at(states, first_end(ids, end) - 1)
+        ),
+        "one vector a text: a single index for the sequence axis takes the places of all texts, from all texts": (
+            lambda states, ids, end: states[:, first_end(ids, end)]
+        ),
+    },
+    advice="Find the first place where ids == end in every row, take that state.",
+)
 
 # ---------------------------------------------------------------- 7.3
 
@@ -80,34 +91,83 @@ def t5_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return (q @ k.mT + bias).softmax(dim=-1) @ v
 
 
-def check_t5_attention(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
-    generator = torch.Generator().manual_seed(3)
-    q, k, v = (torch.randn(2, 3, 7, 5, generator=generator) for _ in range(3))
-    bias = torch.randn(3, 7, 7, generator=generator)
-    got = answer(q.clone(), k.clone(), v.clone(), bias.clone())
-    assert got is not None, "your function returned nothing: did you forget `return`?"
-    assert isinstance(got, Tensor), f"your function returned a {type(got).__name__}, expected a tensor"
-    assert got.shape == (2, 3, 7, 5), f"the output has shape {tuple(got.shape)}, expected (2, 3, 7, 5), the shape of v"
-    if torch.allclose(got, t5_attention(q, k, v, bias), atol=1e-5):
-        return
-    scores = q @ k.mT
-    for told, wrong in [
-        ("you divided by the root of the head dimension, as FLUX does; T5 does not, its weights carry that factor",
-         (scores / 5**0.5 + bias).softmax(-1) @ v),
-        ("you divided scores and bias by the root of the head dimension; T5 divides by nothing",
-         ((scores + bias) / 5**0.5).softmax(-1) @ v),
-        ("the bias is missing: without it T5 does not know the order of the words", scores.softmax(-1) @ v),
-        ("the bias is added to the weights; it belongs to the scores, before the softmax",
-         (scores.softmax(-1) + bias) @ v),
-        ("you subtracted the bias; it is added", (scores - bias).softmax(-1) @ v),
-        ("the bias is transposed: its rows are the tokens that look, its columns those looked at",
-         (scores + bias.mT).softmax(-1) @ v),
-        ("the softmax runs over the tokens that look; it must run over those looked at, dim=-1",
-         (scores + bias).softmax(-2) @ v),
-    ]:  # fmt: skip
-        assert not torch.allclose(got, wrong, atol=1e-5), told
-    raise AssertionError("right shape, wrong numbers: softmax over the last axis of q kᵀ + bias, then times v")
+def attention_inputs(B: int, H: int, L: int, D: int) -> tuple[Tensor, ...]:
+    return *(normal(B, H, L, D, seed=seed) for seed in (1, 2, 3)), normal(H, L, L)
 
 
-CHECKS = {"7.1": check_fit, "7.2": check_pool, "7.3": check_t5_attention}
-SOLUTIONS = {"7.1": fit, "7.2": pool, "7.3": t5_attention}
+T5_ATTENTION = Exercise(
+    "7.3",
+    t5_attention,
+    inputs=[attention_inputs(2, 3, 7, 5), attention_inputs(1, 2, 5, 11)],
+    mistakes={
+        "you divided by the root of the head dimension, as FLUX does; T5 does not, its weights carry that factor": (
+            lambda q, k, v, bias: t5_attention(q / q.shape[-1] ** 0.5, k, v, bias)
+        ),
+        "you divided scores and bias by the root of the head dimension; T5 divides by nothing": (
+            lambda q, k, v, bias: ((q @ k.mT + bias) / q.shape[-1] ** 0.5).softmax(-1) @ v
+        ),
+        "the bias is missing: without it T5 does not know the order of the words": (
+            lambda q, k, v, bias: t5_attention(q, k, v, 0 * bias)
+        ),
+        "the bias is added to the weights; it belongs to the scores, before the softmax": (
+            lambda q, k, v, bias: ((q @ k.mT).softmax(-1) + bias) @ v
+        ),
+        "you subtracted the bias; it is added": lambda q, k, v, bias: t5_attention(q, k, v, -bias),
+        "the bias is transposed: its rows are the tokens that look, its columns those looked at": (
+            lambda q, k, v, bias: t5_attention(q, k, v, bias.mT)
+        ),
+        "the softmax runs over the tokens that look; it must run over those looked at, dim=-1": (
+            lambda q, k, v, bias: (q @ k.mT + bias).softmax(-2) @ v
+        ),
+    },
+    advice="Softmax over the last axis of q kᵀ + bias, then times v.",
+)
+
+EXERCISES = [FIT, POOL, T5_ATTENTION]
+
+# ---------------------------------------------------------------- questions
+
+
+def whose_order() -> float:
+    other = CATS.replace("cat", "?").replace("dog", "cat").replace("?", "dog")
+    at_t5, at_clip = velocity(CATS), velocity(other)
+    mixed = velocity(CATS, vec=tiny().clip([other]))
+    way = at_clip - at_t5
+    return float(((mixed - at_t5) * way).sum() / way.square().sum())
+
+
+def long_text() -> int:
+    try:
+        return tiny().t5(["cat " * 100]).shape[1]
+    except ValueError:
+        return -1
+
+
+QUESTIONS = [
+    Question(
+        section="Where order comes from",
+        text="T5 reads “a 3d cat face left of a dog face”, CLIP “a 3d dog face left of a cat face”, with the same"
+        " background. T5 gives one vector a word, CLIP one for the whole text. Whose order does the tiny FLUX's"
+        " velocity follow?",
+        choices={
+            "T5's": lambda share: share < 0.2,
+            "CLIP's": lambda share: share > 0.8,
+            "neither: it lies half-way": lambda share: 0.2 <= share <= 0.8,
+        },
+        measure=whose_order,
+        result="It goes {:.0%} of the way from T5's order to CLIP's.",
+        why="Either could carry the order. Trained together, in this model CLIP does; T5's vectors name the things.",
+    ),
+    Question(
+        section="77 and 512: what is cut off",
+        text="The tiny T5 reads 32 tokens. You give it a text of 100 words. What do you get?",
+        choices={
+            "100 or more vectors": lambda count: count >= 100,
+            "32 vectors, the rest of the text is cut": lambda count: count == 32,
+            "an error": lambda count: count < 0,
+        },
+        measure=long_text,
+        result="It gave {} vectors (and a warning).",
+        why="The number of text tokens is fixed. What does not fit is cut off at the end, and the package says so.",
+    ),
+]

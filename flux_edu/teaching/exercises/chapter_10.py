@@ -1,16 +1,12 @@
-"""Exercises of chapter 10, guidance distillation."""
-
-from collections.abc import Callable
+"""Exercises and questions of chapter 10, guidance distillation."""
 
 import torch
 from torch import Tensor
 
-NOTHING = "your function returned nothing: did you forget `return`?"
-
-
-def _same(a: object, b: Tensor) -> bool:
-    return isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=1e-6)
-
+from flux_edu.sampling import guide
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import CATS, apart, velocity
+from flux_edu.teaching.exercises.question import Question
 
 # ---------------------------------------------------------------- 10.1
 
@@ -19,60 +15,112 @@ def student_target(v_uncond: Tensor, v_cond: Tensor, w: Tensor) -> Tensor:
     return v_uncond + w[:, None, None] * (v_cond - v_uncond)
 
 
-def check_student_target(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    v_uncond, v_cond = torch.randn(2, 3, 3, 3, generator=generator, dtype=torch.float64)  # shapes hide nothing
-    w = torch.tensor([1.5, 3.0, 5.0], dtype=torch.float64)
-    got, right = answer(v_uncond, v_cond, w), student_target(v_uncond, v_cond, w)
-    assert got is not None, NOTHING
-    if _same(got, right):
-        return
-    step = v_cond - v_uncond
-    for told, wrong in [
-        ("every channel got its own w: w belongs to the samples, give it the shape (B, 1, 1)", v_uncond + w * step),
-        ("every token got its own w: w belongs to the samples, (B, 1, 1)", v_uncond + w[:, None] * step),
-        ("the two passes are swapped: that walks away from the caption", student_target(v_cond, v_uncond, w)),
-        ("you began at v_c: that is 1 + w in Eq. (10.1), where w = 1 is the prompted velocity", right + step),
-        ("you multiplied the prompted velocity alone; only the difference is stretched", w[:, None, None] * v_cond),
-        ("one w for the whole batch; every sample has its own", student_target(v_uncond, v_cond, w[:1].expand(3))),
-    ]:
-        assert not _same(got, wrong), told
-    raise AssertionError("the target is v_∅ + w (v_c - v_∅), with one w a sample; it has the shape of v_c")
-
+GUIDANCE = torch.tensor([1.5, 3.0, 5.0])
+STUDENT_TARGET = Exercise(
+    "10.1",
+    student_target,
+    inputs=[  # as many tokens and channels, then channels alone, as samples: shapes hide nothing
+        (normal(3, 3, 3), normal(3, 3, 3, seed=1), GUIDANCE),
+        (normal(2, 2, 2), normal(2, 2, 2, seed=1), GUIDANCE[1:]),
+    ],
+    mistakes={
+        "every channel got its own w: w belongs to the samples, give it the shape (B, 1, 1)": (
+            lambda v_uncond, v_cond, w: v_uncond + w * (v_cond - v_uncond)
+        ),
+        "every token got its own w: w belongs to the samples, (B, 1, 1)": (
+            lambda v_uncond, v_cond, w: v_uncond + w[:, None] * (v_cond - v_uncond)
+        ),
+        "the two passes are swapped: that walks away from the caption": (
+            lambda v_uncond, v_cond, w: student_target(v_cond, v_uncond, w)
+        ),
+        "you began at v_c: that is 1 + w in Eq. (10.1), where w = 1 is the prompted velocity": (
+            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, 1 + w)
+        ),
+        "you multiplied the prompted velocity alone; only the difference is stretched": (
+            lambda v_uncond, v_cond, w: w[:, None, None] * v_cond
+        ),
+        "one w for the whole batch; every sample has its own": (
+            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, w[:1])
+        ),
+    },
+    advice="The target is v_∅ + w (v_c - v_∅), with one w a sample; it has the shape of v_c.",
+)
 
 # ---------------------------------------------------------------- 10.2
 
 
+def relative_losses(v: Tensor, v_w: Tensor) -> Tensor:
+    """One loss a sample."""
+    return (v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))
+
+
 def relative_loss(v: Tensor, v_w: Tensor) -> Tensor:
-    return ((v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))).mean()
+    return relative_losses(v, v_w).mean()
 
 
-def check_relative_loss(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    v, v_w = torch.randn(2, 3, 5, 7, generator=generator, dtype=torch.float64)
-    v_w = v_w * torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)[:, None, None]
-    got, right = answer(v, v_w), relative_loss(v, v_w)
-    assert got is not None, NOTHING
-    if _same(got, right):
-        return
-    miss, length = (v - v_w).square(), v_w.square()
-    each = miss.mean((1, 2)) / length.mean((1, 2))
-    for told, wrong in [
-        ("this is the plain mean square: samples with a strong guidance would drown all others", miss.mean()),
-        (
-            "you divided after the mean over the batch: long velocities still weigh most. Divide for each sample first",
-            miss.mean() / length.mean(),
+STRETCH = torch.tensor([1.0, 4.0, 0.5])[:, None, None]
+RELATIVE_LOSS = Exercise(
+    "10.2",
+    relative_loss,
+    inputs=[
+        (normal(3, 5, 7), normal(3, 5, 7, seed=1) * STRETCH),
+        (normal(2, 3, 11), normal(2, 3, 11, seed=1) * STRETCH[:2]),
+    ],
+    mistakes={
+        "this is the plain mean square: samples with a strong guidance would drown all others": (
+            lambda v, v_w: (v - v_w).square().mean()
         ),
-        ("you divided by the student's length: it could lower the loss by answering long", relative_loss(v_w, v)),
-        ("you divided number by number: a target near zero would be all that counts", (miss / length).mean()),
-        ("you took the root; the loss is the mean square", each.sqrt().mean()),
-        ("you took the root; the loss is the mean square", each.mean().sqrt()),
-        ("one loss a sample is right so far; return their mean", each),
-        ("you summed over the batch; the loss is the mean", each.sum()),
-    ]:
-        assert not _same(got, wrong), told
-    raise AssertionError(f"expected {right.item():.4f}, got {got}: ‖v - v_w‖² / ‖v_w‖² a sample, then their mean")
+        "you divided after the mean over the batch: long velocities still weigh most. Divide for each sample first": (
+            lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean()
+        ),
+        "you divided by the student's length: it could lower the loss by answering long": (
+            lambda v, v_w: relative_loss(v_w, v)
+        ),
+        "you divided number by number: a target near zero would be all that counts": (
+            lambda v, v_w: ((v - v_w) / v_w).square().mean()
+        ),
+        "you took the root of each sample's loss; the loss is the mean square": (
+            lambda v, v_w: relative_losses(v, v_w).sqrt().mean()
+        ),
+        "you took the root of the mean; the loss is the mean square": lambda v, v_w: relative_loss(v, v_w).sqrt(),
+        "one loss a sample is right so far; return their mean": relative_losses,
+        "you summed over the batch; the loss is the mean": lambda v, v_w: relative_losses(v, v_w).sum(),
+    },
+    advice="‖v - v_w‖² / ‖v_w‖² a sample, then their mean.",
+)
+
+EXERCISES = [STUDENT_TARGET, RELATIVE_LOSS]
+
+# ---------------------------------------------------------------- questions
 
 
-CHECKS = {"10.1": check_student_target, "10.2": check_relative_loss}
-SOLUTIONS = {"10.1": student_target, "10.2": relative_loss}
+def neutral_guidance() -> int:
+    empty, prompted = normal(1, 4, 5), normal(1, 4, 5, seed=1)
+    return min((0, 1, 3), key=lambda w: float((guide(empty, prompted, float(w)) - prompted).norm()))
+
+
+def distilled_guidance() -> float:
+    return apart(velocity(CATS, name="tiny-dev", w=6.0), velocity(CATS, name="tiny-dev", w=1.0))
+
+
+QUESTIONS = [
+    Question(
+        section="Eq. 10.1 · What the student is to learn",
+        text="v_w = v_∅ + w (v_c − v_∅). Which w gives the prompted network as it is?",
+        choices={"w = 0": lambda w: w == 0, "w = 1": lambda w: w == 1, "w = 3": lambda w: w == 3},
+        measure=neutral_guidance,
+        result="The nearest to v_c is w = {}.",
+        why="At w = 0 the prompt is ignored; above 1 the network is pushed further than it would go by itself.",
+    ),
+    Question(
+        section="The trained tiny dev",
+        text="The distilled tiny-dev is asked once a step. You turn its w from 1 to 6. Does its velocity change?",
+        choices={
+            "no: guidance needs a second pass": lambda moved: moved < 1e-3,
+            "yes: w is an input like the time": lambda moved: moved > 0.01,
+        },
+        measure=distilled_guidance,
+        result="It moves by {:.0%} of its length.",
+        why="It has learned to say what two passes of its teacher would have said for this w.",
+    ),
+]

@@ -1,4 +1,4 @@
-"""Exercises of chapter 11, few steps."""
+"""Exercises and questions of chapter 11, few steps."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -6,12 +6,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flux_edu.teaching.exercises.chapter_09 import NOTHING, _same
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import evaluations
+from flux_edu.teaching.exercises.question import Question
+from flux_edu.teaching.plots.chapter_11 import toy_walk
 
 Velocity = Callable[[Tensor, float], Tensor]
 
 
-def _bent(x: Tensor, t: float) -> Tensor:
+def bent(x: Tensor, t: float) -> Tensor:
     """A velocity that changes with place and level, so that every mistake shows."""
     return torch.sin(2 * x) + t * x + 0.5
 
@@ -26,35 +29,36 @@ def segment_target(v: Velocity, x: Tensor, t: float, t_next: float, m: int) -> T
     return (x - start) / (t_next - t)
 
 
-def check_segment_target(answer: Callable[[Velocity, Tensor, float, float, int], Tensor]) -> None:
-    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    t, t_next, m = 0.75, 0.5, 3
-    right, h = segment_target(_bent, x, t, t_next, m), (t_next - t) / m
-    got = answer(_bent, x.clone(), t, t_next, m)
-    assert got is not None, NOTHING
-    if _same(got, right):
-        assert _same(answer(_bent, x, 1.0, 0.4, 1), _bent(x, 1.0)), "with m = 1 the mean is the one velocity met"
-        return
-    still = x
-    for _ in range(m):
-        still = still + h * _bent(still, t)
-    for told, wrong in [
-        (
-            "that is the place where the teacher arrives; the target is the velocity that leads there",
-            x + (t_next - t) * right,
+SEGMENT_TARGET = Exercise(
+    "11.1",
+    segment_target,
+    inputs=[
+        (bent, normal(2, 3, 5), 0.75, 0.5, 3),
+        (bent, normal(1, 2, 7), 1.0, 0.4, 1),
+        (bent, normal(3, 2, 2), 0.5, 0.1, 5),
+    ],
+    mistakes={
+        "that is the place where the teacher arrives; the target is the velocity that leads there": (
+            lambda v, x, t, t_next, m: x + (t_next - t) * segment_target(v, x, t, t_next, m)
         ),
-        ("that has the wrong sign: divide by t_next - t, which is negative because t falls", -right),
-        ("that is the velocity at the beginning: the teacher shall walk, and its velocity changes", _bent(x, t)),
-        ("that is divided by one small step; the student makes the whole one, from t to t_next", m * right),
-        ("that is not divided by anything: it is the way, not the velocity", (t_next - t) * right),
-        (
-            "your teacher asks for the velocity at t every time; after j small steps the level is t + j h",
-            (still - x) / (t_next - t),
+        "that has the wrong sign: divide by t_next - t, which is negative because t falls": (
+            lambda v, x, t, t_next, m: -segment_target(v, x, t, t_next, m)
         ),
-    ]:
-        assert not _same(got, wrong), told
-    raise AssertionError("not the mean velocity: m equal Euler steps, then (x_next - x) / (t_next - t)")
-
+        "that is the velocity at the beginning: the teacher shall walk, and its velocity changes": (
+            lambda v, x, t, t_next, m: v(x, t)
+        ),
+        "that is divided by one small step; the student makes the whole one, from t to t_next": (
+            lambda v, x, t, t_next, m: m * segment_target(v, x, t, t_next, m)
+        ),
+        "that is not divided by anything: it is the way, not the velocity": (
+            lambda v, x, t, t_next, m: (t_next - t) * segment_target(v, x, t, t_next, m)
+        ),
+        "your teacher asks for the velocity at t every time; after j small steps the level is t + j h": (
+            lambda v, x, t, t_next, m: segment_target(lambda y, _: v(y, t), x, t, t_next, m)
+        ),
+    },
+    advice="The mean velocity: m equal Euler steps, then (x_next - x) / (t_next - t).",
+)
 
 # ---------------------------------------------------------------- 11.2
 
@@ -66,36 +70,98 @@ def students_places(v: Velocity, noise: Tensor, timesteps: list[float]) -> list[
     return places
 
 
-def check_students_places(answer: Callable[[Velocity, Tensor, list[float]], list[Tensor]]) -> None:
-    noise = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
-    timesteps = [1.0, 0.8, 0.5, 0.1, 0.0]
-    right = students_places(_bent, noise, timesteps)
-    got = answer(_bent, noise.clone(), timesteps)
-    assert got is not None, NOTHING
-    got = list(got)
-    end = right[-1] + (timesteps[-1] - timesteps[-2]) * _bent(right[-1], timesteps[-2])
-    assert not (len(got) == 5 and _same(got[-1], end)), (
-        "you give a lesson at the end too: nobody steps from a finished picture, leave the last place out"
-    )
-    assert len(got) == 4, f"four steps begin at four places; you return {len(got)}"
-    assert _same(got[0], noise), "the first place is the noise itself: the student begins there"
-    for told, wrong in [
-        (
-            "you add (t - t_next) v: the sign is the other way, t falls",
-            noise - (timesteps[1] - timesteps[0]) * _bent(noise, 1.0),
-        ),
-        (
-            "your steps are all of one length; they are t_next - t, and these times are not evenly spaced",
-            noise - 0.25 * _bent(noise, 1.0),
-        ),
-    ]:
-        assert not _same(got[1], wrong), told
-    first = [noise + (t - 1) * _bent(noise, 1.0) for t in timesteps[:-1]]
-    assert not all(map(_same, got, first)), (
-        "all your places lie on the line of the first velocity: after each step the student looks again"
-    )
-    assert all(map(_same, got, right)), "not the student's places: x_{k+1} = x_k + (t_{k+1} - t_k) v(x_k, t_k)"
+def even_steps(v: Velocity, noise: Tensor, timesteps: list[float]) -> list[Tensor]:
+    places = [noise]
+    for t in timesteps[:-2]:
+        places.append(places[-1] - v(places[-1], t) / (len(timesteps) - 1))
+    return places
 
 
-CHECKS = {"11.1": check_segment_target, "11.2": check_students_places}
-SOLUTIONS = {"11.1": segment_target, "11.2": students_places}
+STUDENTS_PLACES = Exercise(
+    "11.2",
+    students_places,
+    inputs=[(bent, normal(2, 3, 5), [1.0, 0.8, 0.5, 0.1, 0.0]), (bent, normal(1, 2, 7), [1.0, 0.4, 0.3, 0.0])],
+    mistakes={
+        "you give a lesson at the end too: nobody steps from a finished picture, leave the last place out": (
+            lambda v, noise, timesteps: students_places(v, noise, [*timesteps, -1.0])
+        ),
+        "the first place is missing, the noise itself: the student begins there": (
+            lambda v, noise, timesteps: students_places(v, noise, timesteps)[1:]
+        ),
+        "you add (t - t_next) v: the sign is the other way, t falls": (
+            lambda v, noise, timesteps: students_places(lambda x, t: -v(x, t), noise, timesteps)
+        ),
+        "your steps are all of one length; they are t_next - t, and these times are not evenly spaced": even_steps,
+        "all your places lie on the line of the first velocity: after each step the student looks again": (
+            lambda v, noise, timesteps: [noise + (t - 1) * v(noise, 1.0) for t in timesteps[:-1]]
+        ),
+    },
+    advice="The student's places are x_{k+1} = x_k + (t_{k+1} - t_k) v(x_k, t_k), as many as there are steps.",
+)
+
+EXERCISES = [SEGMENT_TARGET, STUDENTS_PLACES]
+
+# ---------------------------------------------------------------- questions
+
+
+def toy_in_one_step() -> float:
+    return float(toy_walk(1)[-1].std(dim=0).max())
+
+
+def students_price() -> float:
+    return evaluations(28, 3.0, two_passes=True) / evaluations(4, 0.0, two_passes=False)
+
+
+def one_for_many() -> int:
+    velocities: list[Tensor] = []
+
+    def teacher(x: Tensor, t: float) -> Tensor:
+        velocities.append(torch.sin(3 * x) + x * t)
+        return velocities[-1]
+
+    one = segment_target(teacher, normal(1, 2, 3), 0.75, 0.5, 5)
+    candidates = [velocities[0], torch.stack(velocities).mean(0), velocities[-1]]
+    return min(range(3), key=lambda i: float((candidates[i] - one).norm()))
+
+
+QUESTIONS = [
+    Question(
+        section="What few steps cost",
+        text="The toy's data are two blobs. You walk from 500 noises with a single step along the best velocity. How do"
+        " the ends lie?",
+        choices={
+            "half of them on each blob": lambda spread: spread > 0.3,
+            "all in one point between the blobs": lambda spread: spread < 0.05,
+            "spread like the noise": lambda spread: 0.05 <= spread <= 0.3,
+        },
+        measure=toy_in_one_step,
+        result="The ends spread by {:.3f}; the noise by 1.",
+        why="One step leads to the mean of all data, from every noise. Few-step models are trained for something else.",
+    ),
+    Question(
+        section="What few steps cost",
+        text="A teacher paints in 28 steps of two passes, its student in 4 steps of one. How many times fewer"
+        " velocities does the student compute?",
+        choices={
+            "7": lambda ratio: ratio == 7,
+            "14": lambda ratio: ratio == 14,
+            "28": lambda ratio: ratio == 28,
+        },
+        measure=students_price,
+        result="{:.0f} times fewer.",
+        why="56 against 4: the student has learned the guidance along with the long step.",
+    ),
+    Question(
+        section="Eq. 11.1 · The mean velocity of a segment",
+        text="A teacher walks a segment in m small steps of equal length. The one velocity that leads to the same end"
+        " is …",
+        choices={
+            "the teacher's velocity at the beginning": lambda i: i == 0,
+            "the mean of the m velocities it met": lambda i: i == 1,
+            "the teacher's velocity at the end": lambda i: i == 2,
+        },
+        measure=one_for_many,
+        result="Of the three, number {} (counted from 0) leads to the same end.",
+        why="Equal steps: the way is the sum of the velocities times the length of a step.",
+    ),
+]

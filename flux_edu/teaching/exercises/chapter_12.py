@@ -1,4 +1,4 @@
-"""Exercises of chapter 12, the FLUX.1 tools."""
+"""Exercises and questions of chapter 12, the FLUX.1 tools."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flux_edu.teaching.exercises import name_mistake, tensor_of
+from flux_edu.flux2.architectures import DESIGNS, flops
+from flux_edu.patchify import make_img_ids, make_txt_ids, patchify
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import apart, tiny
+from flux_edu.teaching.exercises.question import Question
+from flux_edu.tools import fill_cond
 
 # ---------------------------------------------------------------- 12.1
 
@@ -15,52 +20,65 @@ def mask_tokens(mask: Tensor) -> Tensor:
     return rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (p q ph pw)", ph=2, pw=2, p=8, q=8)
 
 
-def check_mask_tokens(answer: Callable[[Tensor], Tensor]) -> None:
-    mask = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(12))
-    got = tensor_of(answer(mask.clone()), (2, 6, 256), "the tokens of a mask (2, 1, 32, 48)")
-    if torch.allclose(got, mask_tokens(mask), atol=1e-6):
-        return
-    name_mistake(got, [
-        ("you cut 16 × 16 squares at once: first 8 × 8 pixels become the 64 channels of a latent place, then 2 × 2"
-         " places a token, channel first", rearrange(mask, "b 1 (h p) (w q) -> b (h w) (p q)", p=16, q=16)),
-        ("you put the 2 × 2 places before the channels; a patch is read channel first, (c ph pw)",
-         rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (ph pw p q)", ph=2, pw=2, p=8, q=8)),
-        ("you swapped rows and columns inside the 8 × 8 squares: the row comes first, (p q)",
-         rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (q p ph pw)", ph=2, pw=2, p=8, q=8)),
-        ("that is 1 − m: 1 marks what is painted anew, leave the mask as it is", mask_tokens(1 - mask)),
-        ("the tokens run column by column; they run row by row, (h w)",
-         rearrange(mask, "b 1 (h ph p) (w pw q) -> b (w h) (p q ph pw)", ph=2, pw=2, p=8, q=8)),
-        ("you took the width for the height: a mask is (B, 1, H, W)", mask_tokens(mask.mT)),
-    ])  # fmt: skip
-    raise AssertionError("right shape, wrong numbers: (8 × 8 pixels → 64 channels), then patchify, Eq. (2.2)")
+def read_as(token: str, order: str = "(h w)") -> Callable[[Tensor], Tensor]:
+    """Tokens whose channels, or which themselves, are read in another order."""
+    return lambda mask: rearrange(mask, f"b 1 (h ph p) (w pw q) -> b {order} {token}", ph=2, pw=2, p=8, q=8)
 
+
+MASK_TOKENS = Exercise(
+    "12.1",
+    mask_tokens,
+    inputs=[(normal(2, 1, 32, 48),), (normal(1, 1, 80, 32),)],
+    mistakes={
+        "you cut 16 × 16 squares at once: first 8 × 8 pixels become the 64 channels of a latent place, then 2 × 2"
+        " places a token, channel first": read_as("(ph p pw q)"),
+        "you put the 2 × 2 places before the channels; a patch is read channel first, (c ph pw)": (
+            read_as("(ph pw p q)")
+        ),
+        "you swapped rows and columns inside the 8 × 8 squares: the row comes first, (p q)": read_as("(q p ph pw)"),
+        "that is 1 − m: 1 marks what is painted anew, leave the mask as it is": lambda mask: mask_tokens(1 - mask),
+        "the tokens run column by column; they run row by row, (h w)": read_as("(p q ph pw)", order="(w h)"),
+        "you took the width for the height: a mask is (B, 1, H, W)": lambda mask: mask_tokens(mask.mT),
+    },
+    advice="8 × 8 pixels → 64 channels, then patchify, Eq. (2.2).",
+)
 
 # ---------------------------------------------------------------- 12.2
 
 
-def reference_ids(h: int, w: int, index: int = 1) -> Tensor:
+def reference_ids(h: int, w: int, index: int) -> Tensor:
     return torch.stack([torch.tensor([index, row, column]) for row in range(h) for column in range(w)]).float()
 
 
-def check_reference_ids(answer: Callable[[int, int, int], Tensor]) -> None:
-    got = tensor_of(answer(2, 3, 2), (6, 3), "the ids of 2 × 3 tokens")
-    assert got.is_floating_point(), f"ids are {got.dtype}; they are float32, as RoPE multiplies them with frequencies"
-    right = reference_ids(2, 3, 2)
-    if torch.allclose(got, right, atol=1e-6):
-        return
-    name_mistake(got, [
-        ("the first axis is 0: then the reference stands exactly where the picture does",
-         right * torch.tensor([0, 1, 1])),
-        ("row and column are swapped: the id is (index, row, column)", right[:, [0, 2, 1]]),
-        ("the index stands last: it is the first of the three axes", right[:, [1, 2, 0]]),
-        ("you moved the reference away in its rows or columns; only the first axis tells the pictures apart",
-         right + torch.tensor([0, 0, 3])),
-        ("you moved the reference away in its rows or columns; only the first axis tells the pictures apart",
-         right + torch.tensor([0, 2, 0])),
-        ("the first axis is 1 whatever the index is; a second reference gets a 2", reference_ids(2, 3, 1)),
-    ])  # fmt: skip
-    raise AssertionError("right shape, wrong numbers: (index, row, column), row by row")
-
+REFERENCE_IDS = Exercise(
+    "12.2",
+    reference_ids,
+    inputs=[(2, 3, 2), (5, 3, 1), (3, 2, 7)],
+    mistakes={
+        "ids are whole numbers here; they are float32, as RoPE multiplies them with frequencies": (
+            lambda h, w, index: reference_ids(h, w, index).int()
+        ),
+        "the first axis is 0: then the reference stands exactly where the picture does": (
+            lambda h, w, index: reference_ids(h, w, 0)
+        ),
+        "row and column are swapped: the id is (index, row, column)": (
+            lambda h, w, index: reference_ids(h, w, index)[:, [0, 2, 1]]
+        ),
+        "the index stands last: it is the first of the three axes": (
+            lambda h, w, index: reference_ids(h, w, index)[:, [1, 2, 0]]
+        ),
+        "you moved the reference away in its columns; only the first axis tells the pictures apart": (
+            lambda h, w, index: reference_ids(h, w, index) + torch.tensor([0, 0, w])
+        ),
+        "you moved the reference away in its rows; only the first axis tells the pictures apart": (
+            lambda h, w, index: reference_ids(h, w, index) + torch.tensor([0, h, 0])
+        ),
+        "the first axis is 1 whatever the index is; a second reference gets a 2": (
+            lambda h, w, index: reference_ids(h, w, 1)
+        ),
+    },
+    advice="(index, row, column), row by row.",
+)
 
 # ---------------------------------------------------------------- 12.3
 
@@ -69,23 +87,87 @@ def merged(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     return W + scale * B @ A
 
 
-def check_merged(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    generator = torch.Generator().manual_seed(3)
-    W, A, B = (torch.randn(*shape, generator=generator) for shape in ((6, 6), (2, 6), (6, 2)))
-    got = tensor_of(answer(W.clone(), A.clone(), B.clone(), 0.7), (6, 6), "the merged matrix")
-    if torch.allclose(got, merged(W, A, B, 0.7), atol=1e-5):
-        return
-    name_mistake(got, [
-        ("the scale is missing: W + scale · B A", W + B @ A),
-        ("you scaled A and B both, so the difference by scale²", W + 0.49 * B @ A),
-        ("you scaled W too; the base stays whole, W + scale · B A", 0.7 * (W + B @ A)),
-        ("you blended W away, (1 − scale) W: a LoRA adds", 0.3 * W + 0.7 * B @ A),
-        ("that is the transpose of B A: A comes first when the layer reads x, so B stands left", W + 0.7 * (B @ A).T),
-        ("you subtracted: that unmerges", W - 0.7 * B @ A),
-        ("the base is missing: that is the difference alone", 0.7 * B @ A),
-    ])  # fmt: skip
-    raise AssertionError("right shape, wrong numbers: W + scale · B A")
+MERGED = Exercise(
+    "12.3",
+    merged,
+    inputs=[
+        (normal(5, 5), normal(2, 5, seed=1), normal(5, 2, seed=2), 0.7),
+        (normal(3, 3), normal(1, 3, seed=1), normal(3, 1, seed=2), -1.3),
+    ],
+    mistakes={
+        "the scale is missing: W + scale · B A": lambda W, A, B, scale: merged(W, A, B, 1.0),
+        "you scaled A and B both, so the delta by scale²": lambda W, A, B, scale: merged(W, A, B, scale**2),
+        "you scaled W too; the base stays whole, W + scale · B A": lambda W, A, B, scale: scale * merged(W, A, B, 1.0),
+        "you blended W away, (1 − scale) W: a LoRA adds": lambda W, A, B, scale: merged((1 - scale) * W, A, B, scale),
+        "that is the transpose of B A: A comes first when the layer reads x, so B stands left": (
+            lambda W, A, B, scale: merged(W, B.T, A.T, scale)
+        ),
+        "you subtracted: that unmerges": lambda W, A, B, scale: merged(W, A, B, -scale),
+        "the base is missing: that is the delta alone": lambda W, A, B, scale: merged(0 * W, A, B, scale),
+    },
+    advice="W + scale · B A.",
+)
+
+EXERCISES = [MASK_TOKENS, REFERENCE_IDS, MERGED]
+
+# ---------------------------------------------------------------- questions
 
 
-CHECKS = {"12.1": check_mask_tokens, "12.2": check_reference_ids, "12.3": check_merged}
-SOLUTIONS = {"12.1": mask_tokens, "12.2": reference_ids, "12.3": merged}
+def mask_channels() -> int:
+    z, mask = torch.zeros(1, 16, 2, 2), torch.ones(1, 1, 16, 16)
+    return fill_cond(z, mask).shape[-1] - patchify(z).shape[-1]
+
+
+def price_of_a_reference() -> float:
+    alone, with_reference = (sum(flops(DESIGNS["FLUX.1 dev"], L).values()) for L in (4096, 8192))
+    return with_reference / alone
+
+
+def shuffled_picture() -> float:
+    flux, text = tiny("tiny-schnell").model, normal(1, 20, 256)
+    noise, ids = normal(1, 64, 64, seed=1), make_img_ids(1, 8, 8)
+    order = torch.cat([torch.arange(5), 5 + torch.randperm(15, generator=torch.Generator().manual_seed(2))])
+    rest = (make_txt_ids(1, 20), torch.tensor([0.6]), normal(1, 256, seed=3))
+    return apart(flux(noise, ids, text, *rest), flux(noise, ids, text[:, order], *rest))
+
+
+QUESTIONS = [
+    Question(
+        section="Eq. 12.2 · Fill: a picture with a hole",
+        text="A token of Fill covers 16 × 16 pixels. How many of its channels tell which of these are to be painted?",
+        choices={
+            "1, a share": lambda count: count == 1,
+            "64, as the latent has": lambda count: count == 64,
+            "256": lambda count: count == 256,
+        },
+        measure=mask_channels,
+        result="{:.0f} channels.",
+        why="One number a pixel: 8 × 8 to a place of the latent, 2 × 2 places to a token. Nothing of the mask is lost.",
+    ),
+    Question(
+        section="Eq. 12.3 · Kontext: another picture, after this one",
+        text="Kontext appends 4,096 tokens of a reference to the 4,096 of the picture. How many times the work is one"
+        " step?",
+        choices={
+            "less than twice": lambda ratio: ratio < 1.95,
+            "a little more than twice": lambda ratio: 1.95 <= ratio < 2.6,
+            "four times": lambda ratio: ratio >= 2.6,
+        },
+        measure=price_of_a_reference,
+        result="{:.2f} times.",
+        why="The linear layers do not quite double, as there is the text, and attention grows with the square. At this"
+        " size it is a fifth of the work.",
+    ),
+    Question(
+        section="Eq. 12.4 · Redux: a picture in place of words",
+        text="Redux appends the tokens of a picture to the text. Somebody shuffles them. The velocity …",
+        choices={
+            "stays: FLUX sees no order in them": lambda moved: moved < 1e-3,
+            "changes a little": lambda moved: 1e-3 <= moved < 0.5,
+            "is another one altogether": lambda moved: moved >= 0.5,
+        },
+        measure=shuffled_picture,
+        result="It moves by {:.0e} of its length.",
+        why="All text stands at the origin, where rotations are none. What had an order has to say so itself.",
+    ),
+]

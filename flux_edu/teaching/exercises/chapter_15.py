@@ -1,26 +1,26 @@
-"""Exercises of chapter 15, the attention atlas."""
+"""Exercises and questions of chapter 15, the attention atlas."""
 
-from collections.abc import Callable
+import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from flux_edu.teaching.exercises.chapter_09 import NOTHING, _same
+from flux_edu.patchify import get_noise, prepare
+from flux_edu.sampling import denoise
+from flux_edu.schedule import get_schedule
+from flux_edu.teaching.exercises.exercise import Exercise, normal
+from flux_edu.teaching.exercises.experiments import CATS, apart, tiny
+from flux_edu.teaching.exercises.question import Question
+from flux_edu.teaching.labs import attention_maps
+from flux_edu.teaching.plots.chapter_15 import place_of
 
-H, L_TXT, ROWS, COLUMNS = 2, 5, 3, 4  # heads, text tokens, rows and columns of image tokens: no two alike
+Grid = tuple[int, int]
 
 
-def _weights(seed: int = 0) -> Tensor:
+def weights(H: int, L: int, seed: int) -> Tensor:
     """Attention of a small picture, uneven enough that no two mistakes look alike."""
-    L = L_TXT + ROWS * COLUMNS
-    return (2 * torch.randn(H, L, L, generator=torch.Generator().manual_seed(seed))).softmax(dim=-1)
-
-
-def _shaped(got: object, shape: tuple[int, ...], what: str) -> Tensor:
-    assert got is not None, NOTHING
-    got = torch.as_tensor(got)
-    assert got.shape == shape, f"your answer has the shape {tuple(got.shape)}; expected {shape}: {what}"
-    return got
+    return (2 * normal(H, L, L, seed=seed)).softmax(dim=-1)
 
 
 # ---------------------------------------------------------------- 15.1
@@ -31,148 +31,240 @@ def shares(A: Tensor, L_txt: int) -> Tensor:
     return torch.stack([torch.stack([row[:, :L_txt].sum(-1), row[:, L_txt:].sum(-1)], -1) for row in rows], -2)
 
 
-def check_shares(answer: Callable[[Tensor, int], Tensor]) -> None:
-    A = _weights()
-    L, right = A.shape[-1], shares(A, L_TXT)
-    got = _shaped(answer(A.clone(), L_TXT), (H, 2, 2), "for each head a row for text queries and one for image queries")
-    sums = torch.stack(
-        [torch.stack([A[:, r, c].sum((-1, -2)) for c in (slice(L_TXT), slice(L_TXT, L))], -1)
-         for r in (slice(L_TXT), slice(L_TXT, L))], -2
-    )  # fmt: skip
-    sizes = torch.tensor([[L_TXT * L_TXT, L_TXT * (L - L_TXT)], [L_TXT * (L - L_TXT), (L - L_TXT) ** 2]])
-    for told, wrong in [
-        (
-            "rows and columns are exchanged: a row of the answer is one kind of query, a column what it takes from",
-            right.mT,
-        ),
-        (
-            "queries and keys are exchanged: a query is a row of A, its weights lie along the last axis",
-            shares(A.mT, L_TXT),
-        ),
-        ("these are sums over all queries; take the mean over the queries, so that a row sums to 1", sums),
-        ("you divided by all queries, text and image; each row has its own number of queries", sums / L),
-        (
-            "that is the mean weight of a quadrant; a share is the sum along the keys, so that a row sums to 1",
-            sums / sizes,
-        ),
-        ("image first: text tokens come first in every row and column", shares(A, L - L_TXT)),
-        (
-            "your image row stands above your text row, and your columns are exchanged too: text first",
-            right.flip(-1, -2),
-        ),
-    ]:
-        assert not _same(got, wrong), told
-    assert _same(got.sum(-1), torch.ones(H, 2)), "a query's weights sum to 1, so the two shares of a row must as well"
-    assert _same(got, right), "not the shares: for text and image queries apart, the sum over text keys and image keys"
+def lengths(A: Tensor, L_txt: int) -> Tensor:
+    """How many tokens are text, how many image."""
+    return torch.tensor([L_txt, A.shape[-1] - L_txt])
 
+
+SHARES = Exercise(
+    "15.1",
+    shares,
+    inputs=[(weights(2, 17, 0), 5), (weights(3, 13, 1), 7)],
+    mistakes={
+        "the heads are gone: give a row for text queries and one for image queries for each head": (
+            lambda A, L_txt: shares(A, L_txt).mean(0)
+        ),
+        "rows and columns are exchanged: a row of the answer is one kind of query, a column what it takes from": (
+            lambda A, L_txt: shares(A, L_txt).mT
+        ),
+        "queries and keys are exchanged: a query is a row of A, its weights lie along the last axis": (
+            lambda A, L_txt: shares(A.mT, L_txt)
+        ),
+        "these are sums over all queries; take the mean over the queries, so that a row sums to 1": (
+            lambda A, L_txt: shares(A, L_txt) * lengths(A, L_txt)[:, None]
+        ),
+        "you divided by the number of keys too: that is the mean weight of a quadrant; a share is the sum along the"
+        " keys, so that a row sums to 1": lambda A, L_txt: shares(A, L_txt) / lengths(A, L_txt),
+        "image first, and cut at the wrong place: text tokens come first in every row and column": (
+            lambda A, L_txt: shares(A, A.shape[-1] - L_txt)
+        ),
+        "your image row stands above your text row, and your columns are exchanged too: text first": (
+            lambda A, L_txt: shares(A, L_txt).flip(-1, -2)
+        ),
+    },
+    advice="For text and image queries apart, the sum over text keys and image keys; the two of a row sum to 1.",
+)
 
 # ---------------------------------------------------------------- 15.2
 
 
-def where_a_word_is_read(A: Tensor, tokens: list[int], L_txt: int, grid: tuple[int, int]) -> Tensor:
+def where_a_word_is_read(A: Tensor, tokens: list[int], L_txt: int, grid: Grid) -> Tensor:
     return A[:, L_txt:, tokens].sum(-1).mean(0).unflatten(0, grid)
 
 
-def check_where_a_word_is_read(answer: Callable[[Tensor, list[int], int, tuple[int, int]], Tensor]) -> None:
-    A, tokens, grid = _weights(1), [1, 3], (ROWS, COLUMNS)
-    right = where_a_word_is_read(A, tokens, L_TXT, grid)
-    got = answer(A.clone(), list(tokens), L_TXT, grid)
-    assert got is not None, NOTHING
-    got = torch.as_tensor(got)
-    assert tuple(got.shape) != (H, *grid), "one map is left for every head: take the mean over the heads"
-    assert tuple(got.shape) != (COLUMNS, ROWS), "the grid is (rows, columns); yours is lying on its side"
-    got = _shaped(got, grid, "(rows, columns) of image tokens")
-    per_token = A[:, L_TXT:, tokens].mean(0)
-    for told, wrong in [
-        ("that is what the word takes from the image; image tokens are the queries here, the word is a key",
-         A[:, tokens, L_TXT:].sum(1).mean(0).unflatten(0, grid)),
-        ("you took the mean over the word's tokens; a word of two tokens is read with both, so add them",
-         per_token.mean(-1).unflatten(0, grid)),
-        ("only the word's first token is in it; add the weights of all its tokens",
-         per_token[:, 0].unflatten(0, grid)),
-        ("the heads are added up; take their mean, so that the map is a share of 1", H * right),
-        ("the rows of the first image tokens are missing: image queries begin at L_txt, and text rows are no pixels",
-         A[:, : ROWS * COLUMNS, tokens].sum(-1).mean(0).unflatten(0, grid)),
-        ("the image tokens are laid out column by column; they come row by row",
-         right.flatten().unflatten(0, (COLUMNS, ROWS)).mT),
-    ]:  # fmt: skip
-        assert not _same(got, wrong), told
-    assert _same(got, right), "not the map: A[:, L_txt:, tokens], summed over the word's tokens, mean over the heads"
-
+WHERE_A_WORD_IS_READ = Exercise(
+    "15.2",
+    where_a_word_is_read,
+    inputs=[(weights(2, 17, 2), [1, 3], 5, (3, 4)), (weights(3, 17, 3), [0, 2, 6], 7, (5, 2))],
+    mistakes={
+        "one map is left for every head: take the mean over the heads": (
+            lambda A, tokens, L_txt, grid: A[:, L_txt:, tokens].sum(-1).unflatten(-1, grid)
+        ),
+        "the grid is (rows, columns); yours is lying on its side": (
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1])
+        ),
+        "that is what the word takes from the image; image tokens are the queries here, the word is a key": (
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A.mT, tokens, L_txt, grid)
+        ),
+        "you took the mean over the word's tokens; a word of two tokens is read with both, so add them": (
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid) / len(tokens)
+        ),
+        "only the word's first token is in it; add the weights of all its tokens": (
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens[:1], L_txt, grid)
+        ),
+        "the heads are added up; take their mean, so that the map is a share of 1": (
+            lambda A, tokens, L_txt, grid: len(A) * where_a_word_is_read(A, tokens, L_txt, grid)
+        ),
+        "the rows of the first image tokens are missing: image queries begin at L_txt, and text rows are no pixels": (
+            lambda A, tokens, L_txt, grid: A[:, : math.prod(grid), tokens].sum(-1).mean(0).unflatten(0, grid)
+        ),
+        "the image tokens are laid out column by column; they come row by row": (
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1]).mT
+        ),
+    },
+    advice="A[:, L_txt:, tokens], summed over the word's tokens, mean over the heads.",
+)
 
 # ---------------------------------------------------------------- 15.3
 
 
-def mean_offset(look: Tensor, grid: tuple[int, int]) -> Tensor:
+def places(grid: Grid) -> Tensor:
+    """Row and column of every token, row by row."""
     h, w = grid
-    place = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).reshape(h * w, 2).to(look)
-    look = look / look.sum(-1, keepdim=True)
+    return torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).reshape(h * w, 2).float()
+
+
+def mean_offset(look: Tensor, grid: Grid) -> Tensor:
+    place, look = places(grid), look / look.sum(-1, keepdim=True)
     return (look @ place - place).mean(0)
 
 
-def check_mean_offset(answer: Callable[[Tensor, tuple[int, int]], Tensor]) -> None:
-    A, grid = _weights(2)[0], (ROWS, COLUMNS)
-    look = A[L_TXT:, L_TXT:].clone()
-    right = mean_offset(look, grid)
-    got = _shaped(answer(look.clone(), grid), (2,), "(down, right)")
-    place = (
-        torch.stack(torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij"), -1).reshape(-1, 2).float()
-    )
-    bare = ((look @ place) - look.sum(-1, keepdim=True) * place).mean(0)
-    for told, wrong in [
-        ("the sign is the other way: the place of the token looked at, less that of the one that looks", -right),
-        ("down and right are exchanged: (dy, dx)", right.flip(0)),
-        ("the rows of `look` do not sum to 1, since part of the weight went to text: divide each by its sum", bare),
-        ("that is where it looks, not how far from itself: take the query's own place away",
-         (look / look.sum(-1, keepdim=True) @ place).mean(0)),
-        ("you took absolute values: left and right should cancel",
-         ((look / look.sum(-1, keepdim=True))[..., None] * (place[None] - place[:, None]).abs()).sum(1).mean(0)),
-        ("queries and keys are exchanged: a query is a row of `look`", mean_offset(look.mT, grid)),
-        ("token n lies in row n // columns and column n % columns; you divided by the number of rows",
-         (lambda n: (look / look.sum(-1, keepdim=True) @ n - n).mean(0))(
-             torch.stack([torch.arange(ROWS * COLUMNS) // ROWS, torch.arange(ROWS * COLUMNS) % ROWS], -1).float())),
-    ]:  # fmt: skip
-        assert not _same(got, wrong), told
-    assert _same(got, right), "not the mean offset: Σ_j look_ij (place_j − place_i), mean over the queries i"
+def without_normalising(look: Tensor, grid: Grid) -> Tensor:
+    return (look @ places(grid) - look.sum(-1, keepdim=True) * places(grid)).mean(0)
 
+
+def absolute_offset(look: Tensor, grid: Grid) -> Tensor:
+    place, look = places(grid), look / look.sum(-1, keepdim=True)
+    return (look[..., None] * (place[None] - place[:, None]).abs()).sum(1).mean(0)
+
+
+def divided_by_rows(look: Tensor, grid: Grid) -> Tensor:
+    n, look = torch.arange(math.prod(grid)), look / look.sum(-1, keepdim=True)
+    place = torch.stack([n // grid[0], n % grid[0]], -1).float()
+    return (look @ place - place).mean(0)
+
+
+MEAN_OFFSET = Exercise(
+    "15.3",
+    mean_offset,
+    inputs=[(weights(1, 17, 4)[0, 5:, 5:], (3, 4)), (weights(1, 15, 5)[0, 5:, 5:], (5, 2))],
+    mistakes={
+        "the sign is the other way: the place of the token looked at, less that of the one that looks": (
+            lambda look, grid: -mean_offset(look, grid)
+        ),
+        "down and right are exchanged: (dy, dx)": lambda look, grid: mean_offset(look, grid).flip(0),
+        "the rows of `look` do not sum to 1, since part of the weight went to text: divide each by its sum": (
+            without_normalising
+        ),
+        "that is where it looks, not how far from itself: take the query's own place away": (
+            lambda look, grid: mean_offset(look, grid) + places(grid).mean(0)
+        ),
+        "you took absolute values: left and right should cancel": absolute_offset,
+        "queries and keys are exchanged: a query is a row of `look`": lambda look, grid: mean_offset(look.mT, grid),
+        "token n lies in row n // columns and column n % columns; you divided by the number of rows": divided_by_rows,
+    },
+    advice="Σ_j look_ij (place_j − place_i), mean over the queries i.",
+)
 
 # ---------------------------------------------------------------- 15.4
 
 
 def silence(found: Tensor, head: int, num_heads: int) -> Tensor:
-    K = found.shape[-1] // num_heads
-    out = found.clone()
+    K, out = found.shape[-1] // num_heads, found.clone()
     out[..., head * K : (head + 1) * K] = 0
     return out
 
 
-def check_silence(answer: Callable[[Tensor, int, int], Tensor]) -> None:
-    found = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(3))
-    kept, right = found.clone(), silence(found, 1, 4)
-    got = _shaped(answer(found, 1, 4), (2, 3, 12), "as many channels as before; a silent head's are zero, not gone")
-    assert _same(found, kept), "you changed the tensor that was given: work on a clone, the block still needs it"
-    taken_in_turn, others, one = found.clone(), found.clone(), found.clone()
-    taken_in_turn[..., 1::4] = 0
-    others[..., :3] = others[..., 6:] = 0
-    one[..., 1] = 0
-    token = found.clone()
-    token[:, 1] = 0
-    for told, wrong in [
-        ("nothing is silent: the channels of head 1 are as they were", found),
-        ("you silenced every fourth channel; a head's channels lie side by side, (h k)", taken_in_turn),
-        ("you silenced all the other heads and left this one", others),
-        ("you silenced one channel; a head has K = channels / heads of them", one),
-        ("you silenced a token; heads lie along the last axis", token),
-        ("heads are counted from 0: you silenced the one before", silence(found, 0, 4)),
-    ]:
-        assert not _same(got, wrong), told
-    assert _same(got, right), "not this head alone: its channels are head·K to (head + 1)·K"
+SILENCE = Exercise(
+    "15.4",
+    silence,
+    inputs=[(normal(2, 3, 12), 1, 4), (normal(1, 5, 10), 4, 5)],
+    mistakes={
+        "nothing is silent: the channels of the head are as they were": lambda found, head, num_heads: found,
+        "you silenced every so manieth channel; a head's channels lie side by side, (h k)": (
+            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) % num_heads != head)
+        ),
+        "you silenced all the other heads and left this one": (
+            lambda found, head, num_heads: found - silence(found, head, num_heads)
+        ),
+        "you silenced one channel; a head has K = channels / heads of them": (
+            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) != head)
+        ),
+        "heads are counted from 0: you silenced the one before": (
+            lambda found, head, num_heads: silence(found, head - 1, num_heads)
+        ),
+        "a silent head's channels are zero, not gone: as many come out as go in": (
+            lambda found, head, num_heads: torch.cat(
+                [part for i, part in enumerate(found.chunk(num_heads, -1)) if i != head], -1
+            )
+        ),
+    },
+    advice="This head alone is silent: its channels are head·K to (head + 1)·K.",
+)
+
+EXERCISES = [SHARES, WHERE_A_WORD_IS_READ, MEAN_OFFSET, SILENCE]
+
+# ---------------------------------------------------------------- questions
 
 
-CHECKS = {
-    "15.1": check_shares,
-    "15.2": check_where_a_word_is_read,
-    "15.3": check_mean_offset,
-    "15.4": check_silence,
-}
-SOLUTIONS = {"15.1": shares, "15.2": where_a_word_is_read, "15.3": mean_offset, "15.4": silence}
+@cache
+def painting() -> attention_maps.Survey:
+    return attention_maps.survey(tiny("tiny-schnell"), CATS)
+
+
+def first_look() -> float:
+    survey = painting()
+    A = survey.attention[0].mean((0, 1))
+    return place_of(attention_maps.word_map(A, survey.tokens("cat"), survey.L_txt, survey.grid))[1]
+
+
+def without_compass() -> float:
+    survey = painting()
+    _, tokens = attention_maps.gaze(survey.attention.mean(0), survey.L_txt, survey.grid)
+    block, head = divmod(int(tokens.argmin()), tokens.shape[1])
+    name = attention_maps.block_names(tiny("tiny-schnell").model)[block]
+    still = torch.eye(2).expand_as(survey.traced["pe_embedder"])
+    unturned = type(survey.traced)(survey.traced | {"pe_embedder": still}).attention(name)[:, head]
+    return float(attention_maps.gaze(unturned.mean(0), survey.L_txt, survey.grid)[1] / tokens.min())
+
+
+def without_a_block() -> float:
+    flux, noise = tiny("tiny-schnell"), get_noise(1, 128, 128, "cpu", torch.float32, 0)
+    inputs, timesteps = prepare(flux.t5, flux.clip, noise, CATS), get_schedule(4, 64, shift=False)
+    whole = denoise(flux.model, **inputs, timesteps=timesteps)
+    with attention_maps.ablate(flux.model, attention_maps.block_names(flux.model)[4]):
+        return apart(denoise(flux.model, **inputs, timesteps=timesteps), whole)
+
+
+QUESTIONS = [
+    Question(
+        section="Which word paints where",
+        text="“a 3d cat face left of a dog face …”: the first step, when the state is pure noise. Where do image tokens"
+        " take most from the word “cat”?",
+        choices={
+            "on the left": lambda column: column < -0.5,
+            "everywhere alike: there is no cat yet": lambda column: -0.5 <= column <= 0.5,
+            "on the right": lambda column: column > 0.5,
+        },
+        measure=first_look,
+        result="The mean column is {:+.1f} tokens from the middle.",
+        why="The layout is read from the text before anything is painted: image tokens know their places, and CLIP's"
+        " vector says who is on the left.",
+    ),
+    Question(
+        section="With a compass, and without",
+        text="The sharpest of the 45 heads looks at very few image tokens. You take the rotations of RoPE away. Does it"
+        " stay sharp?",
+        choices={
+            "yes: it goes by what tokens show": lambda ratio: ratio < 1.5,
+            "no: it looks at many more tokens": lambda ratio: ratio > 2,
+        },
+        measure=without_compass,
+        result="Without rotations it looks at {:.1f} times as many tokens.",
+        why="Such a head looks at a fixed neighbour, and only positions tell it which one that is.",
+    ),
+    Question(
+        section="Without a head, without a block",
+        text="You leave out a whole block of the tiny model: it hands its tokens on unchanged. What comes of the"
+        " painting?",
+        choices={
+            "an error: the next block gets the wrong shapes": lambda moved: not math.isfinite(moved),
+            "the same picture": lambda moved: moved < 1e-3,
+            "a picture that is off, by more or less": lambda moved: 1e-3 <= moved < 10,
+        },
+        measure=without_a_block,
+        result="Without the fifth of the nine blocks the latent moves by {:.0%} of its length.",
+        why="Every block only adds to its tokens, so the next one finds what it can read. How much is lost differs from"
+        " block to block.",
+    ),
+]

@@ -1,4 +1,4 @@
-"""Exercises and figures of chapters 7 and 8: usual mistakes are called by name, figures are drawn at both ends.
+"""Figures of chapters 7 and 8, drawn at both ends.
 
 The equations of these chapters are tested in test_text.py and test_autoencoder.py.
 """
@@ -9,99 +9,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flux_edu.io.tiny import TINY_FOLDER
-from flux_edu.teaching.exercises import chapter_07, chapter_08
 from flux_edu.teaching.panel import picture_html
 from flux_edu.teaching.plots import chapter_07 as text_plots
 from flux_edu.teaching.plots import chapter_08 as plots
 from flux_edu.teaching.plots.style import NotebookFigure
-
-CHECKS = chapter_07.CHECKS | chapter_08.CHECKS
-
-
-def first(ids, end):
-    return (ids == end).int().argmax(dim=1)
-
-
-WRONG = [
-    # 7.1
-    ("7.1", lambda ids, n: [*ids, 1], "all texts get the same length"),
-    ("7.1", lambda ids, n: ([*ids, 1] + [0] * n)[:n], "the end token was cut off"),
-    ("7.1", lambda ids, n: [*ids[: n - 1], 1] + [1] * (n - 1 - len(ids)), "you padded with the end token"),
-    ("7.1", lambda ids, n: [0] * (n - 1 - len(ids)) + [*ids[: n - 1], 1], "belongs behind the text"),
-    ("7.1", lambda ids, n: [*ids[: n - 1], *[0] * (n - 1 - len(ids)), 1], "directly after the words"),
-    ("7.1", lambda ids, n: None, "forget `return`"),
-    # 7.2
-    ("7.2", lambda states, ids, end: states[:, -1], "the last state; behind a short text that is padding"),
-    ("7.2", lambda states, ids, end: states[:, 0], "the first state, as BERT does"),
-    ("7.2", lambda states, ids, end: states.mean(1), "the mean over all states"),
-    ("7.2", lambda states, ids, end: states[torch.arange(3), ids.argmax(1)], "the largest number"),
-    (
-        "7.2",
-        lambda states, ids, end: states[torch.arange(3), 6 - (ids.flip(1) == end).int().argmax(1)],
-        "take the first, not the last",
-    ),
-    ("7.2", lambda states, ids, end: states[torch.arange(3), first(ids, end) - 1], "the state before the end token"),
-    ("7.2", lambda states, ids, end: states[:, first(ids, end)], r"expected \(3, 5\): one vector a text"),
-    # 7.3
-    ("7.3", lambda q, k, v, b: (q @ k.mT / 5**0.5 + b).softmax(-1) @ v, "divided by the root of the head dimension"),
-    ("7.3", lambda q, k, v, b: F.scaled_dot_product_attention(q, k, v, attn_mask=b), "T5 does not"),
-    ("7.3", lambda q, k, v, b: ((q @ k.mT + b) / 5**0.5).softmax(-1) @ v, "T5 divides by nothing"),
-    ("7.3", lambda q, k, v, b: (q @ k.mT).softmax(-1) @ v, "the bias is missing"),
-    ("7.3", lambda q, k, v, b: ((q @ k.mT).softmax(-1) + b) @ v, "before the softmax"),
-    ("7.3", lambda q, k, v, b: (q @ k.mT - b).softmax(-1) @ v, "you subtracted the bias"),
-    ("7.3", lambda q, k, v, b: (q @ k.mT + b.mT).softmax(-1) @ v, "the bias is transposed"),
-    ("7.3", lambda q, k, v, b: (q @ k.mT + b).softmax(-2) @ v, "dim=-1"),
-    # 8.1
-    ("8.1", lambda m, s, h: s * (m - h), "half of the moments are log variances"),
-    ("8.1", lambda m, s, h: s * (m[:, 5:] - h), "the mean stands first"),
-    ("8.1", lambda m, s, h: s * (m[:, ::2] - h), "two halves, not neighbours"),
-    ("8.1", lambda m, s, h: s * m[:, :5] - h, "scaled before you shifted"),
-    ("8.1", lambda m, s, h: s * (m[:, :5] + h), "you added the shift"),
-    ("8.1", lambda m, s, h: (m[:, :5] - h) / s, "you divided by the scale"),
-    ("8.1", lambda m, s, h: m[:, :5] / s + h, "that is decoding"),
-    (
-        "8.1",
-        lambda m, s, h: s * (m[:, :5] + (m[:, 5:] / 2).exp() * torch.randn_like(m[:, :5]) - h),
-        "nothing is drawn",
-    ),
-    # 8.2
-    ("8.2", lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1), "you padded all round"),
-    ("8.2", lambda x, w, b: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, b, stride=2), "above and to the left"),
-    ("8.2", lambda x, w, b: F.conv2d(F.pad(x, (0, 1, 1, 0)), w, b, stride=2), "F.pad counts the last axis first"),
-    ("8.2", lambda x, w, b: F.conv2d(x, w, b, stride=2), "without padding"),
-    ("8.2", lambda x, w, b: F.conv2d(x, w, b, padding=1), "the stride of 2 is missing"),
-    ("8.2", lambda x, w, b: F.conv2d(F.pad(x, (0, 1, 0, 1)), w, stride=2), "the bias is missing"),
-    # 8.3
-    ("8.3", lambda m: (m.std(), m.mean()), "it is 1 / std"),
-    ("8.3", lambda m: (1 / m.var(), m.mean()), "take the root"),
-    ("8.3", lambda m: (1 / m.std(), -m.mean()), "the sign is the other way"),
-    ("8.3", lambda m: (1 / m.std(), m.mean() / m.std()), "in the encoder's own units"),
-    ("8.3", lambda m: (1 / m.std((0, 2, 3)), m.mean((0, 2, 3))), "one scale and one shift for all channels"),
-    ("8.3", lambda m: (m.mean(), 1 / m.std()), "exchanged"),
-    # 8.4
-    ("8.4", lambda x, g: F.instance_norm(x), "one channel a group"),
-    ("8.4", lambda x, g: F.group_norm(x, 1), "one group for all channels"),
-    ("8.4", lambda x, g: F.group_norm(x, 12 // g), "the number of channels in a group"),
-    ("8.4", lambda x, g: F.rms_norm(x.reshape(2, g, -1), (45,), eps=0.0).reshape(x.shape), "an RMS norm"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("number", "answer", "said"), WRONG, ids=[f"{n} {said[:30]}" for n, _, said in WRONG])
-def test_a_usual_mistake_is_called_by_its_name(number, answer, said):
-    with pytest.raises(AssertionError, match=said):
-        CHECKS[number](answer)
-
-
-def test_another_way_to_the_right_answer_is_right():
-    CHECKS["7.3"](lambda q, k, v, b: F.scaled_dot_product_attention(q, k, v, attn_mask=b, scale=1.0))
-    CHECKS["8.1"](lambda m, s, h: s * m.chunk(2, 1)[0] - s * h)
-    CHECKS["8.4"](lambda x, g: F.group_norm(x, g, eps=1e-6))
-
 
 # ---------------------------------------------------------------- token labels
 

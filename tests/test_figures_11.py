@@ -4,40 +4,11 @@ import io
 
 import pytest
 import torch
-from answers import told
 
-from flux_edu.teaching.exercises.chapter_11 import segment_target, students_places
+from flux_edu.teaching.exercises.chapter_11 import segment_target
 from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_11 as plots
 from flux_edu.train.objectives import euler_rollout, mean_velocity
-
-
-def with_the_end(v, noise, times):
-    return students_places(v, noise, [*times, -1.0])
-
-
-def on_one_line(v, noise, times):
-    return [noise + (t - 1) * v(noise, 1.0) for t in times[:-1]]
-
-
-WRONG = [
-    ("11.1", lambda v, x, t, u, m: -segment_target(v, x, t, u, m), "wrong sign"),
-    ("11.1", lambda v, x, t, u, m: v(x, t), "velocity at the beginning"),
-    ("11.1", lambda v, x, t, u, m: m * segment_target(v, x, t, u, m), "one small step"),
-    ("11.1", lambda v, x, t, u, m: x + (u - t) * segment_target(v, x, t, u, m), "the place where"),
-    ("11.1", lambda v, x, t, u, m: segment_target(lambda y, _: v(y, t), x, t, u, m), "asks for the velocity at t"),
-    ("11.1", lambda v, x, t, u, m: None, "forget `return`"),
-    ("11.2", with_the_end, "finished picture"),
-    ("11.2", lambda v, x, times: students_places(lambda y, t: -v(y, t), x, times), "the sign is the other way"),
-    ("11.2", on_one_line, "looks again"),
-    ("11.2", lambda v, x, times: students_places(v, x, times)[1:], "four places"),
-]
-
-
-@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
-def test_a_usual_mistake_is_named(number, answer, diagnosis):
-    printed = told(number, answer)
-    assert printed.startswith("✗") and diagnosis in printed, printed
 
 
 def test_the_target_is_that_of_the_training():

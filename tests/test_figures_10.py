@@ -4,7 +4,6 @@ import io
 
 import pytest
 import torch
-from answers import told
 
 from flux_edu.configs import configs
 from flux_edu.model import Flux
@@ -14,25 +13,6 @@ from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_10 as plots
 from flux_edu.train.guidance import make_student
 from flux_edu.train.objectives import guidance_loss
-
-WRONG = [
-    ("10.1", lambda a, b, w: a + w * (b - a), "every channel got its own w"),
-    ("10.1", lambda a, b, w: a + w[:, None] * (b - a), "every token got its own w"),
-    ("10.1", lambda a, b, w: student_target(b, a, w), "swapped"),
-    ("10.1", lambda a, b, w: b + w[:, None, None] * (b - a), "1 + w"),
-    ("10.1", lambda a, b, w: w[:, None, None] * b, "only the difference"),
-    ("10.2", lambda v, v_w: (v - v_w).square().mean(), "drown"),
-    ("10.2", lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean(), "each sample first"),
-    ("10.2", lambda v, v_w: relative_loss(v_w, v), "the student's length"),
-    ("10.2", lambda v, v_w: ((v - v_w) / v_w).square().mean(), "number by number"),
-    ("10.2", lambda v, v_w: relative_loss(v, v_w).sqrt(), "the root"),
-]
-
-
-@pytest.mark.parametrize(("number", "answer", "diagnosis"), WRONG)
-def test_a_usual_mistake_is_named(number, answer, diagnosis):
-    printed = told(number, answer)
-    assert printed.startswith("✗") and diagnosis in printed
 
 
 def test_the_answers_are_the_packages_functions():

@@ -1,0 +1,133 @@
+"""What an exercise is: a solution, inputs to try an answer on, and the mistakes that are known by what they give."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from inspect import signature
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise of a notebook. An answer is right if it gives on all `inputs` what `solution` gives.
+
+    Numbers may differ by `tolerance` × (1 + |value|). `mistakes` maps a diagnosis to a function that makes the mistake;
+    the first one that explains an answer is named, so a mistake that is seen on few inputs stands before one that is
+    seen on many. `advice` says where to look when none of them explains it.
+    """
+
+    number: str
+    solution: Callable
+    inputs: Sequence[tuple]
+    mistakes: Mapping[str, Callable]
+    advice: str
+    tolerance: float = 1e-5
+
+    def diagnose(self, answer: Callable) -> str | None:
+        """What is wrong with an answer, or None. Errors of the answer itself are raised as they come."""
+        inputs = deepcopy(self.inputs)
+        results = [call(answer, *values) for values in inputs]
+        expected = self.results(self.solution)
+        wrong = [i for i, pair in enumerate(zip(results, expected, strict=True)) if not same(*pair, self.tolerance)]
+        if any(result is None for result in results):
+            return "your function returned nothing: did you forget `return`?"
+        if not wrong:
+            unchanged = same(inputs, self.inputs, 0.0)
+            return None if unchanged else "your function changes the tensors that it is given: make new ones instead"
+        for diagnosis, mistake in self.mistakes.items():
+            if all(map(self.explains, self.results(mistake), results, expected)):
+                return diagnosis
+        where = describe(self.solution, self.inputs[wrong[0]])
+        return f"{where}: {difference(results[wrong[0]], expected[wrong[0]], self.tolerance)}. {self.advice}"
+
+    def results(self, function: Callable) -> list:
+        """What a function gives on a copy of the inputs."""
+        return [call(function, *values) for values in deepcopy(self.inputs)]
+
+    def explains(self, mistaken: object, result: object, expected: object) -> bool:
+        """Whether a result, each part of it if it is a tuple, is either right or what the mistake makes of it."""
+        if all(isinstance(x, tuple) for x in (mistaken, result, expected)) and len(mistaken) == len(result):
+            return len(result) == len(expected) and all(map(self.explains, mistaken, result, expected))
+        return same(result, expected, self.tolerance) or same(result, mistaken, self.tolerance)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers from N(0, 1), the same ones every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def call(function: Callable, *inputs: object) -> object:
+    """What a function returns, with the same random numbers every time; a division by zero counts as a result."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return function(*inputs)
+        except ZeroDivisionError as error:
+            return error
+
+
+def kind(x: Tensor) -> str:
+    """What sort of numbers a tensor holds, whatever their precision."""
+    if x.is_complex():
+        return "complex"
+    return "float" if x.is_floating_point() else "bool" if x.dtype is torch.bool else "int"
+
+
+def same(a: object, b: object, tolerance: float) -> bool:
+    """Whether a is what b is: shape, kind of number, values. Lists and tuples are alike; NaN equals NaN."""
+    if isinstance(b, Tensor):
+        if not isinstance(a, Tensor) or a.shape != b.shape or kind(a) != kind(b):
+            return False
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return torch.allclose(a.to(dtype), b.to(dtype), rtol=tolerance, atol=tolerance, equal_nan=True)
+    if isinstance(b, list | tuple):
+        return (
+            isinstance(a, list | tuple)
+            and len(a) == len(b)
+            and all(same(*pair, tolerance) for pair in zip(a, b, strict=True))
+        )
+    if isinstance(b, float):
+        number = isinstance(a, Real) or (isinstance(a, Tensor) and a.numel() == 1)
+        return number and math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+    return type(a) is type(b) and (isinstance(b, Exception) or a == b)
+
+
+def difference(result: object, expected: object, tolerance: float) -> str:
+    """Where a result first departs from the expected one."""
+    if isinstance(result, Exception):
+        return "your function divides by zero"
+    if isinstance(expected, Tensor):
+        if not isinstance(result, Tensor):
+            return f"your function gives a {type(result).__name__}, expected a tensor"
+        if result.shape != expected.shape:
+            return f"the result has shape {tuple(result.shape)}, expected {tuple(expected.shape)}"
+        if kind(result) != kind(expected):
+            return f"the result is {result.dtype}, expected {expected.dtype}"
+        off = ~torch.isclose(result.to(expected.dtype), expected, rtol=tolerance, atol=tolerance)
+        place = tuple(off.nonzero()[0].tolist())
+        return f"at {list(place)} the result is {result[place].item():.5g}, expected {expected[place].item():.5g}"
+    if isinstance(expected, list | tuple):
+        if not isinstance(result, list | tuple):
+            return f"your function gives a {type(result).__name__}, expected a {type(expected).__name__}"
+        if len(result) != len(expected):
+            return f"the result has {len(result)} entries, expected {len(expected)}"
+        i = next(i for i, pair in enumerate(zip(result, expected, strict=True)) if not same(*pair, tolerance))
+        return f"entry {i}: {difference(result[i], expected[i], tolerance)}"
+    if isinstance(expected, int | float) and isinstance(result, Real) and result == expected:
+        return f"your function gives the {type(result).__name__} {result}, expected an {type(expected).__name__}"
+    return f"your function gives {result}, expected {expected}"
+
+
+def describe(function: Callable, inputs: tuple) -> str:
+    """The inputs by name: numbers as they are, tensors by their shape, functions left out."""
+    words = []
+    for name, value in zip(signature(function).parameters, inputs, strict=False):
+        if isinstance(value, Tensor):
+            words.append(f"{name} of shape {tuple(value.shape)}")
+        elif not callable(value):
+            words.append(f"{name} = {value}")
+    return "for " + ", ".join(words)
