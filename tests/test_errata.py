@@ -12,7 +12,6 @@ from tables import ROOT, equations
 
 from flux_edu.teaching import errata
 from flux_edu.teaching.errata import ERRATA, VERDICTS, entry
-from flux_edu.teaching.panel import ends, explore, picture_html
 from flux_edu.teaching.plots import chapter_14 as plots
 
 each_entry = pytest.mark.parametrize("erratum", ERRATA, ids=lambda erratum: f"{erratum.number}")
@@ -148,21 +147,6 @@ def test_quotations_can_be_set_and_sources_followed():
 
 
 # ---------------------------------------------------------------- figures
-
-
-SLIDERS = [
-    (plots.mu_directions, dict(mu=(-1, 3.5, 0.05), steps=(4, 50, 1))),
-    (plots.step_sign, dict(steps=(1, 20, 1))),
-    (plots.added_or_turned, dict(seed=(0, 20, 1))),
-]
-
-
-@pytest.mark.parametrize(("draw", "sliders"), SLIDERS)
-def test_figures_can_be_drawn_at_their_sliders_ends(draw, sliders):
-    panel = explore(draw, **sliders)
-    assert all(len(ends(control)) == 2 for control in panel.controls.values())
-    assert not [move.error for move in panel.sweep() if move.error]
-    assert "<img alt=" in picture_html(draw())
 
 
 def test_what_the_figures_say_is_so():

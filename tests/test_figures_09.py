@@ -1,8 +1,5 @@
 """Chapter 9: its exercises name the usual mistakes, its toy's formula is the true one, its figures draw everywhere."""
 
-import io
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +7,6 @@ from torch import nn
 
 from flux_edu.schedule import get_lin_function, interpolate, time_shift
 from flux_edu.teaching.exercises.chapter_09 import best_guess, training_levels, training_pair
-from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_09 as plots
 from flux_edu.train import data
 from flux_edu.train.objectives import flow_loss
@@ -121,34 +117,6 @@ def test_a_composed_scene_says_what_is_held_out():
 # ---------------------------------------------------------------- figures
 
 
-def corners(**ends):
-    return [dict(zip(ends, each, strict=True)) for each in itertools.product(*ends.values())]
-
-
-DRAWN = [
-    *((plots.targets_at, each) for each in corners(t=(0.02, 1.0), x=(-3.0, 3.0), y=(-2.0, 2.0))),
-    *((plots.velocity_arrows, each) for each in corners(t=(0.0, 1.0), answer=(None, plots.blob_velocity))),
-    *((plots.logit_normal_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.5))),
-    *((plots.shifted_levels, each) for each in corners(a=(-2.0, 2.0), c=(0.2, 2.0), width=(128, 2048), steps=(1, 50))),
-    *((plots.composed, {"layout": layout, "colour": colour}) for layout in plots.LAYOUTS for colour in data.COLOURS),
-    (plots.live_loss, {"losses": [2.0, 1.5, 1.2], "total": 3}),
-    (plots.where_walks_end, {"ends": {"one": torch.zeros(9, 2), "two": torch.ones(9, 2)}}),
-    (plots.loss_by_level, {"curves": {"measured": ([0.1, 0.5, 0.9], [0.9, 0.2, 0.5])}}),
-    (plots.run_history, {"steps": [250, 500], "losses": [0.5, 0.3], "held_out": {500: 0.35}}),
-    (plots.history_by_level, {"run": plots.full_run()}),
-    (plots.history_by_level, {"run": plots.full_run(), "mark": (2000, 3000)}),
-]
-
-
-@pytest.mark.parametrize(("draw", "values"), DRAWN)
-def test_figures_are_drawn_and_described(draw, values):
-    figure = draw(**values)
-    figure.savefig(io.BytesIO(), format="png", dpi=20)
-    assert len(figure.get_label()) > 40
-    for ax in figure.axes:
-        assert not ax.axison or ax.get_xlabel(), draw.__name__
-
-
 def test_the_full_run_is_read_whole():
     run = plots.full_run()
     assert (
@@ -157,12 +125,6 @@ def test_the_full_run_is_read_whole():
     assert all(np.all(np.diff(run[name]) > 0) for name in ("step", "seconds"))
     levels = np.array([column[3:] for name, column in run.items() if name[0].isdigit()])
     assert levels.min() < run["held-out"][-1] < levels.max()  # a mean over levels lies between them
-
-
-def test_a_panel_of_every_slider():
-    menus = dict(layout=list(plots.LAYOUTS), style=list(data.STYLES), first=["fox", "pizza"], colour=["red"])
-    panel = explore(plots.composed, **menus)
-    assert all(move.error is None for move in panel.sweep())
 
 
 def test_the_floor_is_a_hill_for_unit_variance():

@@ -1,7 +1,5 @@
 """Chapter 10: its exercises name the usual mistakes and are the package's functions, its figures draw everywhere."""
 
-import io
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.sampling import guide
 from flux_edu.teaching.exercises.chapter_10 import relative_loss, student_target
-from flux_edu.teaching.panel import explore
 from flux_edu.teaching.plots import chapter_10 as plots
 from flux_edu.train.guidance import make_student
 from flux_edu.train.objectives import guidance_loss
@@ -33,25 +30,3 @@ def test_the_count_is_that_of_the_student():
     model, low_rank, whole = plots.count_delta(7)
     assert (model, low_rank + whole) == (size, trained)
     assert plots.count_delta(7, "tiny") == (size, low_rank, 0)
-
-
-DRAWN = [
-    (plots.guidance_by_level, {"timesteps": [0.1, 0.9], "moved": {1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}}),
-    (plots.student_losses, {"losses": [0.3, 0.2, 0.1], "other": (0.3, 0.25)}),
-    (plots.student_losses, {"losses": [0.3]}),
-    (plots.delta_size, {"rank": 1}),
-    (plots.delta_size, {"rank": 64}),
-]
-
-
-@pytest.mark.parametrize(("draw", "values"), DRAWN)
-def test_figures_are_drawn_and_described(draw, values):
-    figure = draw(**values)
-    figure.savefig(io.BytesIO(), format="png", dpi=20)
-    assert len(figure.get_label()) > 40
-    assert all(ax.get_xlabel() for ax in figure.axes)
-
-
-def test_a_panel_of_the_ranks():
-    panel = explore(plots.delta_size, rank=(1, 64, 1))
-    assert all(move.error is None for move in panel.sweep())

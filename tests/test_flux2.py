@@ -232,27 +232,6 @@ def test_text_has_places_now():
 
 # ---------------------------------------------------------------- the notebook's figures
 
-SHARE, BLOCKS = [False, True], (0, 64)
-FIGURES = [
-    (plots.where_parameters_are, dict(share=SHARE)),
-    (
-        plots.cost_plane,
-        dict(width=(1024, 8192), double_blocks=BLOCKS, single_blocks=BLOCKS, shared_modulation=SHARE, gated_mlp=SHARE),
-    ),
-    (plots.gated_unit, dict(gate=(-4.0, 4.0))),
-]
-
-
-@pytest.mark.parametrize("draw, sliders", FIGURES, ids=lambda x: getattr(x, "__name__", ""))
-def test_figures_draw_at_their_sliders_ends(draw, sliders):
-    for name, ends in sliders.items():
-        for value in ends:
-            fig = draw(**{name: value})
-            fig.canvas.draw()
-            assert len(fig.get_label()) > 60, "alternative text"
-            assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
-
-
 def test_all_of_flux2s_choices_lead_to_flux2():
     """Shared modulation, gated MLP and 8 + 48 blocks at twice the width: what is left is biases, text and channels."""
     mixture = plots.mixed(width=6144, double_blocks=8, single_blocks=48, shared_modulation=True, gated_mlp=True)

@@ -16,6 +16,7 @@ from PIL import Image
 from flux_edu import attention, model, rope, schedule, single_stream
 from flux_edu.teaching import panel as panels
 from flux_edu.teaching import source as sources
+from flux_edu.teaching.plots.html import picture_html
 from flux_edu.teaching.plots.style import new_figure
 
 # ---------------------------------------------------------------- show
@@ -165,7 +166,7 @@ def test_alternative_text_is_required():
     with pytest.raises(ValueError, match=r"no alternative text.*set_label.*info\['alt'\]"):
         panels.explore(silent, a=(0, 2))
     with pytest.raises(ValueError, match="no alternative text"):
-        panels.picture_html(Image.new("RGB", (4, 4)))
+        picture_html(Image.new("RGB", (4, 4)))
 
 
 def test_a_picture_of_pillow_is_shown_too():

@@ -303,22 +303,6 @@ def test_prepare_refuses_no_prompt():
 # ---------------------------------------------------------------- figures
 
 
-@pytest.mark.parametrize(
-    "draw, sliders",
-    [
-        (plots.follow_patch, dict(width=(64, 512), height=(64, 512), row=(0, 31), column=(0, 31))),
-        (plots.patch_mistakes, dict(width=(64, 512), height=(64, 512))),
-        (plots.token_places, dict(width=(64, 512), height=(64, 512))),
-    ],
-)
-def test_figures_draw_at_their_sliders_ends(draw, sliders):
-    for name, ends in sliders.items():
-        for value in ends:
-            fig = draw(**{name: value})
-            fig.canvas.draw()
-            assert len(fig.get_label()) > 60, "alternative text"
-
-
 def test_the_frames_are_where_the_patch_is():
     fig = plots.follow_patch(width=160, height=112, row=2, column=9)
     pixels, places, sequence, token = fig.axes

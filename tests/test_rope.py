@@ -428,8 +428,3 @@ def test_half_split_weights_work_in_flux_once_their_rows_are_moved():
 def test_the_score_map_is_brightest_where_the_query_looks():
     assert "brightest, 11.3, at row 12, column 20" in plots.score_map().get_label()  # √128 = 11.3
     assert "brightest, 11.3, at row 15, column 14" in plots.score_map(look_down=3, look_right=-6).get_label()
-
-
-def test_the_precision_figure_names_every_line():
-    fig = plots.rope_precision({"float32 angles": torch.rand(9), "bfloat16 ids": torch.rand(9)})
-    assert "float32 angles" in fig.get_label() and fig.axes[0].get_ylabel()

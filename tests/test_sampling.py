@@ -14,7 +14,6 @@ from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.panel import PANELS, explore
 from flux_edu.teaching.plots import chapter_06 as plots
 
 B, ROWS, COLUMNS, L_TXT, C = 2, 3, 5, 7, 11
@@ -352,21 +351,6 @@ def test_the_two_point_velocity_is_the_mean_of_its_two_straight_paths():
     weight = [torch.exp(-(e**2) / 2) for e in noise]
     mean = sum(w * (e - d) for w, e, d in zip(weight, noise, (-1, 1), strict=True)) / sum(weight)
     assert torch.allclose(plots.two_point_velocity(x, t), mean)
-
-
-@pytest.mark.parametrize(
-    ("draw", "sliders"),
-    [
-        (plots.euler_paths, dict(num_steps=(1, 40, 1), wrong_sign=True)),
-        (plots.bf16_figure, dict(image_seq_len=(64, 16384, 64), num_steps=(4, 100, 1))),
-        (plots.strength_levels, dict(num_steps=(1, 50, 1), strength=(0, 1, 0.01))),
-        (plots.guidance_plane, dict(w=(0, 8, 0.25))),
-    ],
-)
-def test_figures_are_drawn_at_the_ends_of_their_sliders(draw, sliders):
-    panel = explore(draw, **sliders)
-    PANELS.remove(panel)
-    assert [move for move in panel.sweep() if move.error] == []
 
 
 def test_one_euler_step_ends_at_the_mean_and_many_at_the_data():

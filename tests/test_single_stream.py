@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
 from flux_edu import single_stream
 from flux_edu.configs import configs
@@ -276,26 +275,3 @@ def test_another_order_in_linear1_loads_silently(order):
 
 
 # ---------------------------------------------------------------- figures
-
-NAMES = ["double 0", "double 1", "single 0"]
-FIGURES = [
-    lambda: plots.block_costs(),
-    lambda: plots.block_costs(side=256, L_txt=0),
-    lambda: plots.block_costs(side=2048, L_txt=512),
-    lambda: plots.parallel_gap([0.01, 0.1, 1, 10], [0.001, 0.01, 0.1, 0.8], at=0.1),
-    lambda: plots.ablation(NAMES, [0.1, 0.5, 0.01], [0.2, 0.3, 2.0], t=0.7),
-    lambda: plots.token_norms(["input", *NAMES], [1.0, 2, 3, 4], [1.0, 5, 6, 70]),
-    lambda: plots.mistakes({"a mistake": 0.2, "a small one": 1e-4}),
-    lambda: plots.block_inside(torch.randn(2, 30), ["attention", "MLP"], torch.rand(9, 9).softmax(-1), 4, "double 0"),
-    lambda: plots.block_inside(torch.zeros(1, 30), ["both"], torch.eye(5), 2, "single 0"),
-    lambda: plots.modulation_moves(*torch.randn(3, 24), [0, 0.5, 1], [1, 0.5, 0], 0.5, [1, 4], [0, 1], 3.5),
-    lambda: plots.gates_over_t(NAMES, [0.0, 0.5, 1.0], torch.rand(3, 3)),
-]
-
-
-@pytest.mark.parametrize("i", range(len(FIGURES)))
-def test_every_figure_draws_and_says_what_it_shows(i):
-    fig = FIGURES[i]()
-    assert isinstance(fig, Figure) and len(fig.get_label()) > 40
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
-    fig.canvas.draw()

@@ -92,15 +92,6 @@ def test_straightness_is_zero_for_a_point_and_grows_with_the_bend():
     assert values[0] < 1e-12 < values[1] < values[2]
 
 
-@pytest.mark.parametrize(
-    "values", [{}, dict(data="two blobs"), dict(mu=-3), dict(mu=3), dict(deviation=0.05), dict(deviation=2)]
-)
-def test_figures_draw_at_their_sliders_ends(values):
-    fig = plots.solver_orders(**values)
-    fig.canvas.draw()
-    assert len(fig.get_label()) > 60 and all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
-
-
 def test_the_shift_that_helps_depends_on_the_data():
     mus = [-2.0, -1.0, 0.0, 1.0]
     errors = {f"s = {s}": [plots.solver_errors("Gaussian", m, s)["Euler"][2] for m in mus] for s in (0.1, 3.0)}

@@ -22,8 +22,6 @@ from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.panel import PANELS, Panel
 from flux_edu.teaching.plots import chapter_12 as plots
-from flux_edu.teaching.plots.canvas import pixels
-from flux_edu.teaching.plots.style import redrawing
 from flux_edu.teaching.widgets import SQUARES, MaskCanvas, letters_of, mask_of
 from flux_edu.train.judge_model import load_classifier
 
@@ -275,16 +273,6 @@ def test_the_strength_figure_tells_where_image_to_image_begins():
             timesteps = get_schedule(28, tokens, shift=shift)
             _, rest = sampling.image_to_image_start(torch.zeros(1), torch.zeros(1), timesteps, strength)
             assert f"{rest[0]:.2f} on the {name} schedule" in label
-
-
-def test_a_redrawn_strength_figure_is_the_first_one():
-    """What a slider draws again on the emptied figure equals a new one."""
-    red, figures = Image.new("RGB", (128, 128), "red"), {}
-    new = pixels(plots.where_strength_enters(red, 0.4))
-    with redrawing(figures):
-        plots.where_strength_enters(strength=0.9, tokens=64)
-    with redrawing(figures):
-        assert (pixels(plots.where_strength_enters(red, 0.4)) == new).all()
 
 
 def test_pictures_around_a_hole():

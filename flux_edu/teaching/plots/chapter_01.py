@@ -12,9 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from flux_edu.flux2.model import empirical_mu
 from flux_edu.patchify import token_grid
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate, time_shift
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
 
-GREY = "#767676"
 FLUX, FREE = BLUE, RED  # FLUX's own curve, and the one of the sliders
 FREE_NAME = "your μ, σ"
 
@@ -46,7 +45,9 @@ def straight_path(t: float = 0.5) -> Figure:
     x_0 = toy_picture()
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
     x_t = interpolate(x_0, noise, torch.tensor([t]))
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.2, width_ratios=[1.25, 1])
+    fig, (left, right) = new_figure(
+        1, 2, width=8.4, height=3.2, width_ratios=[1.25, 1], margins=(0.08, 0.99, 0.16, 0.9), wspace=0.08
+    )
     rows, columns = torch.arange(2, 48, 5), torch.arange(60, 5, -6)
     ends = x_0[0, 0, rows, columns], noise[0, 0, rows, columns]
     for a, b in zip(*ends, strict=True):
@@ -58,7 +59,6 @@ def straight_path(t: float = 0.5) -> Figure:
     right.imshow((x_t[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
     right.set_axis_off()
     right.set_title(f"{1 - t:.2f} × picture + {t:.2f} × noise", fontsize=10)
-    place(fig, 0.08, 0.99, 0.16, wspace=0.08)
     fig.set_label(
         f"Left: ten numbers of a picture on straight lines from the picture (t = 0) to noise (t = 1), marked at"
         f" t = {t:.2f}. Right: the picture at that level, {1 - t:.0%} picture and {t:.0%} noise."
@@ -70,7 +70,7 @@ def mu_line(base_shift: float = 0.5, max_shift: float = 1.15, width: int = 1024,
     """Eq. (1.2): μ over the number of image tokens, the two points that define it, and one picture size."""
     h, w = token_grid(height, width)
     L, line = h * w, get_lin_function(y1=base_shift, y2=max_shift)
-    fig, ax = new_figure(width=7, height=3.2)
+    fig, ax = new_figure(width=7, height=3.2, margins=(0.08, 0.97, 0.16, 0.9))
     end = max(17_000, L)
     ax.plot([0, end], [line(0), line(end)], color=FLUX)
     ax.plot([256, 4096], [base_shift, max_shift], "o", color=FLUX, ms=7)
@@ -80,7 +80,6 @@ def mu_line(base_shift: float = 0.5, max_shift: float = 1.15, width: int = 1024,
     ax.plot(L, line(L), "D", color=RED, ms=8, zorder=3)
     ax.set(xlabel="image tokens L", ylabel="μ", xlim=(-300, end), ylim=(0, max(line(end), 1.3 * max_shift, 1)))
     ax.set_title(f"{width} × {height} px → L = {h} × {w} = {L} tokens → μ(L) = {line(L):.3f}", fontsize=10)
-    place(fig, 0.08, 0.97, 0.16)
     fig.set_label(
         f"A straight line through ({256}, {base_shift:g}) and ({4096}, {max_shift:g}), μ over image tokens. The picture"
         f" of {width} × {height} pixels has {L} tokens and μ = {line(L):.3f}; nothing stops the line at max_shift."
@@ -97,7 +96,7 @@ def _curve(ax: Axes, mu: float, sigma: float, color: str, name: str, ls: str = "
 def time_shift_curve(mu: float = 1.15, sigma: float = 1.0) -> Figure:
     """Eq. (1.3) and (1.4): t → t', with the half-point t* = sigmoid(-μ/σ), and the same map between logits."""
     star = half_point(mu, sigma)
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.6)
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.6, margins=(0.07, 0.98, 0.14, 0.9))
     left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="μ = 0, σ = 1: no change")
     _curve(left, mu, sigma, FREE, f"μ = {mu:.2f}, σ = {sigma:.2f}")
     left.plot([star, star, 0], [0, 0.5, 0.5], color=FREE, lw=1, ls=":")
@@ -110,7 +109,6 @@ def time_shift_curve(mu: float = 1.15, sigma: float = 1.0) -> Figure:
     right.plot(-mu / sigma, 0, "o", color=FREE, ms=6)
     right.set(xlabel="logit t", ylabel="logit t'", xlim=(-6, 6), ylim=(-8, 8))
     right.set_title(f"a straight line: {mu:.2f} + {sigma:.2f} · logit t", fontsize=10)
-    place(fig, 0.07, 0.98, 0.14)
     fig.set_label(
         f"Left: t' over t for μ = {mu:.2f}, σ = {sigma:.2f}, which passes one half at t* = {star:.3f}, beside the"
         f" diagonal. Right: the logits of both on a straight line of slope {sigma:.2f} and intercept {mu:.2f}."
@@ -124,7 +122,7 @@ def schedule(mu: float = 0.5, sigma: float = 1.0, width: int = 1024, height: int
     L = h * w
     own = get_lin_function()(L)
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    fig, (left, right) = new_figure(1, 2, width=9, height=3.9)
+    fig, (left, right) = new_figure(1, 2, width=9, height=3.9, margins=(0.065, 0.985, 0.13, 0.9), wspace=0.2)
     left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="unshifted (schnell)")
     _curve(left, own, 1.0, FLUX, f"FLUX: μ(L) = {own:.2f}, σ = 1")
     _curve(left, mu, sigma, FREE, f"{FREE_NAME}: {mu:.2f}, {sigma:.2f}", ls="-.")
@@ -143,7 +141,6 @@ def schedule(mu: float = 0.5, sigma: float = 1.0, width: int = 1024, height: int
     right.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     right.set(xlabel=f"step index i of N = {steps}", ylabel="noise level t_i", ylim=(-0.02, 1.03))
     right.set_title(f"{width} × {height} px: L = {h} × {w} = {L}, μ(L) = {own:.3f}", fontsize=10)
-    place(fig, 0.065, 0.985, 0.13, wspace=0.2)
     fig.set_label(
         f"Left: t' over t. FLUX's curve for {width} × {height} pixels (L = {L}, μ = {own:.3f}, σ = 1) passes one half"
         f" at {stars[0]:.3f}, the chosen one (μ = {mu:.2f}, σ = {sigma:.2f}) at {stars[1]:.3f}. Right: the same"
@@ -203,7 +200,7 @@ def step_sizes(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure
     """The length of every step over the level at its middle, of three schedules, on the curve that predicts it."""
     h, w = token_grid(height, width)
     even, where = np.linspace(1, 0, steps + 1), np.linspace(0, 1, 101)
-    fig, ax = new_figure(width=7, height=3.2)
+    fig, ax = new_figure(width=7, height=3.2, margins=(0.1, 0.98, 0.16, 0.9))
     told = []
     for name, rule in MUS.items():
         mu, (color, ls) = rule(h * w, steps), LOOKS[name]
@@ -214,7 +211,6 @@ def step_sizes(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure
     ax.set(xlabel="noise level t'", ylabel="length of a step", xlim=(1.02, -0.02), ylim=(0, None))
     ax.set_title(f"{width} × {height} px, L = {h * w} tokens, N = {steps}", fontsize=10)
     ax.legend(fontsize=8, loc="upper left", frameon=False)
-    place(fig, 0.1, 0.98, 0.16)
     fig.set_label(
         f"Length of each of {steps} steps over its noise level at {h * w} tokens, first and last: {'; '.join(told)}."
         " Dots lie on the curves that the slope of the shift predicts."
@@ -232,7 +228,7 @@ def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
         "√ rule: μ = ½ ln(L/256)": (GREEN, "--", lambda n: 0.5 * math.log(n / 256)),
         f"FLUX.2, {steps} steps": (PINK, "-.", lambda n: empirical_mu(int(n), steps)),
     }
-    fig, ax = new_figure(width=7.4, height=3.6)
+    fig, ax = new_figure(width=7.4, height=3.6, margins=(0.09, 0.98, 0.15, 0.9))
     told = []
     for name, (color, ls, rule) in rules.items():
         ax.plot(L, [rule(n) for n in L], color=color, ls=ls, label=name)
@@ -245,7 +241,6 @@ def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
     ax.set_xticks([64, 256, 1024, 4096, 16_384], ["64", "256", "1024", "4096", "16384"])
     ax.set_title(f"{width} × {height} px: L = {here}", fontsize=10)
     ax.legend(fontsize=8, loc="upper left", frameon=False)
-    place(fig, 0.09, 0.98, 0.15)
     fig.set_label(f"μ over image tokens by three rules. At L = {here} tokens: {'; '.join(told)}.")
     return fig
 
@@ -259,7 +254,7 @@ def band_shares(mu: float) -> list[float]:
 def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
     """How three schedules share out their steps over four bands of noise level."""
     h, w = token_grid(height, width)
-    fig, ax = new_figure(width=7.4, height=2.7)
+    fig, ax = new_figure(width=7.4, height=2.7, margins=(0.14, 0.98, 0.2, 0.78))
     told = []
     for y, (name, rule) in enumerate(MUS.items()):
         shares, left = band_shares(rule(h * w, steps)), 0.0
@@ -277,7 +272,6 @@ def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figur
     ax.set(xlabel="share of all steps", ylabel="schedule", xlim=(0, 1), ylim=(len(MUS) - 0.5, -0.5))
     ax.set_title(f"{width} × {height} px, L = {h * w}, N = {steps}", fontsize=10, loc="left")
     ax.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.12), frameon=False, columnspacing=1)
-    place(fig, 0.14, 0.98, 0.2, top=0.78)
     fig.set_label(
         f"Share of the steps above t = 0.9, from 0.9 to 0.7, from 0.7 to 0.4 and below, at {h * w} tokens:"
         f" {'; '.join(told)}."

@@ -76,9 +76,9 @@ def follow_patch(width: int = 160, height: int = 112, row: int = 4, column: int 
     back[0, n] = 1
     back = unpatchify(back, height, width)[0, 0] > 0
 
-    fig, (pixels, places, sequence, token) = new_figure(1, 4, width=10, height=3.5, width_ratios=[1.3, 1.3, 0.8, 0.5])
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=0.01, right=0.985, bottom=0.13, top=0.84, wspace=0.24)
+    fig, (pixels, places, sequence, token) = new_figure(
+        1, 4, width=10, height=3.5, margins=(0.01, 0.985, 0.13, 0.84), wspace=0.24, width_ratios=[1.3, 1.3, 0.8, 0.5]
+    )
     pixels.imshow(_rgb(picture))
     _grid(pixels, 16 * h, 16 * w, 16)
     _frame(pixels, back.repeat_interleave(8, 0).repeat_interleave(8, 1))
@@ -92,6 +92,7 @@ def follow_patch(width: int = 160, height: int = 112, row: int = 4, column: int 
     sequence.axhspan(n - 0.5, n + 0.5, facecolor="none", edgecolor=RED, lw=2)
     sequence.set_title(f"tokens: {h * w} × 64\nthe patch: token {n} = {row} · {w} + {column}", fontsize=9)
     sequence.set_xlabel("feature 4c + 2ph + pw", fontsize=9)
+    sequence.set_ylabel("token", fontsize=9, labelpad=-9)
     sequence.set(xticks=[0, 32, 63], yticks=sorted({0, h * w - 1}))
     one = rearrange(tokens[0, n], "(c ph pw) -> c (ph pw)", ph=2, pw=2)
     token.imshow(one.numpy(), aspect="auto", cmap="PuOr", vmin=-strong, vmax=strong)
@@ -136,9 +137,7 @@ def token_places(width: int = 160, height: int = 112, text_tokens: int = 32) -> 
     """Eq. (2.4) and (2.5): the ids of all tokens as places; every text token stands on the first patch."""
     h, w = token_grid(height, width)
     img, txt = make_img_ids(1, h, w)[0], make_txt_ids(1, text_tokens)[0]
-    fig, ax = new_figure(width=7.5, height=3.8)
-    fig.set_layout_engine(None)
-    fig.subplots_adjust(left=0.08, right=0.98, bottom=0.1, top=0.79)
+    fig, ax = new_figure(width=7.5, height=3.8, margins=(0.08, 0.98, 0.1, 0.79))
     size = 0.75 * min(7.5 * 0.88 * 72 / w, 3.8 * 0.7 * 72 / h)
     ax.plot(img[:, 2], img[:, 1], "s", color=IMG, ms=size, alpha=0.35, mew=0, label=f"{h * w} image tokens")
     ax.plot(txt[:, 2], txt[:, 1], "o", color=TXT, ms=0.7 * size, label=f"all {text_tokens} text tokens")

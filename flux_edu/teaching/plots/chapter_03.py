@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flux_edu.patchify import make_img_ids
 from flux_edu.rope import EmbedND, apply_rope, rope, rope_frequencies
-from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, TXT, new_figure, place
+from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, TXT, new_figure
 
 AXIS_COLOURS = (PINK, RED, GREEN)  # axis 0, rows, columns
 AXIS_NAMES = ("axis 0", "row", "column")
@@ -28,7 +28,7 @@ def rope_spectrum(log10_theta: float = 4.0, dim: int = 56, side: int = 64) -> Fi
     omega = rope_frequencies(dim, 10**log10_theta)
     wavelength = 2 * math.pi / omega
     slow = int((wavelength > side).sum())
-    fig, (left, right) = new_figure(1, 2, width=8)
+    fig, (left, right) = new_figure(1, 2, width=8, margins=(0.085, 0.985, 0.145, 0.9), wspace=0.2)
     left.semilogy(omega, "o", color=BLUE, markersize=4)
     left.set(xlabel="pair j", ylabel="frequency ω_j (radians a token)")
     right.semilogy(wavelength, "o", color=BLUE, markersize=4)
@@ -53,7 +53,7 @@ def rope_arrows(position: int = 3, log10_theta: float = 4.0, dim: int = 16) -> F
     """Every pair of one axis as an arrow that started at 3 o'clock and has been turned by p ω_j."""
     angle = position * rope_frequencies(dim, 10**log10_theta)
     x, y = angle.cos(), angle.sin()
-    fig, ax = new_figure(width=8, height=1.9)
+    fig, ax = new_figure(width=8, height=1.9, margins=(0.005, 0.995, 0.02, 0.87))
     circle = torch.linspace(0, 2 * math.pi, 60)
     for j in range(len(angle)):
         ax.plot(3 * j + circle.cos(), circle.sin(), color="#bbbbbb", linewidth=1)
@@ -100,7 +100,7 @@ def rope_axes(axis_0: int = 0, row: int = 5, col: int = 40, split: str = "16/56/
     ids = torch.tensor([[[axis_0, row, col]]], dtype=torch.float32)
     table = EmbedND(sum(dims), 10_000, dims)(ids)[0, 0, 0]
     cos = table[:, 0, 0]
-    fig, ax = new_figure(width=8, height=2.8)
+    fig, ax = new_figure(width=8, height=2.8, margins=(0.07, 0.99, 0.175, 0.89))
     first = 0
     for dim, colour, name, p in zip(dims, AXIS_COLOURS, AXIS_NAMES, (axis_0, row, col), strict=True):
         j = torch.arange(first, first + dim // 2)
@@ -143,7 +143,9 @@ def score_map(
     q = apply_rope(q, embed(torch.tensor([[[0.0, row, col]]])))
     k = apply_rope(k, embed(ids))
     scores = ((k @ q.mT) / sum(dims) ** 0.5).reshape(side, side)
-    fig, (ax, cut) = new_figure(1, 2, width=7, height=3.2, width_ratios=[1, 1.15])
+    fig, (ax, cut) = new_figure(
+        1, 2, width=7, height=3.2, width_ratios=[1, 1.15], margins=(0.085, 0.99, 0.155, 0.9), wspace=0.3
+    )
     ax.imshow(scores.numpy(), cmap="viridis")
     ax.plot(col, row, "o", color=RED, markeredgecolor="white", label="query")
     ax.plot(0, 0, "s", color=TXT, markeredgecolor="white", label="text (0, 0)")
@@ -193,7 +195,7 @@ def angles_beyond(factor: int = 2, trained: int = 8, dim: int = 28, log10_theta:
     seen, larger = (omega.numpy() * (side - 1) for side in (trained, trained * factor))
     full = 2 * math.pi
     repeats, stretches = (larger > full).sum(), ((larger > seen) & (seen < full)).sum()
-    fig, ax = new_figure(width=7, height=3.2)
+    fig, ax = new_figure(width=7, height=3.2, margins=(0.1, 0.98, 0.15, 0.9))
     ax.bar(pair, larger, color=PINK, width=0.75, label=f"{factor * trained} tokens a side")
     ax.bar(pair, seen, color=BLUE, width=0.75, label=f"{trained} tokens a side, as trained")
     ax.axhline(full, color=ORANGE, lw=1.2, label="once round, 2π")
@@ -202,7 +204,6 @@ def angles_beyond(factor: int = 2, trained: int = 8, dim: int = 28, log10_theta:
     ax.minorticks_off()
     ax.set_title(f"{repeats} of {dim // 2} pairs come round; {stretches} meet angles never seen", fontsize=10)
     ax.legend(fontsize=8, frameon=False)
-    place(fig, 0.1, 0.98, 0.15)
     fig.set_label(
         f"Largest angle of each of {dim // 2} pairs, on a logarithmic scale, at {trained} tokens a side and at"
         f" {factor * trained}: {repeats} pairs turn more than once round at the larger size, and {stretches} reach"

@@ -11,9 +11,8 @@ from torch import Tensor
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, SKY, TXT, new_figure, place
+from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, GREY, IMG, ORANGE, PINK, RED, SKY, TXT, new_figure
 
-GREY = "#767676"
 PARTS = {"shift b": GREEN, "scale s": PINK, "gate g": RED}  # the order of a modulation
 STREAMS = {"txt": TXT, "img": IMG}
 
@@ -27,7 +26,9 @@ def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
     emb, mine = timestep_embedding(timesteps, dim), timestep_embedding(torch.tensor([t]), dim)[0]
     near = torch.linspace(-0.05, 0.05, 201)
     alike = timestep_embedding(near + t, dim) @ mine / (dim / 2)
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=3, width_ratios=[1.25, 1])
+    fig, (left, right) = new_figure(
+        1, 2, width=8.4, height=3, width_ratios=[1.25, 1], margins=(0.07, 0.98, 0.17, 0.89), wspace=0.24
+    )
     left.imshow(emb.numpy(), aspect="auto", origin="lower", cmap="PuOr", vmin=-1, vmax=1, extent=(0, dim, 0, 1))
     left.axhline(t, color=BLACK, lw=1.5)
     left.axvline(dim / 2, color=BLACK, lw=1, ls=":")
@@ -42,7 +43,6 @@ def time_embedding(t: float = 0.5, dim: int = 256) -> Figure:
         gap: float(timestep_embedding(torch.tensor([t + gap]), dim)[0] @ mine) / (dim / 2) for gap in (0.001, 0.01)
     }
     right.set_title(f"1/1000 away: {shown[0.001]:.3f}, 10/1000 away: {shown[0.01]:.3f}", fontsize=10)
-    place(fig, 0.07, 0.98, 0.17, wspace=0.24, top=0.89)
     fig.set_label(
         f"Left: the {dim} numbers of emb(t) for t from 0 to 1, fast stripes in the first cosines and sines and slow"
         f" ones in the last, a line at t = {t:.3f}. Right: the similarity of emb(t) with its neighbours falls from 1 to"
@@ -90,7 +90,7 @@ def guidance_number(
     """A guidance number as sinusoids, and how far a model's velocities move with it, a curve a noise level."""
     emb = timestep_embedding(torch.tensor([w, 1.0]), dim)
     at = int((numbers - w).abs().argmin())
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9)
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9, margins=(0.1, 0.98, 0.17, 0.89), wspace=0.27)
     left.imshow(emb.numpy(), aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
     left.axhline(0.5, color=BLACK, lw=1.5)
     left.set_yticks([0, 1], [f"emb({w:g})", "emb(1)"])
@@ -101,7 +101,6 @@ def guidance_number(
         right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=7)
     right.set(xlabel="guidance w", ylabel="change of the velocity\nagainst w = 1, %")
     right.legend(fontsize=8, frameon=False, loc="upper left")
-    place(fig, 0.1, 0.98, 0.17, wspace=0.27, top=0.89)
     told = ", ".join(f"{name} {change[at]:.1%}" for name, change in changes.items())
     fig.set_label(
         f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: how far the velocity is"
@@ -121,7 +120,7 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
     zero = torch.zeros(1, 1, 12)
     norm = modulate(x[None, None], ModulationOut(shift=zero, scale=zero))[0, 0]
     out = modulate(x[None, None], ModulationOut(b[None, None], s[None, None]))[0, 0]
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9)
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=2.9, margins=(0.07, 0.98, 0.17, 0.89))
     channels = np.arange(12)
     left.axvspan(2.5, 4.5, color="#eeeeee")
     left.plot(channels, norm, "o", color=GREY, label="LN(x)")
@@ -137,7 +136,6 @@ def modulated_token(shift: float = 0.5, scale: float = 1.0, gate: float = 1.0) -
         xlabel="channel", ylabel="g ⊙ branch, added to x", ylim=(-12, 12), yticks=[-10, 0, 10], xticks=[0, 3, 4, 11]
     )
     right.set_title(f"gate {gate:g} in channels 3 and 4, 0 elsewhere", fontsize=10)
-    place(fig, 0.07, 0.98, 0.17, top=0.89)
     fig.set_label(
         f"Left: twelve normed channels of a token; channels 3 and 4 go from {norm[3]:.2f} and {norm[4]:.2f} to"
         f" {out[3]:.2f} and {out[4]:.2f} under scale {scale:g} and shift {shift:g}. Right: with the gate at {gate:g}"
@@ -160,7 +158,7 @@ def modulation_along_t(
     mine = numbers[block, list(STREAMS).index(stream)]
     at = int((timesteps - t).abs().argmin())
     size = mine.pow(2).mean(-1).sqrt()
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.1)
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.1, margins=(0.08, 0.98, 0.16, 0.89), wspace=0.22)
     channels = torch.linspace(0, 100, 81)
     picked = (channels / 100 * (mine.shape[-1] - 1)).long()
     for j, (name, color) in enumerate(PARTS.items()):
@@ -180,7 +178,6 @@ def modulation_along_t(
     right.set_xticks([0, 50, 100])
     right.locator_params(axis="y", nbins=5)
     right.set_title(f"t = {timesteps[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
-    place(fig, 0.08, 0.98, 0.16, wspace=0.22, top=0.89)
     gates = mine[at, [2, 5]]
     told = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
     fig.set_label(
@@ -219,7 +216,7 @@ def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: i
     """Eq. (4.9): who takes from whom, with the borders of the four quadrants. words: the tokens before the padding."""
     mine, L = A[head], A.shape[-1]
     share = quadrants(mine[None], L_txt).numpy()
-    fig, (left, right) = new_figure(1, 2, width=8, height=3.9)
+    fig, (left, right) = new_figure(1, 2, width=8, height=3.9, margins=(0.05, 0.98, 0.13, 0.92), wspace=0.35)
     left.imshow(mine.sqrt().numpy(), cmap="viridis", vmin=0)
     left.axhline(L_txt - 0.5, color="white", lw=1.5)
     left.axvline(L_txt - 0.5, color="white", lw=1.5)
@@ -239,7 +236,6 @@ def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: i
     right.invert_yaxis()
     right.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="share of the weight, mean over the rows")
     right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    place(fig, 0.05, 0.98, 0.13, top=0.92, wspace=0.35)
     fig.set_label(
         f"Attention weights of head {head} as a {L} × {L} map, text tokens first. Text rows take {share[0, 0]:.0%} from"
         f" text and {share[0, 1]:.0%} from the image; image rows take {share[1, 0]:.0%} from text and {share[1, 1]:.0%}"
@@ -253,14 +249,13 @@ def where_a_word_is_read(
 ) -> Figure:
     """How much every image token takes from one text token, laid out as the picture, one map a head."""
     maps = A[:, L_txt:, word].unflatten(-1, grid)
-    fig, axes = new_figure(1, len(maps), width=9, height=2.3)
+    fig, axes = new_figure(1, len(maps), width=9, height=2.3, margins=(0.01, 0.99, 0.12, 0.78), wspace=0.06)
     top = float(maps.max())
     for h, (ax, each) in enumerate(zip(axes, maps, strict=True)):
         ax.imshow(each.numpy(), cmap="viridis", vmin=0, vmax=top)
         ax.set(xticks=[], yticks=[], xlabel=f"head {h}")
         ax.set_title(f"max {each.max():.3f}", fontsize=9)
     fig.suptitle(f"what image tokens take from “{words[word]}” (even would be {1 / A.shape[-1]:.3f})", fontsize=10)
-    place(fig, 0.01, 0.99, 0.12, top=0.78, wspace=0.06)
     told = ", ".join(f"head {h} {each.max():.3f}" for h, each in enumerate(maps))
     fig.set_label(
         f"For every head a map of {grid[0]} × {grid[1]} image tokens: the weight each gives to the text token"

@@ -31,7 +31,9 @@ def block_costs(side: int = 1024, L_txt: int = 512) -> Figure:
         "MLP": (4 * ratio * D**2, 2 * ratio * D**2),
         "modulation": (12 * D**2, 3 * D**2),
     }
-    fig, (left, right) = new_figure(1, 2, width=7.6, height=2.7, sharey=True)
+    fig, (left, right) = new_figure(
+        1, 2, width=7.6, height=2.7, sharey=True, margins=(0.11, 0.985, 0.185, 0.89), wspace=0.1
+    )
     for ax, stack, unit, colours in (
         (left, {k: [n / 1e6 for n in v] for k, v in parts.items()}, "parameters (million)", (BLUE, SKY, PINK)),
         (
@@ -64,7 +66,7 @@ def block_costs(side: int = 1024, L_txt: int = 512) -> Figure:
 
 def parallel_gap(gates: Sequence[float], gaps: Sequence[float], at: float = 0.1) -> Figure:
     """How far the parallel block is from attention first, MLP second, against the size of the gate."""
-    fig, ax = new_figure(width=5.6, height=3.0)
+    fig, ax = new_figure(width=5.6, height=3.0, margins=(0.13, 0.93, 0.17, 0.97))
     ax.loglog(gates, gaps, color=BLUE, lw=2)
     near = min(range(len(gates)), key=lambda i: abs(gates[i] - at))
     ax.plot(gates[near], gaps[near], "o", color=ORANGE, ms=9)
@@ -81,7 +83,7 @@ def parallel_gap(gates: Sequence[float], gaps: Sequence[float], at: float = 0.1)
 
 def ablation(names: Sequence[str], attention: Sequence[float], mlp: Sequence[float], t: float = 0.7) -> Figure:
     """How much the velocity changes when one block's attention, or its MLP, adds nothing."""
-    fig, ax = new_figure(width=7.2, height=3.0)
+    fig, ax = new_figure(width=7.2, height=3.0, margins=(0.085, 0.985, 0.25, 0.91))
     x = torch.arange(len(names)).numpy()
     ax.bar(x - 0.2, attention, 0.38, color=BLUE, label="without attention")
     ax.bar(x + 0.2, mlp, 0.38, color=ORANGE, label="without MLP")
@@ -99,7 +101,7 @@ def ablation(names: Sequence[str], attention: Sequence[float], mlp: Sequence[flo
 
 def token_norms(names: Sequence[str], txt: Sequence[float], img: Sequence[float]) -> Figure:
     """The mean length of text and image tokens after every block."""
-    fig, ax = new_figure(width=7.0, height=3.0)
+    fig, ax = new_figure(width=7.0, height=3.0, margins=(0.085, 0.985, 0.25, 0.97))
     x = list(range(len(names)))
     for values, colour, name, mark in ((txt, TXT, "text tokens", "s-"), (img, IMG, "image tokens", "o-")):
         ax.semilogy(x, values, mark, color=colour, lw=2, label=name)
@@ -149,7 +151,9 @@ def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt:
 
     gates has a row a branch; weights is L × L, text first, row i what token i takes from every token.
     """
-    fig, (left, right) = new_figure(1, 2, width=7.6, height=3.3, width_ratios=(1, 1.05))
+    fig, (left, right) = new_figure(
+        1, 2, width=7.6, height=3.3, width_ratios=(1, 1.05), margins=(0.075, 0.99, 0.15, 0.91), wspace=0.18
+    )
     for row, name, colour in zip(gates, branches, (IMG, ORANGE, GREEN, PINK), strict=False):
         left.plot(row.sort().values.numpy(), color=colour, lw=1.6, label=name)
     left.axhline(0, color="#888888", lw=0.8)
@@ -192,7 +196,9 @@ def modulation_moves(
     w: float,
 ) -> Figure:
     """A block's modulation at (t, w), and how far it moves along each of the two: relative change of the gate."""
-    fig, (left, middle, right) = new_figure(1, 3, width=8.4, height=2.7, width_ratios=(1.5, 1, 1))
+    fig, (left, middle, right) = new_figure(
+        1, 3, width=8.4, height=2.7, width_ratios=(1.5, 1, 1), margins=(0.07, 0.985, 0.19, 0.89), wspace=0.35
+    )
     for values, name, colour in ((shift, "shift b", BLUE), (scale, "scale s", ORANGE), (gate, "gate g", GREEN)):
         left.plot(values.numpy(), ".-", color=colour, lw=1, ms=4, label=name)
     edge = float(torch.stack([shift, scale, gate]).abs().max())

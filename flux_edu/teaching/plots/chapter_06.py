@@ -56,7 +56,7 @@ def euler_paths(num_steps: int = 6, wrong_sign: bool = False) -> Figure:
     right, miss = walk(few), (walk(few)[-1].abs() - 1).abs().max().item()
     steps = f"{num_steps} Euler step{'s' * (num_steps > 1)}"
     told = f"{steps} from ten noise numbers; the farthest end is {miss:.3f} away from -1 or 1."
-    fig, ax = new_figure(width=6.4, height=3.2)
+    fig, ax = new_figure(width=6.4, height=3.2, margins=(0.09, 0.98, 0.155, 0.97))
     ax.plot(FINE, EXACT, color="0.7", lw=1, label=["the exact paths"] + ["_"] * 9)
     ax.plot(few, right, "o-", color=BLUE, ms=3, lw=0.9, label=[steps] + ["_"] * 9)
     if wrong_sign:
@@ -98,7 +98,7 @@ def bf16_figure(image_seq_len: int = 16384, num_steps: int = 50) -> Figure:
     """What `bf16_changes` counts, step by step."""
     free, expected = bf16_changes(image_seq_len, num_steps)
     side = round(image_seq_len**0.5) * 16
-    fig, ax = new_figure(width=6.4, height=2.9)
+    fig, ax = new_figure(width=6.4, height=2.9, margins=(0.1, 0.98, 0.17, 0.9))
     ax.plot(np.arange(num_steps), 100 * np.array(free), "o-", ms=3, color=BLUE, label="v = ε − x₀, both random")
     ax.plot(np.arange(num_steps), 100 * np.array(expected), "s-", ms=3, color=RED, label="v = x / t (x̂₀ = 0)")
     ax.set(
@@ -125,7 +125,7 @@ def start_level(strength: float, timesteps: list[float]) -> tuple[int, float]:
 
 def strength_levels(num_steps: int = 50, strength: float = 0.5) -> Figure:
     """From strength to the noise level where the walk begins, at 64 and at 4096 tokens."""
-    fig, ax = new_figure(width=6.4, height=3.2)
+    fig, ax = new_figure(width=6.4, height=3.2, margins=(0.09, 0.98, 0.155, 0.91))
     strengths, told = np.linspace(0, 1, 101).tolist(), []
     for tokens, colour in ((64, BLUE), (4096, ORANGE)):
         timesteps = get_schedule(num_steps, tokens)
@@ -161,7 +161,7 @@ def guidance_plane(
         return (v @ along).item(), (v @ across).item()
 
     guided = guide(a, b, w)
-    fig, ax = new_figure(width=6.4, height=3.0)
+    fig, ax = new_figure(width=6.4, height=3.0, margins=(0.07, 0.66, 0.17, 0.97))
     for v, colour, name in (
         (a, SKY, r"$v_\emptyset$"),
         (b, ORANGE, "$v_c$"),
@@ -217,7 +217,7 @@ def solver_errors(data: str = "Gaussian", mu: float = 0.0, deviation: float = 0.
 
 def solver_figure(errors: dict[str, list[float]], counts: Sequence[int], title: str = "") -> Figure:
     """Error over evaluations, both logarithmic, a line a solver; the slope is its order."""
-    fig, ax = new_figure(width=6.4, height=3.3)
+    fig, ax = new_figure(width=6.4, height=3.3, margins=(0.11, 0.98, 0.155, 0.91))
     told = []
     for name, values in errors.items():
         colour, marker = LOOKS.get(name, (PINK, "d"))

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
+from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
-GREY, PALE = "#767676", "#e6e6e6"
 T5_COLOUR, CLIP_COLOUR = ORANGE, GREEN  # of the two encoders, in every figure of the chapter
 CHINESE_FONTS = (
     "Noto Sans CJK SC",
@@ -62,7 +61,7 @@ def token_strip(labels: Sequence[str], ids: Sequence[int], columns: int = 8) -> 
     """A prompt as the encoders see it: one box a token with its number below, padding pale, the end token dark."""
     rows, font = -(-len(labels) // columns), _chinese_font()
     family = ["DejaVu Sans", *([font] if font else [])]
-    fig, ax = new_figure(width=8.4, height=0.25 + 0.52 * rows)
+    fig, ax = new_figure(width=8.4, height=0.25 + 0.52 * rows, margins=(0.005, 0.995, 0.02, 0.98))
     for i, (label, number) in enumerate(zip(labels, ids, strict=True)):
         x, y = i % columns, -(i // columns)
         padding, end = label == "<pad>", label == "</s>"
@@ -106,7 +105,7 @@ def padding_states(
     labels: Sequence[str], unmasked: Float[Tensor, "L C"], masked: Float[Tensor, "L C"], empty: Float[Tensor, "L C"]
 ) -> Figure:
     """T5's states along the prompt: how long each is, and how like the empty prompt's state at the same place."""
-    fig, (upper, lower) = new_figure(2, 1, width=8.4, height=4.2, sharex=True)
+    fig, (upper, lower) = new_figure(2, 1, width=8.4, height=4.2, sharex=True, margins=(0.08, 0.99, 0.24, 0.98))
     real = [label != "<pad>" for label in labels]
     colours = [T5_COLOUR if r else SKY for r in real]
     norms = unmasked.norm(dim=-1)
@@ -141,7 +140,7 @@ def position_bias(table: Float[Tensor, "H distances"], head: int = 0, reach: int
     middle = table.shape[1] // 2
     distance = np.arange(-reach, reach + 1)
     rows = table[:, middle - reach : middle + reach + 1]
-    fig, ax = new_figure(width=8, height=3.2)
+    fig, ax = new_figure(width=8, height=3.2, margins=(0.085, 0.985, 0.155, 0.92))
     for h, row in enumerate(rows):
         if h != head:
             ax.plot(distance, row.numpy(), color=GREY, lw=0.8, label="other heads" if h == (head == 0) else None)
@@ -185,7 +184,7 @@ def reach_of_a_token(
     change: Float[Tensor, "L"], labels: Sequence[str], place: int = 0, name: str = "CLIP", pooled: int | None = None
 ) -> Figure:
     """Which states move when the token at `place` is exchanged; the pooled state, if any, in red."""
-    fig, ax = new_figure(width=8.4, height=2.9)
+    fig, ax = new_figure(width=8.4, height=2.9, margins=(0.075, 0.99, 0.34, 0.91))
     colours = [BLUE] * len(labels)
     if pooled is not None:
         colours[pooled] = RED
@@ -215,7 +214,7 @@ def similarity_map(vectors: Float[Tensor, "N C"], names: Sequence[str], title: s
     """Cosine similarity of every prompt's vector with every other's, after the mean of all is taken away."""
     centred = vectors - vectors.mean(0)
     matrix = _cosine(centred[:, None], centred[None])
-    fig, ax = new_figure(width=7.2, height=4.2)
+    fig, ax = new_figure(width=7.2, height=4.2, margins=(0.36, 0.93, 0.12, 0.93))
     seen = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
     _ticks(ax, names, "y")
     ax.set_xticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize=8)
@@ -241,7 +240,10 @@ def words_move(
     velocities: dict[str, Float[Tensor, "W"]],
 ) -> Figure:
     """Leave one word out: how far each encoder's output moves, and how far FLUX's velocity moves through it."""
-    fig, axes = new_figure(1, 2, width=8.6, height=0.9 + 0.34 * len(words), sharey=True)
+    height = 0.9 + 0.34 * len(words)
+    fig, axes = new_figure(
+        1, 2, width=8.6, height=height, sharey=True, margins=(0.13, 0.985, 0.5 / height, 0.98), wspace=0.06
+    )
     y, thick = np.arange(len(words)), 0.38
     panels = ((outputs, "the encoder's output"), (velocities, "FLUX's velocity"))
     for ax, (values, what) in zip(axes, panels, strict=True):

@@ -10,9 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
-
-GREY = "#767676"
+from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
 
 
 def as_pixels(x: Float[Tensor, "3 H W"]) -> np.ndarray:
@@ -35,7 +33,13 @@ def latent_maps(x: Float[Tensor, "3 H W"], z: Float[Tensor, "C h w"], caption: s
     C, columns = len(z), 8
     rows = -(-C // columns)
     places = [string.ascii_letters[:C][columns * row :][:columns].ljust(columns, ".") for row in range(rows)]
-    fig, axes = new_figure(";".join("00" + row for row in places), width=9, height=0.35 + 1.0 * rows)
+    fig, axes = new_figure(
+        ";".join("00" + row for row in places),
+        width=9,
+        height=0.35 + 1.0 * rows,
+        margins=(0.005, 0.995, 0.02, 0.9),
+        wspace=0.08,
+    )
     picture, *maps = axes.values()
     _bare(picture, as_pixels(x), f"3 × {x.shape[1]} × {x.shape[2]}")
     top = float(z.abs().max())
@@ -75,12 +79,11 @@ def latent_histogram(raw: Float[Tensor, "..."], scaled: Float[Tensor, "..."]) ->
 def came_back(x: Float[Tensor, "3 H W"], y: Float[Tensor, "3 H W"], psnr: float, caption: str = "a picture") -> Figure:
     """A picture, what came back of it, and where the two differ."""
     off = (x - y.clamp(-1, 1)).abs().mean(0) * 127.5
-    fig, axes = new_figure(1, 3, width=7.6, height=2.8)
+    fig, axes = new_figure(1, 3, width=7.6, height=2.8, margins=(0.01, 0.99, 0.02, 0.8), wspace=0.05)
     _bare(axes[0], as_pixels(x), "before")
     _bare(axes[1], as_pixels(y), f"back: {psnr:.1f} dB")
     _bare(axes[2], off.numpy(), f"difference, at most {off.max():.0f} of 255", cmap="magma", vmin=0, vmax=64)
     fig.suptitle(caption if caption.isascii() else "a picture with a Chinese caption", fontsize=10, y=0.98)
-    place(fig, left=0.01, right=0.99, bottom=0.02, top=0.8, wspace=0.05)
     fig.set_label(
         f"{caption}: before, after the round trip with {psnr:.1f} dB, and the difference, at most {off.max():.0f} of"
         f" 255 steps at a pixel and {off.mean():.1f} on the average."
@@ -110,7 +113,9 @@ def quality_curves(
 def pixels_moved(change: Float[Tensor, "H W"], row: int = 8, column: int = 8, factor: int = 8) -> Figure:
     """How far every pixel moves when one place of the latent is changed, on a logarithmic scale, and the shares."""
     H, W = change.shape
-    fig, (left, right) = new_figure(1, 2, width=8, height=3.3, width_ratios=[1, 1.1])
+    fig, (left, right) = new_figure(
+        1, 2, width=8, height=3.3, width_ratios=[1, 1.1], margins=(0.07, 0.985, 0.15, 0.92), wspace=0.4
+    )
     seen = left.imshow((change + 1e-6).log10().numpy(), cmap="viridis", vmin=-4, vmax=0)
     left.add_patch(Rectangle((column * factor - 0.5, row * factor - 0.5), factor, factor, fill=False, ec=RED, lw=1.5))
     left.set(xlabel="pixel column", ylabel="pixel row")
@@ -138,7 +143,7 @@ def pixels_moved(change: Float[Tensor, "H W"], row: int = 8, column: int = 8, fa
 def stride_two(size: int = 8, padding: str = "below and right") -> Figure:
     """Which inputs each output of the halving convolution reads, along one axis, with zeros at one end or at both."""
     before = 0 if padding == "below and right" else 1
-    fig, ax = new_figure(width=7.5, height=2.3)
+    fig, ax = new_figure(width=7.5, height=2.3, margins=(0.125, 0.985, 0.22, 0.89))
     n = size // 2
     for out in range(n):
         reads = [2 * out - before + k for k in range(3)]

@@ -11,12 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 from flux_edu.train import data
 from flux_edu.train.objectives import shift_logit_normal
-
-GREY = "#767676"
-
 
 # ---------------------------------------------------------------- 9.1: two blobs
 
@@ -57,7 +54,7 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
     x_t = interpolate(x_0, noise, torch.full((len(x_0),), t))
     near = (x_t - here).square().sum(1) < 0.1**2
     targets, best = (noise - x_0)[near], blob_velocity(here, torch.tensor([t]))[0]
-    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.6)
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.6, margins=(0.08, 0.98, 0.15, 0.86))
     left.plot(*x_t[:800].T, ".", color=GREY, ms=2, alpha=0.5)
     left.plot(x, y, "o", color=RED, ms=9, mfc="none", mew=2)
     left.set(xlabel="first number of x_t", ylabel="second number of x_t", xlim=(-3.2, 3.6), ylim=(-3.2, 3.2))
@@ -71,7 +68,6 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
         told = f"mean of {len(targets)} targets ({mean[0]:.2f}, {mean[1]:.2f})"
     right.set(xlabel="first number of ε − x₀", ylabel="second number of ε − x₀", xlim=(-6, 6), ylim=(-4.5, 4.5))
     right.set_title(f"{told}\nclosed form ({best[0]:.2f}, {best[1]:.2f}), red", fontsize=9)
-    place(fig, 0.08, 0.98, 0.15, 0.86)
     fig.set_label(
         f"Left: states x_t at t = {t:.2f} as a cloud, with the place ({x:.2f}, {y:.2f}) circled. Right: the targets of"
         f" the pairs that pass within 0.1 of it, scattered; {told}; the best answer by formula is ({best[0]:.2f},"
@@ -92,7 +88,14 @@ def velocity_arrows(
         with torch.no_grad():
             fields[name] = answer(grid, timesteps)
     x_t = interpolate(*(pair[:400] for pair in _pairs()), torch.full((400,), t))
-    fig, axes = new_figure(1, len(fields), width=4.3 * len(fields), height=3.9, squeeze=False)
+    fig, axes = new_figure(
+        1,
+        len(fields),
+        width=4.3 * len(fields),
+        height=3.9,
+        squeeze=False,
+        margins=(0.08 if len(fields) > 1 else 0.15, 0.98, 0.14, 0.9),
+    )
     for ax, (title, v) in zip(axes[0], fields.items(), strict=True):
         ax.plot(*x_t.T, ".", color=ORANGE, ms=3, alpha=0.6)
         ax.quiver(*grid.T, *v.T, color=BLUE, angles="xy", scale_units="xy", scale=9, width=0.005)
@@ -102,7 +105,6 @@ def velocity_arrows(
     if answer is not None:
         gap = (fields[name] - fields["closed form"]).square().mean().sqrt().item()
         told = f" The two differ by {gap:.2f} (root mean square over the grid)."
-    place(fig, 0.08 if len(fields) > 1 else 0.15, 0.98, 0.14, 0.9)
     fig.set_label(f"Arrows of the velocity at t = {t:.2f} over the plane, with 400 states as dots:"
                   f" {' beside '.join(fields)}.{told}")  # fmt: skip
     return fig
@@ -122,6 +124,7 @@ def where_walks_end(ends: dict[str, Tensor]) -> Figure:
         ax.set_title(name, fontsize=9)
         ax.set_xlabel(f"{share:.0%} inside", fontsize=9)
         told.append(f"{name}: {share:.0%}")
+    axes[0, 0].set_ylabel("second number", fontsize=9)
     fig.set_label("Ends of sampled walks beside circles of three deviations round the two blobs. Share inside: "
                   + "; ".join(told))  # fmt: skip
     return fig
@@ -164,14 +167,13 @@ def loss_by_level(curves: dict[str, tuple[Sequence[float], Sequence[float]]], hi
 
 def live_loss(losses: Sequence[float] = (2.0,), total: int = 80, smooth: int = 10) -> Figure:
     """The losses of a training so far, each step and their running mean; `total` steps are planned."""
-    fig, ax = new_figure(width=6.4, height=2.8)
+    fig, ax = new_figure(width=6.4, height=2.8, margins=(0.1, 0.98, 0.18, 0.89))
     ax.plot(np.arange(1, len(losses) + 1), losses, color=SKY, lw=1, label="each step")
     mean = [float(np.mean(losses[max(0, i - smooth + 1) : i + 1])) for i in range(len(losses))]
     ax.plot(np.arange(1, len(losses) + 1), mean, color=BLUE, lw=2, label=f"mean of {smooth} steps")
     ax.set(xlabel="step", ylabel="loss, mean square a number", xlim=(0, total + 1), ylim=(0, 2.2))
     ax.set_title(f"step {len(losses)} of {total}: {mean[-1]:.3f}", fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc="lower left")
-    place(fig, 0.1, 0.98, 0.18, 0.89)
     fig.set_label(f"Loss over {len(losses)} of {total} training steps, from {mean[0]:.2f} to {mean[-1]:.2f}.")
     return fig
 
@@ -279,7 +281,7 @@ def logit_normal_levels(a: float = 0.0, c: float = 1.0) -> Figure:
     """Eq. (9.2): where a logit-normal draw of noise levels puts its levels, against a draw that prefers none."""
     draws = torch.sigmoid(a + c * torch.randn(20_000, generator=torch.Generator().manual_seed(0)))
     median, low, high = 1 / (1 + math.exp(-a)), 1 - share_above(0.1, a, c), share_above(0.9, a, c)
-    fig, ax = new_figure(width=7, height=3.2)
+    fig, ax = new_figure(width=7, height=3.2, margins=(0.08, 0.98, 0.16, 0.9))
     heights, edges = np.histogram(draws.numpy(), 50, range=(0, 1), density=True)
     ax.stairs(heights, edges, fill=True, color=SKY, alpha=0.6, label="20,000 draws")
     ax.plot(_T, logit_normal_density(_T, a, c), color=BLUE, lw=2, label="formula")
@@ -288,7 +290,6 @@ def logit_normal_levels(a: float = 0.0, c: float = 1.0) -> Figure:
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="density", xlim=(0, 1), ylim=(0, 5.6))
     ax.set_title(f"median {median:.2f}; below 0.1: {low:.1%}, above 0.9: {high:.1%}", fontsize=10)
     ax.legend(fontsize=8, frameon=False)
-    place(fig, 0.08, 0.98, 0.16, 0.9)
     fig.set_label(
         f"Density of logit-normal levels for a = {a:.2f}, c = {c:.2f}: median {median:.2f}, {low:.1%} of them below"
         f" 0.1, {high:.1%} above 0.9. A flat line shows levels drawn alike."
@@ -303,7 +304,7 @@ def shifted_levels(a: float = 0.0, c: float = 1.0, width: int = 1024, height: in
     mean, deviation = shift_logit_normal(a, c, mu)
     timesteps = get_schedule(steps, L)[:-1]
     trained, walked = share_above(0.9, mean, deviation), sum(t > 0.9 for t in timesteps) / steps
-    fig, ax = new_figure(width=7.4, height=3.3)
+    fig, ax = new_figure(width=7.4, height=3.3, margins=(0.08, 0.98, 0.16, 0.9))
     ax.plot(_T, logit_normal_density(_T, a, c), color=GREY, ls="--", label=f"before: a = {a:.2f}, c = {c:.2f}")
     after = f"after: a = {mean:.2f}, c = {deviation:.2f}"
     ax.plot(_T, logit_normal_density(_T, mean, deviation), color=BLUE, lw=2, label=after)
@@ -314,7 +315,6 @@ def shifted_levels(a: float = 0.0, c: float = 1.0, width: int = 1024, height: in
         f"{width} × {height}: L = {L}, μ = {mu:.2f}; above 0.9: {trained:.0%} trained, {walked:.0%} walked", fontsize=10
     )
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    place(fig, 0.08, 0.98, 0.16, 0.9)
     fig.set_label(
         f"Density of the levels trained on before the shift (a = {a:.2f}, c = {c:.2f}) and after it (a = {mean:.2f},"
         f" c = {deviation:.2f}) for {L} tokens; {trained:.0%} lie above 0.9, and of a schedule's {steps} levels"
@@ -362,12 +362,11 @@ def composed(
     picture = (data.render(drawings(), scene)[0].permute(1, 2, 0).numpy() + 1) / 2
     never = why_held_out(layout, style, first, second, colour)
     told = f"held out: {', '.join(never)}" if never else "training may see this"
-    fig, ax = new_figure(width=5.4, height=2.9)
+    fig, ax = new_figure(width=5.4, height=2.9, margins=(0.02, 0.98, 0.17, 0.9))
     ax.imshow(picture.clip(0, 1))
     ax.set(xticks=[], yticks=[], xlabel="128 pixels", ylabel="128 pixels")
     ax.spines[:].set(visible=True, color="0.8")
     ax.set_title(f"“{caption}”", fontsize=9)
     fig.text(0.5, 0.02, told, ha="center", fontsize=9, color=RED if never else "black")
-    place(fig, 0.02, 0.98, 0.17, 0.9)
     fig.set_label(f"A composed picture: {caption}. {told[0].upper()}{told[1:]}.")
     return fig

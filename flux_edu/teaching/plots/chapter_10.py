@@ -9,9 +9,7 @@ from torch import nn
 
 from flux_edu.configs import configs
 from flux_edu.model import Flux
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure, place
-
-GREY = "#767676"
+from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
 
 def guidance_by_level(timesteps: Sequence[float], moved: dict[float, Sequence[float]]) -> Figure:
@@ -62,13 +60,12 @@ def delta_size(rank: int = 32) -> Figure:
     """How many numbers a delta of this rank takes, beside the model that it changes."""
     model, low_rank, whole = count_delta(rank)
     counts = {"the tiny FLUX": model, f"B and A, rank {rank}": low_rank, "guidance_in, whole": whole}
-    fig, ax = new_figure(width=7, height=2.2)
+    fig, ax = new_figure(width=7, height=2.2, margins=(0.23, 0.97, 0.26, 0.87))
     bars = ax.barh(list(counts), [n / 1e6 for n in counts.values()], color=(GREY, BLUE, GREEN))
     ax.bar_label(bars, [f"{n / 1e6:.2f} M" for n in counts.values()], padding=4, fontsize=9)
     ax.invert_yaxis()
     ax.set(xlabel="million numbers", ylabel="", xlim=(0, 25))
     ax.set_title(f"what is trained is {(low_rank + whole) / model:.1%} of the model", fontsize=10)
-    place(fig, 0.23, 0.97, 0.26, 0.87)
     fig.set_label(
         f"Numbers in millions: the model {model / 1e6:.2f}, its delta of rank {rank} {low_rank / 1e6:.2f}, the"
         f" guidance embedder {whole / 1e6:.2f}."

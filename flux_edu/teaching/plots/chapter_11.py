@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flux_edu.teaching.plots.chapter_09 import blob_velocity, share_on_data
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure
 
 
 @cache
@@ -24,7 +24,7 @@ def toy_walk(steps: int, n: int = 500) -> Tensor:
 
 def few_step_walks(steps: int = 4) -> Figure:
     """Walks to the two blobs in so many steps, beside the walks in 50."""
-    fig, axes = new_figure(1, 2, width=7.6, height=3.4, sharex=True, sharey=True)
+    fig, axes = new_figure(1, 2, width=7.6, height=3.4, sharex=True, sharey=True, margins=(0.08, 0.98, 0.15, 0.9))
     told = []
     for ax, n in zip(axes, (steps, 50), strict=True):
         walk = toy_walk(n)
@@ -35,7 +35,6 @@ def few_step_walks(steps: int = 4) -> Figure:
         ax.set(xlabel="first number", ylabel="second number", xlim=(-3.5, 4), ylim=(-3.5, 3.5))
         ax.set_title(f"{n} step{'s' if n > 1 else ''}: {share:.0%} end on the data", fontsize=10)
         told.append(f"{n}: {share:.0%}")
-    place(fig, 0.08, 0.98, 0.15)
     fig.set_label(f"Walks from noise (orange) to their ends (red). Share that ends on the data, by steps: {told}.")
     return fig
 

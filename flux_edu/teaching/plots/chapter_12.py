@@ -11,7 +11,7 @@ from flux_edu.rope import rope
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.plots.chapter_06 import start_level
 from flux_edu.teaching.plots.chapter_08 import as_pixels
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, RED, SKY, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, RED, SKY, new_figure
 from flux_edu.tools import KONTEXT_SIZES, hide, kontext_size, pack_mask
 
 PICTURE = torch.linspace(-1, 1, 3 * 128 * 128).reshape(3, 128, 128)  # where none is given
@@ -47,7 +47,7 @@ def fill_inputs(left: int = 40, top: int = 24, side: int = 60, picture: Float[Te
     """What a Fill model is given: the picture without its masked part, the mask, and the mask as 64 small ones."""
     mask = box(left, top, side, picture.shape[-1])
     packed = pack_mask(mask)[0]
-    fig, axes = new_figure(1, 3, width=8.0, height=2.9)
+    fig, axes = new_figure(1, 3, width=8.0, height=2.9, margins=(0.01, 0.99, 0.03, 0.9), wspace=0.04)
     rows = packed.reshape(8, 8, *packed.shape[1:]).permute(0, 2, 1, 3).reshape(mask.shape[-2:])
     shown = (as_pixels(hide(picture[None], mask)[0]), mask[0, 0].numpy(), rows.numpy())
     titles = ("picture ⊙ (1 − m)", "mask m", "packed: 64 channels of 16 × 16")
@@ -69,7 +69,7 @@ def fill_inputs(left: int = 40, top: int = 24, side: int = 60, picture: Float[Te
 def kontext_sizes(width: int = 1920, height: int = 1080) -> Figure:
     """The sizes that Kontext prefers, and the one that a picture of width × height is resized to."""
     chosen = kontext_size(width, height)
-    fig, ax = new_figure(width=5.4, height=3.2)
+    fig, ax = new_figure(width=5.4, height=3.2, margins=(0.135, 0.98, 0.16, 0.91))
     ax.plot(*zip(*KONTEXT_SIZES, strict=True), "o", color=BLUE, ms=4)
     ax.plot(*chosen, "o", color=RED, ms=9)
     reach = min(1650 / width, 1650 / height)
@@ -94,7 +94,7 @@ def two_planes(index: int = 1, row: int = 4, column: int = 4, axes_dim: tuple[in
         delta = torch.as_tensor(there).expand(len(columns)) - here
         total += rope(delta.float(), size, 10_000)[..., 0, 0].sum(-1).float()
     fit = total / (sum(axes_dim) / 2)
-    fig, ax = new_figure(width=5.6, height=2.9)
+    fig, ax = new_figure(width=5.6, height=2.9, margins=(0.125, 0.98, 0.17, 0.91))
     ax.bar(columns.tolist(), fit.tolist(), color=[GREEN if c == column else BLUE for c in columns.tolist()])
     ax.set(xlabel="column of the other token", ylabel="score beside that with itself", ylim=(-0.2, 1.05))
     ax.set_title(f"axis 0: 0 and {index};  row 4 and {row};  column {column}: {fit[column]:.3f}", fontsize=9)
@@ -116,8 +116,9 @@ def where_strength_enters(
     painted = Image.new("RGB", (128, 128), (140, 140, 140)) if painted is None else painted
     schedules = {"shifted": get_schedule(num_steps, tokens), "even": get_schedule(num_steps, tokens, shift=False)}
     strengths, told = np.linspace(0, 1, 201).tolist(), []
-    fig, (left, right) = new_figure(1, 2, width=7.2, height=3.2, width_ratios=[2.4, 3.7])
-    place(fig, 0.02, 0.98, 0.15, wspace=0.26)  # so the picture is square
+    fig, (left, right) = new_figure(
+        1, 2, width=7.2, height=3.2, width_ratios=[2.4, 3.7], margins=(0.02, 0.98, 0.15, 0.9), wspace=0.26
+    )
     left.imshow(painted, interpolation="nearest", aspect="auto", extent=(0, 1, 0, 1))
     left.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=f"strength {strength:.2f}")
     for other, colour in ((64, SKY), (4096, GREEN)):

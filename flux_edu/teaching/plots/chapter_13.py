@@ -11,7 +11,7 @@ from flux_edu.configs import get_spec
 from flux_edu.flux2.architectures import DESIGNS, flops, parameters
 from flux_edu.io import memory
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "fp8": 1.0, "4 bits": 0.5}  # a weight
 DEV = DESIGNS["FLUX.1 dev"]
@@ -34,7 +34,7 @@ def cost_of_a_picture(
     work = flops(replace(DEV, guidance=spec.params.guidance_embed), tokens, text_tokens)
     picture = {name: steps * work[name] / 1e12 for name in ("matrices", "attention")}
     seconds = sum(picture.values()) / tflops
-    fig, (left, right) = new_figure(1, 2, width=7.8, height=2.5)
+    fig, (left, right) = new_figure(1, 2, width=7.8, height=2.5, margins=(0.03, 0.97, 0.22, 0.88), wspace=0.12)
     for ax, values, colours in ((left, parts, (BLUE, ORANGE, PINK, GREEN)), (right, picture, (BLUE, SKY))):
         start = 0.0
         for (name, value), colour in zip(values.items(), colours, strict=True):
@@ -54,7 +54,6 @@ def cost_of_a_picture(
     right.set_title(f"{steps} steps: {sum(picture.values()):,.0f} TFLOP, {seconds:.2f} s", fontsize=10)
     left.set(xlabel="GB", xlim=(0, 70))
     right.set(xlabel=f"TFLOP; seconds are at {tflops:.0f} TFLOP/s")
-    place(fig, 0.03, 0.97, 0.22, top=0.88, wspace=0.12)
     fig.set_label(
         f"{variant} at {width} × {height} with {text_tokens} text tokens: weights in {precision} take"
         f" {sum(parts.values()):.1f} GB, of which the transformer {parts['transformer']:.1f}; {steps} steps take"
@@ -70,7 +69,7 @@ def scaling(text_tokens: int = 512) -> Figure:
     each = [flops(DEV, int(side // 16) ** 2, text_tokens) for side in sides]
     matrices, attention = (np.array([work[kind] for work in each]) / 1e12 for kind in ("matrices", "attention"))
     crossing = 16 * np.sqrt(6 * DEV.width - text_tokens)
-    fig, ax = new_figure(width=6.8, height=3.3)
+    fig, ax = new_figure(width=6.8, height=3.3, margins=(0.1, 0.98, 0.16, 0.97))
     ax.plot(sides, matrices, "o-", color=BLUE, ms=4, label="matrices: 57 · 24 D² L")
     ax.plot(sides, attention, "s-", color=SKY, ms=4, label="attention: 57 · 4 D L²")
     ax.plot(sides, matrices + attention, "-", color="0.4", lw=1, label="together")
@@ -80,7 +79,6 @@ def scaling(text_tokens: int = 512) -> Figure:
     ax.set_xticks([256, 512, 1024, 2048, 3072], ["256", "512", "1024", "2048", "3072"])
     ax.minorticks_off()
     ax.legend(frameon=False, fontsize=9)
-    place(fig, 0.1, 0.98, 0.16, top=0.97)
     share = attention[3] / (attention + matrices)[3]
     fig.set_label(
         f"TFLOP of one evaluation over the picture's side with {text_tokens} text tokens, both axes logarithmic."
@@ -101,7 +99,7 @@ def parameters_and_work() -> Figure:
         "modulation": (n["modulation of the blocks"] / whole, work["modulation"] / total),
         "the rest": (n["inputs, vector, last layer"] / whole, 0.0),
     }
-    fig, ax = new_figure(width=7.0, height=2.3)
+    fig, ax = new_figure(width=7.0, height=2.3, margins=(0.16, 0.96, 0.24, 0.86))
     left = np.zeros(2)
     for (name, values), colour in zip(shares.items(), (BLUE, SKY, ORANGE, GREEN), strict=True):
         ax.barh([0, 1], np.array(values) * 100, left=left, color=colour, edgecolor="white", height=0.6, label=name)
@@ -109,7 +107,6 @@ def parameters_and_work() -> Figure:
     ax.set_yticks([0, 1], ["parameters", "arithmetic"])
     ax.set(xlabel="share, %", xlim=(0, 100), ylim=(1.5, -0.5))
     ax.legend(fontsize=8, frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0.0, 1.22))
-    place(fig, 0.16, 0.96, 0.24, top=0.86)
     told = "; ".join(f"{name} {a:.1%} of the parameters, {b:.1%} of the arithmetic" for name, (a, b) in shares.items())
     fig.set_label(f"FLUX.1 dev at 1024 × 1024: {told}.")
     return fig
@@ -122,14 +119,13 @@ def bfloat16_times(t: float = 0.99) -> Figure:
     after = (timesteps * 1000).bfloat16().float() - timesteps * 1000
     one = torch.tensor(t)
     first, second = (one.bfloat16() * 1000).item(), (one * 1000).bfloat16().item()
-    fig, ax = new_figure(width=7.2, height=3.0)
+    fig, ax = new_figure(width=7.2, height=3.0, margins=(0.09, 0.98, 0.17, 0.9))
     ax.plot(timesteps, before, ".-", color=BLUE, lw=0.7, label="rounded, then × 1000")
     ax.plot(timesteps, after, ".-", color=ORANGE, lw=0.7, label="× 1000, then rounded")
     ax.axvline(t, color="0.5", lw=1)
     ax.set(xlabel="noise level t", ylabel="error of 1000 t", xlim=(0.898, 1.002), ylim=(-5.5, 5.5))
     ax.set_title(f"t = {t:.3f}: {first:.0f} and {second:.0f} instead of {1000 * t:.0f}", fontsize=10)
     ax.legend(frameon=False, fontsize=8, loc="upper left")
-    place(fig, 0.09, 0.98, 0.17, top=0.9)
     fig.set_label(
         f"Error of 1000 t in bfloat16 for t from 0.9 to 1, by the order of rounding and multiplying: up to"
         f" {before.abs().max():.1f} and {after.abs().max():.1f}. At t = {t:.3f} the two give {first:.0f} and"
@@ -147,11 +143,10 @@ def lost_steps(steps: int = 50, side: int = 1024) -> Figure:
     changed = [
         100 * (x + ((after - now) * v).bfloat16() != x).float().mean().item() for now, after in pairwise(timesteps)
     ]
-    fig, ax = new_figure(width=7.2, height=2.9)
+    fig, ax = new_figure(width=7.2, height=2.9, margins=(0.09, 0.98, 0.18, 0.9))
     ax.bar(range(steps), changed, color=BLUE)
     ax.set(xlabel="step", ylabel="numbers that change, %", ylim=(0, 102), xlim=(-0.8, steps - 0.2))
     ax.set_title(f"{side} × {side}, {steps} steps: the first one changes {changed[0]:.0f} %", fontsize=10)
-    place(fig, 0.09, 0.98, 0.18, top=0.9)
     fig.set_label(
         f"Share of Gaussian numbers in bfloat16 that an Euler step of a velocity of size one changes, {steps} steps,"
         f" {side} × {side}: {changed[0]:.0f} % in the first step, {changed[-1]:.0f} % in the last."

@@ -10,14 +10,12 @@ from matplotlib.ticker import MaxNLocator
 from flux_edu.rope import EmbedND, apply_rope
 from flux_edu.sampling import euler_step
 from flux_edu.schedule import get_schedule, time_shift
-from flux_edu.teaching.plots.style import BLUE, RED, new_figure, place
-
-GREY = "#767676"
+from flux_edu.teaching.plots.style import BLUE, GREY, RED, new_figure
 
 
 def mu_directions(mu: float = 1.15, steps: int = 20) -> Figure:
     """No. 12: one shift in two plots. Over t the half-point moves to the left, over the step index to the right."""
-    fig, (left, right) = new_figure(1, 2, width=8.6, height=3.5)
+    fig, (left, right) = new_figure(1, 2, width=8.6, height=3.5, margins=(0.075, 0.985, 0.15, 0.9), wspace=0.22)
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     star = torch.sigmoid(torch.tensor(-mu)).item()
     left.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="μ = 0")
@@ -34,7 +32,6 @@ def mu_directions(mu: float = 1.15, steps: int = 20) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     right.set(xlabel=f"step index i of N = {steps}", ylabel="noise level t_i", ylim=(-0.02, 1.02))
     right.set_title(f"over the step index: one half at i = {(1 - star) * steps:.1f}", fontsize=10)
-    place(fig, 0.075, 0.985, 0.15, wspace=0.22)
     fig.set_label(
         f"Left: t' over t. With μ = {mu:.2f} one half is reached at t = {star:.3f}, where the straight line"
         " has 0.5; dotted, the other direction. Right: the same shift over the step index, where one half is"
@@ -59,7 +56,7 @@ def scores_by_distance(seed: int = 0, reach: int = 20) -> tuple[np.ndarray, np.n
 def added_or_turned(seed: int = 0) -> Figure:
     """No. 3: a term added to the scores acts on every query alike; a rotation acts on -q the opposite way."""
     added, turned = scores_by_distance(seed)
-    fig, axes = new_figure(1, 2, width=8.6, height=3.3, sharey=True)
+    fig, axes = new_figure(1, 2, width=8.6, height=3.3, sharey=True, margins=(0.075, 0.985, 0.15, 0.9), wspace=0.08)
     titles = "the notes: QKᵀ/√d + φ(P)", "FLUX: q and k are turned"
     for ax, scores, title in zip(axes, (added, turned), titles, strict=True):
         for row, color, name in zip(scores, (BLUE, RED), ("q", "−q"), strict=True):
@@ -69,7 +66,6 @@ def added_or_turned(seed: int = 0) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylabel("score (before the softmax)")
     axes[0].legend(fontsize=8, frameon=False)
-    place(fig, 0.075, 0.985, 0.15, wspace=0.08)
     same, flipped = (
         np.corrcoef(scores[0] - scores[0, 0], scores[1] - scores[1, 0])[0, 1] for scores in (added, turned)
     )
@@ -97,7 +93,7 @@ def walks(steps: int = 8) -> tuple[list[float], np.ndarray, np.ndarray]:
 def step_sign(steps: int = 8) -> Figure:
     """No. 1: three numbers of a state on their way from noise; the notes' sign walks away from the picture."""
     timesteps, right, notes = walks(steps)
-    fig, ax = new_figure(width=7.4, height=3.4)
+    fig, ax = new_figure(width=7.4, height=3.4, margins=(0.075, 0.985, 0.15, 0.9), wspace=0.22)
     for j in range(3):
         ax.plot(timesteps, right[:, j], "o-", color=BLUE, ms=4, lw=1.2, label="Eq. (6.2)" if j == 0 else None)
         ax.plot(timesteps, notes[:, j], "s:", color=RED, ms=4, lw=1.2, label="the notes' sign" if j == 0 else None)
@@ -105,7 +101,6 @@ def step_sign(steps: int = 8) -> Figure:
     ax.set(xlabel="noise level t, falling", ylabel="three numbers of x", xlim=(1.02, -0.04))
     ax.set_title(f"{steps} steps with the true velocity", fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    place(fig, 0.075, 0.985, 0.15, wspace=0.22)
     far = np.abs(notes[-1] - right[-1]).max()
     fig.set_label(
         f"Three numbers on their way through {steps} steps from noise (t = 1) to t = 0. With the right sign they end on"

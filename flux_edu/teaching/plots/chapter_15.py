@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure, place
+from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure
 
 QUADRANTS = ("text from text", "text from image", "image from text", "image from image")
 
 
 def quadrant_atlas(shares: Float[Tensor, "blocks H 2 2"], names: Sequence[str], said: str = "") -> Figure:
     """The quadrants as four tables, a row a block and a column a head; numbers in per cent of a query's weight."""
-    fig, axes = new_figure(1, 4, width=9, height=3.5, sharey=True)
+    fig, axes = new_figure(1, 4, width=9, height=3.5, sharey=True, margins=(0.095, 0.995, 0.14, 0.9), wspace=0.06)
     H = shares.shape[1]
     places = [(i, head) for i in range(len(names)) for head in range(H)]
     for ax, title, table in zip(axes, QUADRANTS, shares.flatten(-2).unbind(-1), strict=True):
@@ -29,7 +29,6 @@ def quadrant_atlas(shares: Float[Tensor, "blocks H 2 2"], names: Sequence[str], 
         ax.tick_params(length=0)
     axes[0].set_yticks(range(len(names)), names, fontsize=9)
     axes[0].set_ylabel("block")
-    place(fig, 0.095, 0.995, 0.14, top=0.9, wspace=0.06)
     mean = shares.mean(dim=(0, 1))
     top = divmod(int(shares[..., 1, 0].argmax()), H)
     fig.set_label(
@@ -44,7 +43,9 @@ def word_atlas(maps: Mapping[str, Float[Tensor, "h w"]], picture: Image.Image) -
     """The picture, then for every word where it is read, each map on its own scale; the title has the mean weight."""
     cols = 6
     rows = -(-(len(maps) + 1) // cols)
-    fig, axes = new_figure(rows, cols, width=9, height=1.75 * rows, squeeze=False)
+    fig, axes = new_figure(
+        rows, cols, width=9, height=1.75 * rows, squeeze=False, margins=(0.01, 0.99, 0.01, 0.94), wspace=0.08
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     axes.flat[0].imshow(picture)
@@ -52,7 +53,6 @@ def word_atlas(maps: Mapping[str, Float[Tensor, "h w"]], picture: Image.Image) -
     for ax, (word, each) in zip(axes.flat[1:], maps.items(), strict=False):
         ax.imshow(each.numpy(), cmap="viridis", vmin=0)
         ax.set_title(f"{word}: {each.mean():.1%}", fontsize=9)
-    place(fig, 0.01, 0.99, 0.01, top=0.94, wspace=0.08)
     told = ", ".join(f"“{word}” {_side(each)}" for word, each in maps.items())
     fig.set_label(f"The picture, and a map for every word of how much each image token takes from it. {told}.")
     return fig
@@ -79,7 +79,7 @@ def word_over_picture(
     weights: Float[Tensor, "h w"], picture: Image.Image, word: str, even: float, said: str = ""
 ) -> Figure:
     """One word's map beside the picture, and laid over it: bright where image tokens take much from the word."""
-    fig, axes = new_figure(1, 3, width=7.8, height=2.8)
+    fig, axes = new_figure(1, 3, width=7.8, height=2.8, margins=(0.01, 0.99, 0.1, 0.9), wspace=0.05)
     axes[0].imshow(picture)
     top = max(float(weights.max()), 1e-9)
     axes[1].imshow(weights.numpy(), cmap="viridis", vmin=0, vmax=top)
@@ -89,7 +89,6 @@ def word_over_picture(
         ax.set_title(title, fontsize=10)
         ax.set_axis_off()
     fig.text(0.01, 0.02, f"{said}mean {weights.mean():.3f}; an even share would be {even:.3f}", fontsize=9)
-    place(fig, 0.01, 0.99, 0.1, top=0.9, wspace=0.05)
     dy, dx = place_of(weights)
     fig.set_label(
         f"{said}How much image tokens take from “{word}”: at most {top:.3f}, mean {weights.mean():.3f}, an even share"
@@ -124,7 +123,7 @@ def offset_atlas(profiles: Float[Tensor, "blocks H p q"], names: Sequence[str], 
         for j in range(H):
             top, left = i * (side + 1), j * (side + 1)
             wall[top : top + side, left : left + side] = (tiles[i, j] / tiles[i, j].max()).sqrt()
-    fig, ax = new_figure(width=5.2, height=8.4)
+    fig, ax = new_figure(width=5.2, height=8.4, margins=(0.19, 0.99, 0.06, 0.995))
     ax.imshow(wall.numpy(), cmap="viridis", vmin=0, vmax=1)
     middles = [[n * (side + 1) + reach for n in range(count)] for count in (H, blocks)]
     for j, x in enumerate(middles[0]):
@@ -138,7 +137,6 @@ def offset_atlas(profiles: Float[Tensor, "blocks H p q"], names: Sequence[str], 
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel=f"head (a tile reaches ±{reach} tokens; + is the token itself)", ylabel="block")
-    place(fig, 0.19, 0.99, 0.06, top=0.995)
     sharp = peaks.flatten().topk(min(4, peaks.numel()))
     told = "; ".join(
         f"{names[n // H]}, head {n % H}: {value:.0f} times even at {offset_name(*_peak(profiles[n // H, n % H]))}"
@@ -171,7 +169,7 @@ def offset_head(
     said: str = "",
 ) -> Figure:
     """One head: image-image by offset, with the mean offset as an arrow, beside text-text by order in the prompt."""
-    fig, (left, right) = new_figure(1, 2, width=8.2, height=3.4)
+    fig, (left, right) = new_figure(1, 2, width=8.2, height=3.4, margins=(0.07, 0.99, 0.2, 0.9), wspace=0.3)
     p, q = (n // 2 for n in profile.shape)
     top = max(float(profile.max()), 1e-9)
     left.imshow(profile.numpy(), cmap="viridis", vmin=0, vmax=top, extent=(-q - 0.5, q + 0.5, p + 0.5, -p - 0.5))
@@ -185,7 +183,6 @@ def offset_head(
     right.set(xlabel="words earlier (−) or later (+) in the prompt", ylabel="weight, times even")
     right.set_title("text, by the order of the words", fontsize=10)
     fig.text(0.01, 0.015, f"{said}; an image token looks at {spread:.0f} of {tokens}", fontsize=9)
-    place(fig, 0.07, 0.99, 0.2, top=0.9, wspace=0.3)
     fig.set_label(
         f"{said}. In the image the most is taken at {where}, {top:.1f} times an even share; mean offset"
         f" {mean[0]:+.2f} down, {mean[1]:+.2f} right; {spread:.0f} of {tokens} tokens are looked at. A text token takes"
@@ -197,19 +194,17 @@ def offset_head(
 def one_look(look: Float[Tensor, "h w"], picture: Image.Image, row: int, column: int, said: str = "") -> Figure:
     """Where one image token looks in the image: its place framed in the picture, the weights beside it."""
     h, w = look.shape
-    fig, axes = new_figure(1, 2, width=6.2, height=3.1)
+    fig, axes = new_figure(1, 2, width=6.2, height=3.1, margins=(0.09, 0.99, 0.2, 0.9), wspace=0.2)
     axes[0].imshow(picture, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
     axes[1].imshow(look.numpy(), cmap="viridis", vmin=0)
     for ax, colour in zip(axes, (BLACK, "white"), strict=True):
         frame = [(column + a, row + b) for a, b in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))]
         ax.plot(*zip(*frame, strict=True), color=colour, lw=2)
-        ax.set(xlabel="column", xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
-    axes[0].set_ylabel("row")
+        ax.set(xlabel="column", ylabel="row", xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
     y, x = divmod(int(look.argmax()), w)
     axes[0].set_title("this token looks …", fontsize=10)
     axes[1].set_title(f"… most at row {y}, column {x}: {look.max():.0%}", fontsize=10)
     fig.text(0.01, 0.015, said, fontsize=9)
-    place(fig, 0.09, 0.99, 0.2, top=0.9, wspace=0.2)
     fig.set_label(
         f"{said}. The image token in row {row}, column {column} takes most from row {y}, column {x}: {look.max():.0%}"
         " of what it takes from the image."

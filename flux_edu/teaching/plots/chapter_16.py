@@ -7,14 +7,14 @@ import torch
 from matplotlib.figure import Figure
 
 from flux_edu.flux2.architectures import DESIGNS, FLUX1_DEV, Design, flops, parameters
-from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure, place
+from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
 
 COLOURS = dict(zip(parameters(FLUX1_DEV), (BLUE, SKY, ORANGE, GREEN), strict=True))
 
 
 def where_parameters_are(share: bool = False) -> Figure:
     """A bar a design, cut by kind of part; in billions, or in shares of the whole."""
-    fig, ax = new_figure(width=7.6, height=3.0)
+    fig, ax = new_figure(width=7.6, height=3.0, margins=(0.19, 0.99, 0.17, 0.87))
     told = []
     for y, (name, design) in enumerate(DESIGNS.items()):
         counted = parameters(design)
@@ -31,7 +31,6 @@ def where_parameters_are(share: bool = False) -> Figure:
     ax.set(xlabel="share of the parameters, %" if share else "parameters, billions", ylabel="model")
     ax.set(ylim=(len(DESIGNS) - 0.5, -0.5), xlim=(0, 112 if share else 37))
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.2), ncols=4, columnspacing=1)
-    place(fig, 0.19, 0.99, 0.17, top=0.87)
     fig.set_label(f"Parameters by part. {'; '.join(told)}.")
     return fig
 
@@ -69,7 +68,7 @@ def cost_plane(
     def place_of(design: Design) -> tuple[float, float]:
         return sum(parameters(design).values()) / 1e9, sum(flops(design, 4096).values()) / 1e12
 
-    fig, ax = new_figure(width=7.2, height=3.6)
+    fig, ax = new_figure(width=7.2, height=3.6, margins=(0.1, 0.98, 0.14, 0.97))
     for name, design in DESIGNS.items():
         if name != "FLUX.1 schnell":  # on top of dev
             x, y = place_of(design)
@@ -84,7 +83,6 @@ def cost_plane(
     ax.minorticks_off()
     ax.set(xlabel="parameters, billions", ylabel="TFLOP an evaluation at 1024²")
     ax.legend(loc="upper left", frameon=False)
-    place(fig, 0.1, 0.98, 0.14, top=0.97)
     fig.set_label(
         f"Published designs by parameters and arithmetic, and a chosen one of width {width} with {double_blocks} double"
         f" and {single_blocks} single blocks: {x:.2f} billion parameters, {y:.1f} TFLOP an evaluation at 1024 × 1024."
@@ -97,7 +95,7 @@ def gated_unit(gate: float = 1.0) -> Figure:
     x = np.linspace(-4, 4, 161)
     gelu = torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh")
     silu = gate / (1 + np.exp(-gate))
-    fig, (left, right) = new_figure(1, 2, width=7.4, height=2.9, sharey=True)
+    fig, (left, right) = new_figure(1, 2, width=7.4, height=2.9, sharey=True, margins=(0.08, 0.98, 0.19, 0.88))
     left.plot(x, gelu, color=BLUE)
     left.set(xlabel="input", ylabel="output", ylim=(-4.2, 4.2))
     left.set_title("FLUX.1: GELU", fontsize=10)
@@ -108,7 +106,6 @@ def gated_unit(gate: float = 1.0) -> Figure:
     right.plot(x, silu * x, color=PINK, lw=2)
     right.set(xlabel="value", ylabel="output")
     right.set_title(f"FLUX.2: SiLU({gate:.1f}) · value = {silu:.2f} · value", fontsize=10)
-    place(fig, 0.08, 0.98, 0.19, top=0.88)
     fig.set_label(
         f"Left: GELU over its input. Right: SwiGLU over the value for gate {gate:.1f}, a straight line of slope"
         f" {silu:.2f}; a gate of 0 lets nothing pass, a negative one a little with the sign reversed."
