@@ -10,9 +10,9 @@ from flux_edu.teaching.plots import chapter_13 as plots
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (dict(), ["33.7 GB", "transformer 23.8", "2,082 TFLOP", "20% of it attention", "3.47 seconds"]),
+        (dict(), ["33.7 GB", "transformer 23.8", "3,718 TFLOP", "20% of it attention", "6.20 seconds"]),
         (dict(variant="flux-schnell", steps=4, text_tokens=256), ["transformer 23.8", "278 TFLOP"]),
-        (dict(precision="4 bits", tflops=1000), ["8.4 GB", "2.08 seconds"]),
+        (dict(precision="4 bits", tflops=1000), ["8.4 GB", "3.72 seconds"]),
         (dict(width=256, height=256, steps=1), ["10 TFLOP", "4% of it attention"]),
         (dict(width=2048, height=2048, steps=1), ["418 TFLOP", "48% of it attention"]),
     ],

@@ -135,13 +135,6 @@ def test_a_constant_target_is_reached_exactly_in_any_number_of_steps(num_steps, 
     assert torch.allclose(wrong, 2 * noise - x_0, atol=1e-12)  # as far again, away from the picture
 
 
-def test_denoise_reaches_a_constant_target(inputs):
-    target = torch.randn(B, ROWS * COLUMNS, C)
-    model = Known(lambda x, t: (x - target) / t)
-    got = sampling.denoise(model, **inputs, timesteps=get_schedule(9, ROWS * COLUMNS))
-    assert torch.allclose(got, target, atol=1e-5)
-
-
 def test_n_steps_ask_the_model_n_times_and_never_at_zero(inputs):
     timesteps = get_schedule(4, ROWS * COLUMNS)
     seen = []
@@ -156,7 +149,7 @@ def test_n_steps_ask_the_model_n_times_and_never_at_zero(inputs):
     assert torch.allclose(end, inputs["img"] - 1, atol=1e-6)
 
 
-def test_one_level_is_no_step_and_none_is_an_error(inputs):
+def test_one_timestep_is_no_step_and_none_is_an_error(inputs):
     model = Known(lambda x, t: 1 / 0)
     assert torch.equal(sampling.denoise(model, **inputs, timesteps=[0.0]), inputs["img"])
     with pytest.raises(AssertionError, match=r"timesteps is empty"):
@@ -319,6 +312,28 @@ def test_an_undistilled_model_ignores_the_number(inputs):
     assert torch.equal(*ends)
 
 
+# ---------------------------------------------------------------- the velocity as a function
+
+
+def test_the_field_takes_one_noise_level_or_one_for_each_picture(inputs, uncond):
+    model = random_flux()
+    field = sampling.velocity_field(model, inputs, 2.0, uncond=uncond)
+    together = field(inputs["img"], torch.tensor([0.9, 0.3]))
+    for i, t in enumerate((0.9, 0.3)):
+        assert torch.allclose(together[i], field(inputs["img"], t)[i], atol=1e-5)
+    assert (field(inputs["img"], 0.9) - field(inputs["img"], 0.3)).abs().max() > 1e-2
+
+
+def test_one_picture_beside_serves_every_prompt(inputs, uncond):
+    extra, reference = torch.randn(1, ROWS * COLUMNS, 4), (torch.randn(1, 6, C + 4), make_img_ids(1, 2, 3) + 1)
+    model = random_flux(in_channels=C + 4)
+    both = [x.expand(B, -1, -1) for x in (extra, *reference)]
+    one = sampling.velocity_field(model, inputs, 2.0, img_cond=extra, img_cond_seq=reference, uncond=uncond)
+    two = sampling.velocity_field(model, inputs, 2.0, img_cond=both[0], img_cond_seq=tuple(both[1:]), uncond=uncond)
+    assert torch.equal(one(inputs["img"], 0.5), two(inputs["img"], 0.5))
+    assert one(inputs["img"], 0.5).shape == (B, ROWS * COLUMNS, C)
+
+
 # ---------------------------------------------------------------- the notes' img_cond
 
 
@@ -326,14 +341,8 @@ def test_img_cond_is_joined_to_the_channels_of_every_token(inputs, uncond):
     extra = torch.randn(B, ROWS * COLUMNS, 4)
     model = random_flux(in_channels=C + 4)
     got = sampling.denoise(model, **inputs, timesteps=[1.0, 0.0], img_cond=extra)
-    by_hand = model(
-        torch.cat([inputs["img"], extra], dim=2),
-        inputs["img_ids"],
-        inputs["txt"],
-        inputs["txt_ids"],
-        torch.ones(B),
-        inputs["vec"],
-    )
+    ids, txt, txt_ids, vec = (inputs[key] for key in ("img_ids", "txt", "txt_ids", "vec"))
+    by_hand = model(torch.cat([inputs["img"], extra], dim=2), ids, txt, txt_ids, torch.ones(B), vec)
     assert torch.allclose(got, inputs["img"] - by_hand, atol=1e-5)
     two_passes = sampling.denoise(model, **inputs, timesteps=[1.0, 0.0], img_cond=extra, guidance=2.0, uncond=uncond)
     assert two_passes.shape == got.shape

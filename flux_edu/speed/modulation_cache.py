@@ -38,7 +38,7 @@ def precompute_modulations(
     txt_ids: Float[Tensor, "B L_txt axes"],
     vec: Float[Tensor, "B vec_in"],
     timesteps: list[float],
-    guidance: float = 4.0,
+    guidance: float = 2.5,
 ) -> Iterator[None]:
     """Inside, call `denoise` once, with the same arguments: it gives the same numbers with less work a step.
 

@@ -85,7 +85,7 @@ def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], timesteps: Float[Tensor
 
 
 def guidance_number(
-    numbers: Float[Tensor, "W"], changes: dict[str, Float[Tensor, "W"]], w: float = 3.5, dim: int = 256
+    numbers: Float[Tensor, "W"], changes: dict[str, Float[Tensor, "W"]], w: float = 2.5, dim: int = 256
 ) -> Figure:
     """A guidance number as sinusoids, and how far a model's velocities move with it, a curve a noise level."""
     emb = timestep_embedding(torch.tensor([w, 1.0]), dim)

@@ -22,7 +22,7 @@ def cost_of_a_picture(
     width: int = 1024,
     height: int = 1024,
     text_tokens: int = 512,
-    steps: int = 28,
+    steps: int = 50,
     precision: str = "bfloat16",
     tflops: float = 600.0,
 ) -> Figure:
