@@ -232,6 +232,7 @@ def test_text_has_places_now():
 
 # ---------------------------------------------------------------- the notebook's figures
 
+
 def test_all_of_flux2s_choices_lead_to_flux2():
     """Shared modulation, gated MLP and 8 + 48 blocks at twice the width: what is left is biases, text and channels."""
     mixture = plots.mixed(width=6144, double_blocks=8, single_blocks=48, shared_modulation=True, gated_mlp=True)

@@ -268,6 +268,17 @@ def test_other_warnings_than_advice_go_their_usual_way():
     assert told == ["new"]
 
 
+def test_signs_without_words_are_said(tiny):
+    with pytest.warns(Advice, match="the tiny model reads words, and '🦊 🍎' holds none"):
+        paint(tiny, "🦊 🍎", num_steps=1)
+
+
+def test_of_a_thousand_unknown_words_ten_are_looked_up(tiny):
+    assert list(unknown_words(" ".join(f"foxx{i}" for i in range(1000)), tiny.vocabulary)) == [
+        f"foxx{i}" for i in range(10)
+    ]
+
+
 def test_words_of_every_script():
     assert words("It's a T-Rex, ça: 红苹果3d_x") == ["it", "s", "a", "t", "rex", "ça", "红苹果", "3d", "x"]
     vocabulary = ["dog", "red apple", "苹", "果", "heart-eyes"]

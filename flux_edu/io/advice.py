@@ -53,7 +53,9 @@ def advise_cut(embedder, text: str) -> None:
 
 
 def advise_unknown(model: str, text: str, vocabulary: Iterable[str]) -> None:
-    """Warn of the words that a tiny model has never seen, with the nearest that it has."""
+    """Warn of the words that a tiny model has never seen, with the nearest that it has; of signs alone, too."""
+    if text.strip() and not words(text):
+        advise(f"the {model} model reads words, and {text[:40]!r} holds none. It paints something all the same.")
     if unknown := unknown_words(text, vocabulary):
         nearest = {word: f" (nearest: {', '.join(near)})" if near else "" for word, near in unknown.items()}
         named = ", ".join(f"{word!r}{near}" for word, near in nearest.items())
@@ -65,15 +67,17 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_\u4e00-\u9fff]+|[\u4e00-\u9fff]+", text.lower())
 
 
-def unknown_words(text: str, vocabulary: Iterable[str]) -> dict[str, list[str]]:
-    """The words of a text that are not in the vocabulary, each with up to three known ones that look like it.
+def unknown_words(text: str, vocabulary: Iterable[str], most: int = 10) -> dict[str, list[str]]:
+    """The first words of a text that are not in the vocabulary, each with up to three known ones that look like it.
 
     Chinese is written without spaces, so there a character is known if it occurs in any known word.
     """
     known = sorted({word for entry in vocabulary for word in words(entry)})
     characters = set("".join(known))
     unknown = {}
-    for word in words(text):
+    for word in dict.fromkeys(words(text)):
+        if len(unknown) >= most:  # looking for the nearest takes some ms a word
+            break
         if "\u4e00" <= word[0] <= "\u9fff":
             unknown |= {character: [] for character in word if character not in characters}
         elif word not in known:
