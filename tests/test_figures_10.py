@@ -1,6 +1,5 @@
 """Chapter 10: its exercises name the usual mistakes and are the package's functions, its figures draw everywhere."""
 
-import pytest
 import torch
 
 from flux_edu.configs import configs
