@@ -339,9 +339,7 @@ def test_more_pixels_take_more_activations():
 
 
 def test_the_offload_mode_follows_from_the_memory():
-    chosen = {
-        card: memory.choose_offload(DEV, memory.SHOWN * card * memory.GIB - memory.CONTEXT).value for card in CARDS
-    }
+    chosen = {card: memory.choose_offload(DEV, memory.usable(card)).value for card in CARDS}
     assert list(chosen.values()) == ["sequential offload"] * 3 + ["model offload"] * 2 + ["all on the GPU"] * 3
     assert memory.choose_offload(DEV, None) is Offload.NONE
     assert memory.choose_offload(DEV, 10**9) is Offload.SEQUENTIAL
