@@ -180,7 +180,7 @@ def attention(q, k, v, pe):
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
-# ---------------------------------------------------------------- conditioning and blocks
+# ------------------------------------------------------------ conditioning and blocks
 
 
 def timestep_embedding(t):

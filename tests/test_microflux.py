@@ -65,7 +65,7 @@ def test_tokens_ids_and_rotations_are_the_same():
     assert torch.equal(ids, expected[0].long())
     q = torch.randn(5, 47, 64)
     R = EmbedND(64, 10_000, (8, 28, 28))(expected)
-    turned = apply_rope(q[None], q[None], R)[0][0]
+    turned = apply_rope(q[None], R)[0]
     torch.testing.assert_close(microflux.apply_rope(q, microflux.rope(ids)), turned, rtol=1e-5, atol=1e-6)
 
 
