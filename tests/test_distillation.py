@@ -231,11 +231,11 @@ def test_a_student_learns_guidance_through_its_delta_alone():
 
 def teacher_with_w(teacher):
     """The teacher as a student that ignores w."""
-    told = small(guidance_embed=True)
-    told.load_state_dict(teacher.state_dict(), strict=False)
-    torch.nn.init.zeros_(told.guidance_in.out_layer.weight)
-    torch.nn.init.zeros_(told.guidance_in.out_layer.bias)
-    return told
+    student = small(guidance_embed=True)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    torch.nn.init.zeros_(student.guidance_in.out_layer.weight)
+    torch.nn.init.zeros_(student.guidance_in.out_layer.bias)
+    return student
 
 
 def test_a_student_learns_a_long_step():

@@ -34,7 +34,7 @@ unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.fixture(scope="module", autouse=True)
 def started(tmp_path_factory):
     """Both scripts are started before the first test, so that they run beside the others."""
-    found = {}
+    processes = {}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -45,9 +45,9 @@ def started(tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         command = [sys.executable, *how, str(SCRIPT), name, str(folder)]
         pipe = subprocess.PIPE
-        found[name] = folder, subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
-    yield found
-    for _, process in found.values():
+        processes[name] = folder, subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+    yield processes
+    for _, process in processes.values():
         process.terminate()  # torchrun ends its processes then; killed, it would leave them behind
         process.communicate()
 
@@ -61,7 +61,7 @@ def finished(started, name):
 
 
 def rows(folder):
-    """The log without what a clock has told."""
+    """The log without the numbers of a clock."""
     with (folder / "log.csv").open() as file:
         return [{key: x for key, x in row.items() if key not in ("seconds", "ms")} for row in csv.DictReader(file)]
 
@@ -122,11 +122,11 @@ def test_the_state_holds_all_that_the_next_step_depends_on(alone):
 
 
 def test_the_log_has_a_header_and_looks_are_further_apart_than_lines(alone):
-    found = rows(alone[0])
-    assert list(found[0]) == ["step", "loss", "gradient", "weights"]
-    assert [int(row["step"]) for row in found] == list(range(3, 61, 3))
-    assert [bool(row["weights"]) for row in found] == [False, True] * 10
-    assert all(float(row["gradient"]) > 0 for row in found)
+    log = rows(alone[0])
+    assert list(log[0]) == ["step", "loss", "gradient", "weights"]
+    assert [int(row["step"]) for row in log] == list(range(3, 61, 3))
+    assert [bool(row["weights"]) for row in log] == [False, True] * 10
+    assert all(float(row["gradient"]) > 0 for row in log)
 
 
 def test_after_the_end_the_same_command_changes_nothing(alone, capsys):
@@ -161,22 +161,22 @@ def test_a_line_of_the_log_that_was_cut_off_is_written_again(alone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [("--batch=4", "batch 3, now 4"), ("--seed=1", "seed 0, now 1"), ("--rate=2", "rate 0.01, now 2.0")],
 )
-def test_other_settings_are_refused_by_name(alone, option, told):
-    with pytest.raises(CheckpointError, match=f"other settings: {told}.*choose another --out"):
+def test_other_settings_are_refused_by_name(alone, option, message):
+    with pytest.raises(CheckpointError, match=f"other settings: {message}.*choose another --out"):
         toy(alone[0], *TOY, option)
 
 
 def test_other_processes_models_and_files_are_refused(alone, tmp_path):
     state = read(alone[0] / "state.safetensors")
-    noted = read_metadata(alone[0] / "state.safetensors")
-    two = json.loads(noted["settings"]) | {"processes": "2"}
-    save(state, tmp_path / "state.safetensors", noted | {"settings": json.dumps(two)})
+    metadata = read_metadata(alone[0] / "state.safetensors")
+    two = json.loads(metadata["settings"]) | {"processes": "2"}
+    save(state, tmp_path / "state.safetensors", metadata | {"settings": json.dumps(two)})
     with pytest.raises(CheckpointError, match="processes 2, now 1"):
         toy(tmp_path, *TOY)
-    save(state | {"model.0.weight": torch.zeros(7, 6)}, tmp_path / "state.safetensors", noted)
+    save(state | {"model.0.weight": torch.zeros(7, 6)}, tmp_path / "state.safetensors", metadata)
     with pytest.raises(CheckpointError, match="another model: model.0.weight"):
         toy(tmp_path, *TOY)
     save(state, tmp_path / "state.safetensors")
@@ -301,8 +301,8 @@ def test_few_steps_goes_on_with_its_rollouts_and_targets(tmp_path, monkeypatch):
 @unix
 def test_a_run_killed_at_any_moment_ends_as_one_left_alone(started, alone):
     folder, out = finished(started, "killed")
-    told = json.loads(out.splitlines()[-1])
-    assert told["kills"] >= 1, told
+    result = json.loads(out.splitlines()[-1])
+    assert result["kills"] >= 1, result
     assert_same_end(folder / "alone", folder / "killed")
     assert rows(folder / "killed") == rows(alone[0])
 

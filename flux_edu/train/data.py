@@ -249,7 +249,9 @@ def render(
     scenes: Scenes,
     background: Float[Tensor, "B 3"] | None = None,
     shown: Bool[np.ndarray, "B 2"] | None = None,
-) -> Float[Tensor, "B 3 128 128"]:
+    width: int = SIZE,
+    height: int = SIZE,
+) -> Float[Tensor, "B 3 H W"]:
     """The pictures of the scenes, in [-1, 1], on the device that the drawings are on.
 
     background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own. shown says which of a pair is
@@ -259,7 +261,7 @@ def render(
     ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(scenes.colour).to(device)]
     if background is not None:
         ground = torch.where(background.isnan(), ground, background)
-    canvas = ground[:, :, None, None].repeat(1, 1, SIZE, SIZE)
+    canvas = ground[:, :, None, None].repeat(1, 1, height, width)
     place = torch.from_numpy(scenes.place).float().to(device)
     one, shown = scenes.layout == ONE, np.ones((len(scenes), 2), bool) if shown is None else shown
     there = (one, 0, drawings.pixels), (~one & shown[:, 0], 0, drawings.half), (~one & shown[:, 1], 1, drawings.half)
@@ -304,14 +306,16 @@ def caption_chinese(
     return text if not colour else ground + ("的" if layout == ONE else "，") + text
 
 
-def captions(drawings: Drawings, scenes: Scenes, seed: int, chinese: float = 0.35) -> list[str]:
+def captions(drawings: Drawings, scenes: Scenes, seed: int, chinese: float = 0.35, complete: bool = False) -> list[str]:
     """One caption a scene, worded at random: language, order, and now and then no style or no background.
 
     Two drawings of one style name it once, before the first; two styles are always both named, one before each.
+    complete: always with style and background, by first names only.
     """
     rng = np.random.default_rng(seed)
     colours, n = list(COLOURS), len(scenes)
-    in_chinese, turned, plain, bare, second_name = rng.random((5, n)) < [[chinese], [0.3], [0.06], [0.04], [0.5]]
+    shares = [chinese, 0.3, *((0, 0, 0) if complete else (0.06, 0.04, 0.5))]
+    in_chinese, turned, plain, bare, second_name = rng.random((5, n)) < np.array(shares)[:, None]
     texts = []
     for i in range(n):
         names, styles = [], []

@@ -56,12 +56,16 @@ def sample(
     timesteps: list[float],
     guidance: float = 0.0,
     empty: Text | None = None,
+    img_cond: Tensor | None = None,
+    img_cond_seq: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "B L C"]:
     """Latents of these texts from this noise, or from one noise for all; with `empty` in two passes a step."""
     B, device = len(text[0]), noise.device
-    img_ids, txt_ids = make_img_ids(B, noise.shape[2] // 2, noise.shape[3] // 2), make_txt_ids(B, text[0].shape[1])
-    x = patchify(noise.expand(B, -1, -1, -1))
-    return denoise(flux, x, img_ids.to(device), text[0], txt_ids.to(device), text[1], timesteps, guidance, uncond=empty)
+    img_ids = make_img_ids(B, noise.shape[2] // 2, noise.shape[3] // 2).to(device)
+    txt_ids = make_txt_ids(B, text[0].shape[1]).to(device)
+    inputs = patchify(noise.expand(B, -1, -1, -1)), img_ids, text[0], txt_ids, text[1]
+    conditions = {"uncond": empty, "img_cond": img_cond, "img_cond_seq": img_cond_seq}
+    return denoise(flux, *inputs, timesteps, guidance, **conditions)
 
 
 def schedule(spec: ModelSpec, steps: int, width: int = SIZE, height: int = SIZE) -> list[float]:

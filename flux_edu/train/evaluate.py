@@ -11,7 +11,7 @@ Several GPUs share the prompts: `torchrun --nproc-per-node 2 -m flux_edu.train.e
 import argparse
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +32,17 @@ from flux_edu.text import embed_empty
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae, round_trip
 from flux_edu.train.data import (
-    COLOURS,
-    ONE,
     SIZE,
-    STYLES,
     Drawings,
     Scenes,
-    caption_chinese,
-    caption_english,
+    captions,
     draw_scenes,
     join_scenes,
     load_drawings,
     render,
 )
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
-from flux_edu.train.metrics import Right, difference_table, score_table, write_reports
+from flux_edu.train.metrics import Right, score_table, write_reports
 from flux_edu.train.nearest_drawing import NearestDrawing
 
 KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations that training has seen
@@ -59,26 +55,6 @@ def prompt_scenes(drawings: Drawings, n: int, seed: int, unseen: bool = True) ->
     one = draw_scenes(drawings, n // 2, seed, pairs=0.0, unseen=unseen)
     two = draw_scenes(drawings, n - n // 2, seed + 1, pairs=1.0, unseen=unseen)
     return join_scenes([one, two])
-
-
-def prompts(drawings: Drawings, scenes: Scenes, seed: int, chinese: bool = False) -> list[str]:
-    """The captions of `data.captions`, but always with style and background, first names only, in one language.
-
-    The seed decides which of two things is named first, alike in both languages.
-    """
-    turned = np.random.default_rng(seed).random(len(scenes)) < 0.3
-    colours, texts = list(COLOURS), []
-    for i in range(len(scenes)):
-        entries = [drawings.names[drawings.concept[k]] for k in scenes.drawing[i]]
-        styles: list[str | None] = [STYLES[drawings.style[k]] for k in scenes.drawing[i]]
-        layout = int(scenes.layout[i])
-        swap = bool(turned[i]) and layout != ONE
-        if layout != ONE and styles[0] == styles[1]:
-            styles[0 if swap else 1] = None  # one style for both is said once
-        names = [entry["zh"] if chinese else entry["en"][0] for entry in entries]
-        write = caption_chinese if chinese else caption_english
-        texts.append(write(layout, colours[scenes.colour[i]], *zip(styles, names, strict=True), turned=swap))
-    return texts
 
 
 # ---------------------------------------------------------------- what is painted
@@ -101,19 +77,13 @@ def eval_configs(models: list[str], quick: bool) -> list[EvalConfig]:
     """What is painted; the first one of each model is the usual one, which the others are compared with."""
     chosen: list[EvalConfig] = []
     for name in models:
-        spec = configs[name]
-        w, usual = spec.guidance, spec.num_steps
-        other_steps = (8, 4, 1) if quick else (8, 4, 2, 1)
-        steps = [usual] + [s for s in other_steps if s != usual]
-        if spec.lora and quick:
-            steps = [usual]
-        chosen += [EvalConfig(name, s, w) for s in steps]
-        if w > 0 and not quick:
-            chosen += [EvalConfig(name, usual, other) for other in (1.5, 2.0, 5.0)]
-        if not (spec.lora and quick):
-            chosen += [EvalConfig(name, usual, w, "Chinese")]
-        if not spec.lora and not quick:  # the same of combinations that were trained on
-            chosen += [EvalConfig(name, usual, w, "trained")]
+        w, usual, is_base = configs[name].guidance, configs[name].num_steps, configs[name].lora is None
+        steps = [s for s in ((8, 4, 1) if quick else (8, 4, 2, 1)) if s != usual and (is_base or not quick)]
+        scales = (1.5, 2.0, 5.0) if w > 0 and not quick else ()
+        kinds = ["Chinese"] * (is_base or not quick) + ["trained"] * (is_base and not quick)
+        chosen += [EvalConfig(name, s, w) for s in [usual, *steps]]
+        chosen += [EvalConfig(name, usual, scale) for scale in scales]
+        chosen += [EvalConfig(name, usual, w, kind) for kind in kinds]
     return chosen
 
 
@@ -166,10 +136,6 @@ def paint_prompts(
     return torch.cat(painted)
 
 
-def as_numbers(pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    return pictures.float() / 127.5 - 1
-
-
 # ---------------------------------------------------------------- sheets to look at
 
 
@@ -204,104 +170,85 @@ def save_sheets(
 
 
 class Evaluation:
-    """Everything that all configurations share: prompts, noise, generators and judges, in one of several processes."""
+    """Everything that all configurations share: models, judges, prompts and noise, in one of several processes."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.accelerator = args, trainer.start(args.seed, cpu=args.device == "cpu")
-        self.device = torch.device(args.device or self.accelerator.device)
-        self.n, gpu = args.prompts or (40 if args.quick else 4096), self.device.type == "cuda"
-        self.batch, self.seconds = args.batch or (1024 if gpu else 32), -time.monotonic()
-        self.generators = self.load_generators()
-        self.classifier = load_classifier(JUDGE_FOLDER, self.device)
-        self.nearest = self.load_nearest_drawing()
+        device = self.device = torch.device(args.device or self.accelerator.device)
+        self.n, self.seconds = args.prompts or (40 if args.quick else 4096), -time.monotonic()
+        self.batch = args.batch or (1024 if device.type == "cuda" else 32)
+        self.generators = {name: load_generator(name, device, args.weights) for name in args.models}
+        self.classifier = load_classifier(JUDGE_FOLDER, device)
+        self.nearest = self.load_nearest_drawing() if (args.data / "names.json").is_file() else None
         every = self.classifier.drawings
         self.scenes = {kind: prompt_scenes(every, self.n, args.seed, unseen=kind != "trained") for kind in KINDS}
-        self.texts = {kind: prompts(every, self.scenes[kind], args.seed, kind == "Chinese") for kind in KINDS}
-        self.noise = get_noise(self.n, SIZE, SIZE, "cpu", torch.float32, args.seed)
         self.mine = np.arange(self.accelerator.process_index, self.n, self.accelerator.num_processes)
         args.out.mkdir(parents=True, exist_ok=True)
+        self.noise = get_noise(self.n, SIZE, SIZE, "cpu", torch.float32, args.seed)[torch.from_numpy(self.mine)]
 
-    def load_generators(self) -> dict[str, FluxGenerator]:
-        generators = {}
-        for name in self.args.models:
-            try:
-                generators[name] = load_generator(name, self.device, self.args.weights)
-            except (FileNotFoundError, ValueError) as error:  # not trained, or no such model yet
-                self.accelerator.print(f"{name} is left out: {error}", flush=True)
-        if not generators:
-            raise SystemExit("no model to look at")
-        return generators
-
-    def load_nearest_drawing(self) -> NearestDrawing | None:
-        """The strict judge, where all drawings are at hand."""
-        folder = self.args.data
-        if not (folder / "names.json").is_file():
-            message = f"no drawings in {folder}: only the trained judge looks, and only at paintings"
-            self.accelerator.print(message, flush=True)
-            return None
-        drawings, known = load_drawings(folder).to(self.device), self.classifier.drawings
+    def load_nearest_drawing(self) -> NearestDrawing:
+        drawings, known = load_drawings(self.args.data).to(self.device), self.classifier.drawings
         if not np.array_equal(drawings.concept, known.concept) or drawings.names != known.names:
-            raise SystemExit(f"{folder} holds other drawings than the judge knows: train it again, or give no --data")
+            raise SystemExit(
+                f"{self.args.data} holds other drawings than the judge knows: train it again, or give no --data"
+            )
         return NearestDrawing(drawings)
 
-    def verdict(self, pictures: Float[Tensor, "B 3 128 128"], scenes: Scenes) -> Right:
-        """What both judges find right."""
-        strict = self.nearest.verdict(pictures, scenes) if self.nearest else {}
-        return verdict(self.classifier, pictures, scenes) | strict
+    def texts(self, kind: str) -> list[str]:
+        """This process's prompts of a kind."""
+        chinese = float(kind == "Chinese")
+        every = captions(self.classifier.drawings, self.scenes[kind], self.args.seed, chinese, complete=True)
+        return [every[i] for i in self.mine]
+
+    def verdicts(self, pictures: Callable[[slice], Tensor], scenes: Scenes) -> Right:
+        """What both judges find right in pictures that are made, or taken, by some hundreds."""
+        parts = []
+        for i in range(0, len(scenes), 512):
+            x, part = pictures(slice(i, i + 512)), scenes[i : i + 512]
+            strict = self.nearest.verdict(x, part) if self.nearest else {}
+            parts.append(verdict(self.classifier, x, part) | strict)
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def paint_all(evaluation: Evaluation) -> Iterator[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]:
+def paint_all(e: Evaluation) -> Iterator[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]:
     """This process's share of the pictures of each configuration, one configuration after the other."""
-    e = evaluation
     for config in eval_configs(list(e.generators), e.args.quick):
-        texts, noise = [e.texts[config.prompts][i] for i in e.mine], e.noise[torch.from_numpy(e.mine)]
-        yield config, paint_prompts(e.generators[config.model], texts, noise, config, e.batch)
+        yield config, paint_prompts(e.generators[config.model], e.texts(config.prompts), e.noise, config, e.batch)
 
 
-def judge_all(
-    evaluation: Evaluation, painted: Iterator[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]
-) -> dict[EvalConfig, Right]:
+def judge_all(e: Evaluation, painted: Iterable[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]) -> dict[EvalConfig, Right]:
     """What is right in the pictures of all processes, and sheets of those of the first, at each model's usual steps."""
-    e, right = evaluation, {}
+    right: dict[EvalConfig, Right] = {}
     for config, pictures in painted:
-        scenes, texts = e.scenes[config.prompts][e.mine], [e.texts[config.prompts][i] for i in e.mine]
-        parts = [slice(i, i + 512) for i in range(0, len(scenes), 512)]
-        share = joined([e.verdict(as_numbers(pictures[rows]), scenes[rows]) for rows in parts])
+        share = e.verdicts(lambda rows, x=pictures: x[rows].float() / 127.5 - 1, e.scenes[config.prompts][e.mine])
         if config.model not in {other.model for other in right} and e.accelerator.is_main_process:
-            save_sheets(pictures.cpu(), texts, share, e.args.out / config.model, e.args.seed)
+            save_sheets(pictures.cpu(), e.texts(config.prompts), share, e.args.out / config.model, e.args.seed)
         right[config] = gather(share, e.n)
-        rows = score_table(str(config), right[config], e.scenes[config.prompts])
-        shares = ", ".join(f"{r['objects']} {r['measure']} {100 * r['share']:.1f}" for r in rows)
-        e.accelerator.print(f"{config}: {shares}", flush=True)
+        e.accelerator.print(f"{config}: {100 * right[config]['all'].mean():.1f} % all right", flush=True)
     return right
 
 
-def judge_judges(evaluation: Evaluation) -> list[dict]:
+def judge_judges(e: Evaluation) -> list[dict]:
     """How right both judges are on real pictures of held-out scenes, as they are and after the autoencoder."""
-    e = evaluation
     if not e.nearest:
+        e.accelerator.print(f"no drawings in {e.args.data}: only the trained judge looks, and only at paintings")
         return []
     scenes, ae = prompt_scenes(e.classifier.drawings, e.n, e.args.seed + 500), next(iter(e.generators.values())).ae
-    real, decoded = [], []
-    for i in range(0, e.n, 512):
-        part = scenes[i : i + 512]
-        pictures = render(e.nearest.drawings, part)
-        real.append(e.verdict(pictures, part))
-        with autocast(e.device):
-            decoded.append(e.verdict(round_trip(ae, pictures), part))
-    rows = score_table("real pictures", joined(real), scenes)
-    return rows + score_table("real pictures after the autoencoder", joined(decoded), scenes)
+    real = e.verdicts(lambda rows: render(e.nearest.drawings, scenes[rows]), scenes)
+    with autocast(e.device):
+        decoded = e.verdicts(lambda rows: round_trip(ae, render(e.nearest.drawings, scenes[rows])), scenes)
+    name = "real pictures"
+    return score_table(name, real, scenes) + score_table(f"{name} after the autoencoder", decoded, scenes)
 
 
 def compare(right: dict[EvalConfig, Right], scenes: Scenes) -> list[dict]:
     """Rows of paired differences, one for each measure of each of `comparisons`."""
     pairs = comparisons(list(right))
-    return [row for a, b in pairs for row in difference_table(f"{a} − {b}", right[a], right[b], scenes)]
+    return [row for a, b in pairs for row in score_table(f"{a} − {b}", right[a], scenes, minus=right[b])]
 
 
-def report(evaluation: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], differences: list[dict]) -> None:
+def report(e: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], differences: list[dict]) -> None:
     """The tables on the screen and in files."""
-    e = evaluation
     if e.accelerator.is_main_process:
         rows = [row for c, part in right.items() for row in score_table(str(c), part, e.scenes[c.prompts])]
         about = {"prompts": e.n, "seed": e.args.seed, "device": str(e.device)}
@@ -309,10 +256,6 @@ def report(evaluation: Evaluation, judges: list[dict], right: dict[EvalConfig, R
         print((e.args.out / "evaluate.md").read_text("utf-8"))
         print(f"{e.seconds + time.monotonic():.0f} s in all, written to {e.args.out}", flush=True)
     e.accelerator.end_training()
-
-
-def joined(parts: list[Right]) -> Right:
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def gather(share: Right, n: int) -> Right:
@@ -346,7 +289,8 @@ def main() -> None:
     judges = judge_judges(evaluation)
     painted = paint_all(evaluation)
     right = judge_all(evaluation, painted)
-    report(evaluation, judges, right, compare(right, evaluation.scenes["English"]))
+    differences = compare(right, evaluation.scenes["English"])
+    report(evaluation, judges, right, differences)
 
 
 if __name__ == "__main__":

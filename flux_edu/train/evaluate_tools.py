@@ -25,12 +25,11 @@ from flux_edu.io.device import autocast
 from flux_edu.io.images import to_picture
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
-from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
-from flux_edu.sampling import denoise
+from flux_edu.patchify import get_noise, patchify, unpatchify
 from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids
 from flux_edu.train import autoencoder
-from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, load_drawings, render
-from flux_edu.train.distillation import schedule
+from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, captions, load_drawings, render
+from flux_edu.train.distillation import sample, schedule
 from flux_edu.train.edits import (
     KINDS,
     STYLE,
@@ -48,7 +47,7 @@ from flux_edu.train.edits import (
     should_stay,
     wishes,
 )
-from flux_edu.train.evaluate import prompt_scenes, prompts
+from flux_edu.train.evaluate import prompt_scenes
 from flux_edu.train.judge_model import load_classifier, verdict
 from flux_edu.train.metrics import wilson
 from flux_edu.train.nearest_drawing import NearestDrawing
@@ -81,21 +80,18 @@ def paint_with(
     painted = []
     for i in range(0, n, batch):
         rows = slice(i, i + batch)
-        x, (txt, vec), picture = patchify(noise[rows].to(device)), (part[rows] for part in text), cond[rows]
-        conditions: dict = {}
+        (txt, vec), picture, uncond = (part[rows] for part in text), cond[rows], empty
+        img_cond, img_cond_seq = None, None
         if name == "kontext":
-            conditions["img_cond_seq"] = picture, make_ref_ids(len(x), SIZE // 16, SIZE // 16).to(device)
+            img_cond_seq = picture, make_ref_ids(len(picture), SIZE // 16, SIZE // 16).to(device)
         elif name == "redux":
-            txt = flux.redux(txt, picture)
-            empty_txt = flux.redux(empty[0], torch.zeros_like(picture[:1]))
+            txt, uncond = flux.redux(txt, picture), (flux.redux(empty[0], torch.zeros_like(picture[:1])), empty[1])
         else:
-            conditions["img_cond"] = picture
-        img_ids, txt_ids = make_img_ids(len(x), SIZE // 16, SIZE // 16), make_txt_ids(len(x), txt.shape[1])
-        uncond = (empty_txt if name == "redux" else empty[0], empty[1])
+            img_cond = picture
         with autocast(device):
-            text = txt, txt_ids.to(device), vec
-            out = denoise(flux, x, img_ids.to(device), *text, timesteps, guidance, uncond=uncond, **conditions)
-            pictures = ae.decode(unpatchify(out, SIZE, SIZE)).float()
+            conditions = uncond, img_cond, img_cond_seq
+            x = sample(flux, noise[rows].to(device), (txt, vec), timesteps, guidance, *conditions)
+            pictures = ae.decode(unpatchify(x, SIZE, SIZE)).float()
         painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
     return torch.cat(painted)
 
@@ -133,10 +129,10 @@ def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[
     }
 
 
-def put_back(painted: Float[Tensor, "n 3 H W"], given: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-    """The given pixels wherever an edit has hardly changed anything, `edit_mask`."""
-    m = torch.stack([edit_mask(one, other) for one, other in zip(painted, given, strict=True)])
-    return given + m * (painted - given)
+def put_back(painted: Float[Tensor, "n 3 H W"], before: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
+    """The old pixels wherever an edit has hardly changed anything, `edit_mask`."""
+    m = torch.stack(list(map(edit_mask, painted, before)))
+    return before + m * (painted - before)
 
 
 def in_another_style(drawings: Drawings, scenes: Scenes, seed: int) -> tuple[Scenes, np.ndarray]:
@@ -175,7 +171,7 @@ class Measure:
 
     def fill(self, guidance: float) -> dict:
         scenes = prompt_scenes(self.drawings, self.n, seed=4000)
-        texts = prompts(self.drawings, scenes, seed=0)
+        texts = captions(self.drawings, scenes, 0, chinese=0, complete=True)
         pictures, masks = render(self.drawings, scenes), draw_masks(scenes, 5, measured=True)
         masks = masks.to(pictures.device)
         painted = self.paint(texts, fill_cond(encode(self.ae, hide(pictures, masks)), masks), guidance)
@@ -195,7 +191,7 @@ class Measure:
         report: dict = {"f1 of the autoencoder": round(float(back.mean()), 4)}
         for key, scene, at in (("own style", scenes, np.arange(self.n)), ("another style", other, rows)):
             where = torch.from_numpy(at).to(cond.device)
-            painted = self.paint(prompts(self.drawings, scene, seed=0), cond[where], guidance)
+            painted = self.paint(captions(self.drawings, scene, 0, chinese=0, complete=True), cond[where], guidance)
             f1 = edge_agreement(outlines(painted, high[at]), edges[where])
             right = verdict(self.classifier, painted, scene) | self.strict.verdict(painted, scene)
             report[key] = shares(right, (*SEEN, "strict object")) | {"f1": round(float(f1.mean()), 4), "n": len(at)}

@@ -46,6 +46,7 @@ from flux_edu.train.judge_model import (
     verdict,
     views,
 )
+from flux_edu.train.metrics import score_table
 from flux_edu.train.objectives import contrastive_loss
 
 # ---------------------------------------------------------------- what it is shown
@@ -125,13 +126,8 @@ def accuracy(
             with autocast(pictures.device):
                 pictures = round_trip(ae, pictures)
         parts.append(verdict(judge, pictures, scenes[i : i + 512]))
-    one = scenes.layout == ONE
-    report = {}
-    for key in ("object", "style", "colour", "position"):
-        right = np.concatenate([part[key] for part in parts])
-        report |= {f"{key}_one": float(right[one].mean())} if key != "position" else {}
-        report[f"{key}_two"] = float(right[~one].mean())
-    return report
+    right = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {f"{row['measure']}_{row['objects']}": row["share"] for row in score_table("judge", right, scenes)}
 
 
 # ---------------------------------------------------------------- training

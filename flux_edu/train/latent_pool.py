@@ -63,11 +63,12 @@ class Pool:
         for r in range(n, n + len(self.held)):
             i = r % len(self.held)
             if self.held[i] != r:
-                block = self.compose(self.block, seed_of(*self.seed, r))
-                if not self.parts:
-                    self.parts = tuple(empty_rows(part, self.block * len(self.held)) for part in block)
-                for rows, new in zip(self.parts, block, strict=True):
-                    rows[i * self.block : (i + 1) * self.block] = new.to(rows.dtype)
+                new = self.compose(self.block, seed_of(*self.seed, r))
+                new = [part.to(torch.bfloat16 if part.is_floating_point() else torch.int16) for part in new]
+                if not self.parts:  # room for all blocks
+                    self.parts = tuple(part.repeat(len(self.held), *[1] * (part.ndim - 1)) for part in new)
+                for rows, part in zip(self.parts, new, strict=True):
+                    rows[i * self.block : (i + 1) * self.block] = part
                 self.held[i] = r
 
     def batch(self, n: int, empty: float = 0.1) -> tuple[Tensor, ...]:
@@ -77,9 +78,3 @@ class Pool:
         drop = torch.rand(n, 1, device=latents.device) < empty
         tokens = torch.where(drop, self.empty, tokens[at]).long()
         return latents[at].float(), tokens, *(other[at].float() for other in others)
-
-
-def empty_rows(like: Tensor, n: int) -> Tensor:
-    """Room for n rows like these, in 16 bits a number."""
-    dtype = torch.bfloat16 if like.is_floating_point() else torch.int16
-    return torch.empty(n, *like.shape[1:], dtype=dtype, device=like.device)

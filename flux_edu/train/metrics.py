@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,35 +46,20 @@ def paired_difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float,
 # ---------------------------------------------------------------- tables
 
 
-def score_table(name: str, right: Right, scenes: Scenes) -> list[dict]:
-    """Rows of the table: each measure with its interval, singles and pairs apart."""
-
-    def share(measure: str, chosen: np.ndarray) -> tuple[float, float, float]:
-        count, n = int(right[measure][chosen].sum()), int(chosen.sum())
-        return count / max(n, 1), *wilson(count, n)
-
-    return _rows(name, scenes, set(right), share)
-
-
-def difference_table(name: str, one: Right, other: Right, scenes: Scenes) -> list[dict]:
-    """Rows of paired differences, first minus second."""
-
-    def difference(measure: str, chosen: np.ndarray) -> tuple[float, float, float]:
-        return paired_difference(one[measure][chosen], other[measure][chosen])
-
-    return _rows(name, scenes, set(one) & set(other), difference)
-
-
-def _rows(
-    name: str, scenes: Scenes, measures: set[str], interval: Callable[[str, np.ndarray], tuple[float, float, float]]
-) -> list[dict]:
+def score_table(name: str, right: Right, scenes: Scenes, minus: Right | None = None) -> list[dict]:
+    """Rows of the table, singles and pairs apart: each measure's share, or its paired difference, with the interval."""
     rows = []
     for objects, chosen in (("one", scenes.layout == ONE), ("two", scenes.layout != ONE)):
         for measure in MEASURES[objects]:
-            if measure in measures:
-                share, low, high = interval(measure, chosen)
-                n = int(chosen.sum())
-                rows.append(dict(what=name, objects=objects, measure=measure, n=n, share=share, low=low, high=high))
+            if measure not in right or minus is not None and measure not in minus:
+                continue
+            one, n = right[measure][chosen], int(chosen.sum())
+            if minus is None:
+                share, (low, high) = one.mean() if n else 0.0, wilson(int(one.sum()), n)
+            else:
+                share, low, high = paired_difference(one, minus[measure][chosen])
+            row = dict(what=name, objects=objects, measure=measure, n=n, share=float(share), low=low, high=high)
+            rows.append(row)
     return rows
 
 
