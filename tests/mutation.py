@@ -110,7 +110,7 @@ def exit_code(number: str, name: str) -> int:
             with mutant(name):
                 return (yield)
 
-    quiet = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts="]
+    quiet = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:nbmake", "-o", "addopts="]
     quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the plugins are imported already
     files = map(str, tables.marked_files().get(number, []))
     return pytest.main(["--equation", number, *quiet, f"--rootdir={tables.ROOT}", *files], plugins=[Mutant()])
