@@ -3,7 +3,7 @@
 python run.py                 make .venv (once) and open JupyterLab on the map notebook
 python run.py lab [options]   the same; options go to JupyterLab, such as --no-browser, --ip or --port
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
-python run.py lint            make .venv (once) and check style and formatting
+python run.py lint            make .venv (once) and check style, formatting and which way imports run
 python run.py book            make .venv (once) and the site of the executed notebooks, in build/book/html
 python run.py doctor          make .venv (once) and say what is installed, and whether the tiny FLUX paints here
 python run.py sample "..."    make .venv (once) and paint a picture; `python run.py sample --help` lists the options
@@ -254,7 +254,9 @@ def main(arguments):
     if command == "test":
         return call([python, "-m", "pytest", "--nbmake", *options]) if options else test_everything(python)
     if command == "lint":
-        return call([python, "-m", "ruff", "check"]) or call([python, "-m", "ruff", "format", "--check"])
+        imports = [python.with_name("lint-imports"), "--no-cache", "--no-logo"]
+        steps = ([python, "-m", "ruff", "check"], [python, "-m", "ruff", "format", "--check"], imports)
+        return next((code for code in map(call, steps) if code), 0)
     if command == "book":
         install_book_tools()
         return call([python, Path("docs", "book.py"), *options])

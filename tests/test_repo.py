@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_contributing_is_short_and_names_every_file():
     assert not unsaid, f"say in CONTRIBUTING what these are: {unsaid}"
     bare = [path for path in tracked() if path.suffix == ".py" and not tables.first_line(path)]
     assert not bare, f"a file says in its docstring what it is about: {bare}"
+
+
+def test_the_changelog_says_where_each_module_has_gone():
+    page = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    moves = re.findall(r"^\| `([^`]+)`.* \| (.+) \|$", page, re.MULTILINE)
+    assert len(moves) > 30
+    for old, new in moves:
+        assert "flux_edu.flux2" in old or "." in old.removeprefix("flux_edu.") or find_spec(old) is None, (
+            f"{old} is here"
+        )
+        for name in re.findall(r"`(flux_edu(?:\.[a-z_0-9]+)+)", new):
+            assert find_spec(name), f"CHANGELOG.md sends readers of {old} to {name}, which does not exist"
+        for path in re.findall(r"`(docs/[\w/.]+)`", new):
+            assert (ROOT / path).exists(), path
 
 
 def test_readme_lists_every_notebook():
