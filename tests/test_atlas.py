@@ -12,7 +12,6 @@ from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.labs import attention_maps
 from flux_edu.teaching.labs.activations import without
-from flux_edu.teaching.plots import chapter_04
 from flux_edu.teaching.plots import chapter_15 as plots
 
 H, GRID, TXT = 3, (2, 5), 7  # heads, rows and columns, text tokens
@@ -36,13 +35,12 @@ def test_shares_of_the_quadrants_by_hand(A):
         text_from_text = sum(float(A[b, h, i, j]) for i in range(TXT) for j in range(TXT)) / TXT
         assert found[b, h, 1, 0].item() == pytest.approx(image_from_text)
         assert found[b, h, 0, 0].item() == pytest.approx(text_from_text)
-    torch.testing.assert_close(found.mean(1)[0], chapter_04.quadrants(A[0], TXT))
 
 
 def test_an_even_look_has_even_shares_and_no_direction():
     even = torch.full((1, L, L), 1 / L)
     torch.testing.assert_close(attention_maps.quadrant_shares(even, TXT)[0, 0], torch.tensor([TXT / L, 1 - TXT / L]))
-    offset, spread = attention_maps.gaze(even, TXT, GRID)
+    offset, spread = attention_maps.mean_offset(even, TXT, GRID)
     torch.testing.assert_close(offset, torch.zeros(1, 2))
     torch.testing.assert_close(spread, torch.tensor([float(L - TXT)]))
     torch.testing.assert_close(attention_maps.offset_profile(even, TXT, GRID), torch.ones(1, 3, 9))
@@ -85,13 +83,13 @@ def test_a_head_that_looks_aside(dy, dx):
     profile = attention_maps.offset_profile(A, TXT, (h, w))
     assert divmod(int(profile.argmax()), 2 * w - 1) == (dy + h - 1, dx + w - 1)
     assert profile.max().item() == pytest.approx(h * w)
-    offset, spread = attention_maps.gaze(A, TXT, (h, w))
+    offset, spread = attention_maps.mean_offset(A, TXT, (h, w))
     torch.testing.assert_close(offset, torch.tensor([dy, dx]) * inside / (h * w))
     assert spread.item() == pytest.approx(1)
 
 
-def test_gaze_by_hand(A):
-    offset, spread = attention_maps.gaze(A, TXT, GRID)
+def test_mean_offset_and_spread_by_hand(A):
+    offset, spread = attention_maps.mean_offset(A, TXT, GRID)
     places = list(itertools.product(range(GRID[0]), range(GRID[1])))
     dy, dx, seen = 0.0, 0.0, 0.0
     for i, (y, x) in enumerate(places):
@@ -111,19 +109,19 @@ def test_a_head_that_looks_into_a_mirror(parts):
         mirror = w - 1 - x if parts == 1 else (5 - x if x < 6 else 17 - x)
         looks[y * w + x, y * w + mirror] += 0.5
     A = torch.block_diag(torch.eye(TXT), looks)[None]
-    assert attention_maps.mirror_look(A, TXT, (h, w), parts).item() == pytest.approx(h * w / 2)
-    assert attention_maps.mirror_look(A, TXT, (h, w), 3 - parts).item() == pytest.approx(0)
+    assert attention_maps.mirror_attention(A, TXT, (h, w), parts).item() == pytest.approx(h * w / 2)
+    assert attention_maps.mirror_attention(A, TXT, (h, w), 3 - parts).item() == pytest.approx(0)
     even = torch.full((1, TXT + h * w, TXT + h * w), 1 / (TXT + h * w))
-    assert attention_maps.mirror_look(even, TXT, (h, w), parts).item() == pytest.approx(1)
+    assert attention_maps.mirror_attention(even, TXT, (h, w), parts).item() == pytest.approx(1)
 
 
 def test_neighbours_are_no_mirror_images():
     """The middle columns mirror each other, and are next to each other: a head that looks right must not count."""
     looks = torch.zeros(8, 8)
     looks[torch.arange(8), (torch.arange(8) + 1) % 8] = 1
-    assert attention_maps.mirror_look(torch.block_diag(torch.eye(TXT), looks), TXT, (1, 8)).item() == pytest.approx(
-        1 / 3 * 4
-    )
+    assert attention_maps.mirror_attention(
+        torch.block_diag(torch.eye(TXT), looks), TXT, (1, 8)
+    ).item() == pytest.approx(1 / 3 * 4)
 
 
 def test_asymmetry_of_pictures():
@@ -139,11 +137,11 @@ def test_asymmetry_of_pictures():
 
 def test_what_does_not_fit_is_refused(A):
     with pytest.raises(ValueError, match="5 columns cannot be shared out to 2"):
-        attention_maps.mirror_look(A, TXT, GRID, parts=2)
+        attention_maps.mirror_attention(A, TXT, GRID, parts=2)
     with pytest.raises(ValueError, match="7 text tokens and a grid of 5 × 3 make 22 tokens, the weights are for 17"):
         attention_maps.offset_profile(A, TXT, (5, 3))
     with pytest.raises(ValueError, match="pass the L_txt and the grid"):
-        attention_maps.gaze(A, TXT + 1, GRID)
+        attention_maps.mean_offset(A, TXT + 1, GRID)
     for tokens in ([], [TXT], [-1]):
         with pytest.raises(ValueError, match="from 0 to 6"):
             attention_maps.word_map(A, tokens, TXT, GRID)
@@ -260,7 +258,7 @@ def test_hooks_go_after_an_error_and_wrong_names_are_answered(model):
 @pytest.fixture(scope="module")
 def painted():
     generator = FluxGenerator("tiny-schnell", "cpu")
-    return generator, attention_maps.survey(
+    return generator, attention_maps.record_attention(
         generator, "a 3d cat face left of a dog face on a pink background", num_steps=2
     )
 
@@ -287,9 +285,9 @@ def test_words_and_their_tokens(painted):
 
 
 def test_a_survey_of_the_other_models():
-    two_passes = attention_maps.survey(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
+    two_passes = attention_maps.record_attention(FluxGenerator("tiny", "cpu"), "a 3d fox", num_steps=1, guidance=2.0)
     assert two_passes.attention.shape == (1, 9, 5, 96, 96)
-    distilled = attention_maps.survey(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
+    distilled = attention_maps.record_attention(FluxGenerator("tiny-dev", "cpu"), "a 3d fox", num_steps=1)
     assert distilled.attention.shape == (1, 9, 5, 96, 96) and distilled.timesteps == [1.0]
 
 
@@ -302,8 +300,8 @@ PROFILES = torch.rand(3, 5, 15, 15, generator=torch.Generator().manual_seed(4))
 
 
 def test_places_and_offsets_have_names():
-    assert plots.place_of(torch.tensor([[0.0, 0, 1], [0, 0, 1]])) == (0, 1)
-    assert plots.place_of(torch.eye(3)[:1]) == (0, -1)
+    assert attention_maps.place_of(torch.tensor([[0.0, 0, 1], [0, 0, 1]])) == (0, 1)
+    assert attention_maps.place_of(torch.eye(3)[:1]) == (0, -1)
     assert [plots.offset_name(*at) for at in ((0, 0), (-1, 2), (3, 0))] == [
         "the token itself",
         "1 up, 2 right",

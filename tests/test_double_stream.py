@@ -13,7 +13,6 @@ from flux_edu.embeddings import timestep_embedding
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.rope import EmbedND
-from flux_edu.teaching.plots import chapter_04 as plots
 
 B, D, H, L_TXT, ROWS, COLUMNS = 2, 42, 3, 5, 2, 3
 L_IMG = ROWS * COLUMNS
@@ -283,15 +282,3 @@ def test_guidance_reaches_only_the_vector_of_a_distilled_model(flux, call):
     assert (flux(**call | {"guidance": torch.tensor([3.5, 4.0])}) - v)[0].abs().max() < 1e-12 * v.abs().max()
     assert (flux(**call | {"guidance": torch.tensor([3.5, 4.0])}) - v)[1].norm() > 1e-3 * v[1].norm()
     assert DEV.guidance_embed and timestep_embedding(torch.tensor([3.5]), 256).shape == (1, 256)
-
-
-# ---------------------------------------------------------------- figures
-
-
-WEIGHTS = (2 * torch.randn(3, 11, 11, generator=torch.Generator().manual_seed(2))).softmax(-1)
-
-
-def test_quadrants_are_two_rows_that_sum_to_one():
-    share = plots.quadrants(WEIGHTS, 5)
-    assert torch.allclose(share.sum(-1), torch.ones(2))
-    assert torch.isclose(share[1, 0], WEIGHTS[:, 5:, :5].sum(-1).mean())

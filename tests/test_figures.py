@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flux_edu.teaching.plots import chapter_09 as toy_flows
+from flux_edu.teaching.labs import toy_flows
 from flux_edu.train import data
 
 CHAPTERS = {n: import_module(f"flux_edu.teaching.plots.chapter_{n:02}") for n in range(1, 17)}

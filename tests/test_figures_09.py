@@ -7,6 +7,7 @@ from torch import nn
 
 from flux_edu.schedule import get_lin_function, interpolate, time_shift
 from flux_edu.teaching.exercises.chapter_09 import best_guess, training_levels, training_pair
+from flux_edu.teaching.labs import toy_flows
 from flux_edu.teaching.plots import chapter_09 as plots
 from flux_edu.train import data
 from flux_edu.train.objectives import flow_loss
@@ -51,7 +52,7 @@ def test_no_other_factor_beats_the_best_guess_and_its_loss_is_the_floor(t, s):
     loss = loss_of(1.0)
     if (t - (1 - t) * s**2) ** 2 > 1e-3:  # else the best guess is 0 and its factor does not matter
         assert loss < min(loss_of(0.9), loss_of(1.1))
-    assert loss == pytest.approx(plots.gaussian_floor(torch.tensor([t]), s).item(), rel=0.01)
+    assert loss == pytest.approx(toy_flows.gaussian_floor(torch.tensor([t]), s).item(), rel=0.01)
 
 
 def test_training_levels_are_the_shifted_logit_normal_ones():
@@ -68,10 +69,10 @@ def test_the_blobs_velocity_is_the_mean_of_the_targets(t):
     """At places where many pairs pass, and orthogonality everywhere: the rest has nothing in common with the answer."""
     generator = torch.Generator().manual_seed(0)
     n = 200_000
-    x_0, noise = plots.draw_blobs(n, generator), torch.randn(n, 2, generator=generator)
+    x_0, noise = toy_flows.draw_blobs(n, generator), torch.randn(n, 2, generator=generator)
     level = torch.full((n,), t)
     x_t = interpolate(x_0, noise, level)
-    v = plots.blob_velocity(x_t, level)
+    v = toy_flows.blob_velocity(x_t, level)
     rest = noise - x_0 - v
     assert rest.mean(0).abs().max() < 0.02
     for known in (x_t, v, x_t.sin(), x_t.square()):
@@ -80,15 +81,15 @@ def test_the_blobs_velocity_is_the_mean_of_the_targets(t):
 
 def test_near_either_end_the_best_answer_is_known():
     x = torch.tensor([[0.3, -0.8]])
-    at_noise = plots.blob_velocity(x, torch.ones(1))
-    torch.testing.assert_close(at_noise, x - plots.CENTRES.mean(0))  # the picture to expect is the mean of all
-    x = plots.CENTRES[1:] + 0.1
-    torch.testing.assert_close(plots.blob_velocity(x, torch.zeros(1)), -x)  # the noise to expect is 0
+    at_noise = toy_flows.blob_velocity(x, torch.ones(1))
+    torch.testing.assert_close(at_noise, x - toy_flows.CENTRES.mean(0))  # the picture to expect is the mean of all
+    x = toy_flows.CENTRES[1:] + 0.1
+    torch.testing.assert_close(toy_flows.blob_velocity(x, torch.zeros(1)), -x)  # the noise to expect is 0
 
 
 def test_the_share_on_the_data():
-    assert plots.share_on_data(plots.draw_blobs(20_000)) == pytest.approx(0.989, abs=0.004)
-    assert plots.share_on_data(torch.zeros(9, 2)) == 0
+    assert toy_flows.share_on_data(toy_flows.draw_blobs(20_000)) == pytest.approx(0.989, abs=0.004)
+    assert toy_flows.share_on_data(torch.zeros(9, 2)) == 0
 
 
 # ---------------------------------------------------------------- noise levels and scenes
@@ -128,5 +129,5 @@ def test_the_full_run_is_read_whole():
 
 
 def test_the_floor_is_a_hill_for_unit_variance():
-    floor = plots.gaussian_floor(torch.linspace(0, 1, 101))
+    floor = toy_flows.gaussian_floor(torch.linspace(0, 1, 101))
     assert np.allclose(floor[[0, 50, 100]], [1, 2, 1]) and floor.max() == 2

@@ -3,7 +3,7 @@
 import torch
 
 from flux_edu.teaching.exercises.chapter_11 import segment_target
-from flux_edu.teaching.plots import chapter_11 as plots
+from flux_edu.teaching.labs import toy_flows
 from flux_edu.train.objectives import euler_rollout, mean_velocity
 
 
@@ -15,5 +15,5 @@ def test_the_target_is_that_of_the_training():
 
 
 def test_one_step_of_the_toy_ends_at_the_mean_of_the_data():
-    ends = plots.toy_walk(1)[-1]
+    ends = toy_flows.toy_walk(1)[-1]
     torch.testing.assert_close(ends, torch.tensor([0.5, -0.25]).expand_as(ends))

@@ -14,6 +14,7 @@ from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching.labs import toy_flows
 from flux_edu.teaching.plots import chapter_06 as plots
 
 B, ROWS, COLUMNS, L_TXT, C = 2, 3, 5, 7, 11
@@ -359,7 +360,7 @@ def test_the_two_point_velocity_is_the_mean_of_its_two_straight_paths():
     noise = [(x - (1 - t) * d) / t for d in (-1, 1)]
     weight = [torch.exp(-(e**2) / 2) for e in noise]
     mean = sum(w * (e - d) for w, e, d in zip(weight, noise, (-1, 1), strict=True)) / sum(weight)
-    assert torch.allclose(plots.two_point_velocity(x, t), mean)
+    assert torch.allclose(toy_flows.two_blobs_velocity(0.0)(x, t), mean)
 
 
 def test_one_euler_step_ends_at_the_mean_and_many_at_the_data():

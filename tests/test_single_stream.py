@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from flux_edu import single_stream
 from flux_edu.configs import configs
 from flux_edu.double_stream import DoubleStreamBlock
+from flux_edu.flux2.architectures import FLUX1_DEV, flops
 from flux_edu.io import diffusers_layout
 from flux_edu.io.checkpoint import load_strict
 from flux_edu.model import Flux, FluxParams
 from flux_edu.rope import EmbedND
-from flux_edu.teaching.plots import chapter_05 as plots
 
 B, L, H, K, RATIO = 2, 7, 3, 10, 2.2  # D = 30, MLP width 66: no two axes of one length
 D, M = H * K, 66
@@ -205,6 +206,9 @@ def test_the_last_layer_has_no_gate_and_no_residual():
 # ---------------------------------------------------------------- costs
 
 
+ONE_BLOCK = replace(FLUX1_DEV, double_blocks=0, single_blocks=1)
+
+
 def test_a_single_block_costs_what_a_double_block_costs_with_fewer_parameters():
     p = configs["flux-dev"].params
     with torch.device("meta"):
@@ -212,8 +216,7 @@ def test_a_single_block_costs_what_a_double_block_costs_with_fewer_parameters():
         double = DoubleStreamBlock(p.hidden_size, p.num_heads, p.mlp_ratio, p.qkv_bias)
     count = {name: sum(q.numel() for q in m.parameters()) for name, m in (("single", single), ("double", double))}
     assert count == {"single": 141_591_808, "double": 339_831_296}
-    costs = plots.flops(p.hidden_size, p.mlp_ratio, tokens=4096 + 512)
-    assert costs["linears"] == 24 * p.hidden_size**2 * 4608
+    assert flops(ONE_BLOCK, 4096)["matrices"] == 24 * p.hidden_size**2 * 4608
 
 
 def test_the_formula_for_flops_is_what_a_counter_finds():
@@ -225,9 +228,7 @@ def test_the_formula_for_flops_is_what_a_counter_finds():
         inputs = (torch.empty(1, 11, p.hidden_size), torch.empty(1, p.hidden_size), torch.empty(1, 1, 11, 64, 2, 2))
         with FlopCounterMode(display=False) as counter:
             block(*inputs)
-    want = plots.flops(p.hidden_size, p.mlp_ratio, tokens=11)
-    modulation = 2 * 3 * p.hidden_size**2  # once a picture
-    assert counter.get_total_flops() == want["linears"] + want["attention"] + modulation
+    assert counter.get_total_flops() == sum(flops(ONE_BLOCK, image_tokens=7, text_tokens=4).values())
 
 
 # ---------------------------------------------------------------- mistakes that load silently

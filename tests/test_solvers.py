@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.labs import solvers
+from flux_edu.teaching.labs import solvers, toy_flows
 from flux_edu.teaching.plots import chapter_06 as plots
 
 X = torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -22,12 +22,12 @@ def test_steps_by_hand_for_a_velocity_that_depends_on_both():
 
 @pytest.mark.parametrize("mean, deviation", [(0.5, 0.3), (-1.3, 2.0), (0.0, 0.05)])
 def test_the_gaussian_path_solves_its_own_equation(mean, deviation):
-    velocity = solvers.gaussian_velocity(mean, deviation)
+    velocity = toy_flows.gaussian_velocity(mean, deviation)
     for t in (0.1, 0.5, 0.9):
-        ends = [solvers.gaussian_end(X, mean, deviation, t + d) for d in (1e-5, -1e-5)]
+        ends = [toy_flows.gaussian_end(X, mean, deviation, t + d) for d in (1e-5, -1e-5)]
         slope = (ends[0] - ends[1]) / 2e-5
-        assert torch.allclose(velocity(solvers.gaussian_end(X, mean, deviation, t), t), slope, atol=1e-6)
-    assert torch.equal(solvers.gaussian_end(X, mean, deviation, 1.0), X)
+        assert torch.allclose(velocity(toy_flows.gaussian_end(X, mean, deviation, t), t), slope, atol=1e-6)
+    assert torch.equal(toy_flows.gaussian_end(X, mean, deviation, 1.0), X)
 
 
 def test_the_velocities_are_the_conditional_means():
@@ -38,8 +38,8 @@ def test_the_velocities_are_the_conditional_means():
     sign = (torch.rand(1_000_000, generator=generator) < 0.5).double() * 2 - 1
     t, x = 0.6, 0.3
     cases = [
-        (0.5 + 0.3 * spread, solvers.gaussian_velocity(0.5, 0.3)),
-        (sign + 0.3 * spread, solvers.two_blobs_velocity(0.3)),
+        (0.5 + 0.3 * spread, toy_flows.gaussian_velocity(0.5, 0.3)),
+        (sign + 0.3 * spread, toy_flows.two_blobs_velocity(0.3)),
     ]
     for data, velocity in cases:
         near = ((1 - t) * data + t * noise - x).abs() < 0.02
@@ -75,7 +75,7 @@ def test_the_velocity_is_never_asked_at_zero_and_a_straight_path_is_exact(step):
 
 
 def test_a_round_trip_is_better_with_a_better_step():
-    velocity = solvers.gaussian_velocity(0.5, 0.3)
+    velocity = toy_flows.gaussian_velocity(0.5, 0.3)
     off = {}
     for name, (step, _) in solvers.STEPS.items():
         down = solvers.solve(velocity, X, LEVELS, step)
@@ -88,7 +88,7 @@ def test_a_round_trip_is_better_with_a_better_step():
 
 def test_straightness_is_zero_for_a_point_and_grows_with_the_bend():
     timesteps = get_schedule(400, 64)
-    values = [solvers.straightness(solvers.gaussian_velocity(0.5, s), X, timesteps) for s in (0.0, 0.3, 1.0)]
+    values = [solvers.straightness(toy_flows.gaussian_velocity(0.5, s), X, timesteps) for s in (0.0, 0.3, 1.0)]
     assert values[0] < 1e-12 < values[1] < values[2]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.experiments import evaluations
 from flux_edu.teaching.exercises.question import Question
-from flux_edu.teaching.plots.chapter_11 import toy_walk
+from flux_edu.teaching.labs.toy_flows import toy_walk
 
 Velocity = Callable[[Tensor, float], Tensor]
 

@@ -13,7 +13,6 @@ from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.experiments import CATS, apart, tiny
 from flux_edu.teaching.exercises.question import Question
 from flux_edu.teaching.labs import attention_maps
-from flux_edu.teaching.plots.chapter_15 import place_of
 
 Grid = tuple[int, int]
 
@@ -198,24 +197,24 @@ EXERCISES = [SHARES, WHERE_A_WORD_IS_READ, MEAN_OFFSET, SILENCE]
 
 
 @cache
-def painting() -> attention_maps.Survey:
-    return attention_maps.survey(tiny("tiny-schnell"), CATS)
+def painting() -> attention_maps.AttentionRecord:
+    return attention_maps.record_attention(tiny("tiny-schnell"), CATS)
 
 
 def first_look() -> float:
     survey = painting()
     A = survey.attention[0].mean((0, 1))
-    return place_of(attention_maps.word_map(A, survey.tokens("cat"), survey.L_txt, survey.grid))[1]
+    return attention_maps.place_of(attention_maps.word_map(A, survey.tokens("cat"), survey.L_txt, survey.grid))[1]
 
 
 def without_compass() -> float:
     survey = painting()
-    _, tokens = attention_maps.gaze(survey.attention.mean(0), survey.L_txt, survey.grid)
+    _, tokens = attention_maps.mean_offset(survey.attention.mean(0), survey.L_txt, survey.grid)
     block, head = divmod(int(tokens.argmin()), tokens.shape[1])
     name = attention_maps.block_names(tiny("tiny-schnell").model)[block]
     still = torch.eye(2).expand_as(survey.traced["pe_embedder"])
     unturned = type(survey.traced)(survey.traced | {"pe_embedder": still}).attention(name)[:, head]
-    return float(attention_maps.gaze(unturned.mean(0), survey.L_txt, survey.grid)[1] / tokens.min())
+    return float(attention_maps.mean_offset(unturned.mean(0), survey.L_txt, survey.grid)[1] / tokens.min())
 
 
 def without_a_block() -> float:

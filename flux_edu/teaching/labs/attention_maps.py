@@ -24,7 +24,7 @@ from flux_edu.text import TextEmbedder
 
 
 @dataclass
-class Survey:
+class AttentionRecord:
     """One painting: its picture, and the attention weights of every step, block and head on the way.
 
     `words` are the prompt's words, each with the numbers of its tokens; `grid` is (rows, columns) of image tokens.
@@ -71,9 +71,9 @@ def words_of(t5: TextEmbedder, prompt: str) -> list[tuple[str, list[int]]]:
 
 
 @torch.no_grad()
-def survey(
+def record_attention(
     generator: FluxGenerator, prompt: str, seed: int = 0, num_steps: int | None = None, guidance: float | None = None
-) -> Survey:
+) -> AttentionRecord:
     """Paint a prompt on 128 × 128 pixels and look at every state on the way, with the prompt and not without it.
 
     num_steps and guidance None are the model's own. Where guidance takes two passes, only the pass with the prompt is
@@ -92,7 +92,9 @@ def survey(
     traced = trace(generator.model, **ready, timesteps=torch.tensor(timesteps), guidance=ws)
     attention = torch.stack([traced.attention(name) for name in block_names(generator.model)], dim=1)
     words = words_of(generator.t5, prompt)
-    return Survey(prompt, picture, timesteps, words, ready["txt"].shape[1], token_grid(128, 128), traced, attention)
+    return AttentionRecord(
+        prompt, picture, timesteps, words, ready["txt"].shape[1], token_grid(128, 128), traced, attention
+    )
 
 
 # ---------------------------------------------------------------- what to read off the weights
@@ -122,6 +124,14 @@ def word_map(
     return A[..., L_txt:, tokens].sum(dim=-1).unflatten(-1, grid)
 
 
+def place_of(weights: Float[Tensor, "h w"]) -> tuple[float, float]:
+    """The mean place of a map's weight, (row, column) in tokens from the picture's middle; down and right positive."""
+    h, w = weights.shape
+    share = weights / weights.sum()
+    row, column = (torch.arange(n, dtype=share.dtype) - (n - 1) / 2 for n in (h, w))
+    return float((share.sum(1) * row).sum()), float((share.sum(0) * column).sum())
+
+
 def offset_profile(
     A: Float[Tensor, "*more L L"], L_txt: int, grid: tuple[int, int]
 ) -> Float[Tensor, "*more rows columns"]:
@@ -140,7 +150,7 @@ def offset_profile(
     return (sums / torch.bincount(cell)).unflatten(-1, (2 * h - 1, 2 * w - 1))
 
 
-def gaze(
+def mean_offset(
     A: Float[Tensor, "*more L L"], L_txt: int, grid: tuple[int, int]
 ) -> tuple[Float[Tensor, "*more 2"], Float[Tensor, "*more"]]:
     """Where image tokens look in the image: the mean offset (dy, dx) in tokens, and how many tokens they look at.
@@ -157,7 +167,7 @@ def gaze(
     return offset, entropy.exp().mean(dim=-1)
 
 
-def mirror_look(
+def mirror_attention(
     A: Float[Tensor, "*more L L"], L_txt: int, grid: tuple[int, int], parts: int = 1
 ) -> Float[Tensor, "*more"]:
     """How much image tokens take from their mirror image, in times an even share.

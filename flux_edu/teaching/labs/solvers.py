@@ -84,37 +84,3 @@ def straightness(velocity: Velocity, x: Float[Tensor, "B ..."], timesteps: Seque
     chord = (start - x) / duration
     off = sum(dt * (v - chord).square().sum().item() for dt, v in walk)
     return off / (duration * chord.square().sum().item())
-
-
-def gaussian_velocity(mean: float, deviation: float) -> Velocity:
-    """The exact velocity where every number of the data is drawn from N(mean, deviation²), independently.
-
-    x_t has variance V = (1 - t)² s² + t², and v = E[ε - x_0 | x_t] = -m + (t - (1 - t) s²) / V · (x - (1 - t) m).
-    """
-
-    def velocity(x: Tensor, t: float) -> Tensor:
-        variance = (1 - t) ** 2 * deviation**2 + t**2
-        return (t - (1 - t) * deviation**2) / variance * (x - (1 - t) * mean) - mean
-
-    return velocity
-
-
-def gaussian_end(x: Float[Tensor, "B ..."], mean: float, deviation: float, t: float = 0.0) -> Float[Tensor, "B ..."]:
-    """Where the path of `gaussian_velocity` through the noise x (t = 1) stands at level t: (1 - t) m + √V x."""
-    return (1 - t) * mean + ((1 - t) ** 2 * deviation**2 + t**2) ** 0.5 * x
-
-
-def two_blobs_velocity(deviation: float) -> Velocity:
-    """The exact velocity where the data are N(-1, s²) and N(1, s²), equally often, for t > 0: no longer linear in x.
-
-    x̂_0 mixes what each blob would answer, m + (1 - t) s² / V · (x - (1 - t) m) for m = ±1, weighted by how well each
-    explains x, which is tanh((1 - t) x / V) in favour of +1; then v = (x - x̂_0) / t.
-    """
-
-    def velocity(x: Tensor, t: float) -> Tensor:
-        variance = (1 - t) ** 2 * deviation**2 + t**2
-        kept = (1 - t) * deviation**2 / variance
-        x_0 = kept * x + (1 - (1 - t) * kept) * torch.tanh((1 - t) * x / variance)
-        return (x - x_0) / t
-
-    return velocity

@@ -11,6 +11,7 @@ from torch import Tensor
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.schedule import get_schedule
+from flux_edu.teaching.labs.attention_maps import quadrant_shares
 from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, GREY, IMG, ORANGE, PINK, RED, SKY, TXT, new_figure
 
 PARTS = {"shift b": GREEN, "scale s": PINK, "gate g": RED}  # the order of a modulation
@@ -206,16 +207,10 @@ def scores_before_and_after(before: Float[Tensor, "..."], after: Float[Tensor, "
     return fig
 
 
-def quadrants(A: Float[Tensor, "H L L"], L_txt: int) -> Float[Tensor, "2 2"]:
-    """What text rows and image rows take from text and from image, mean over heads: two rows that sum to one."""
-    rows = [A[:, :L_txt], A[:, L_txt:]]
-    return torch.stack([torch.stack([x[..., :L_txt].sum(-1).mean(), x[..., L_txt:].sum(-1).mean()]) for x in rows])
-
-
 def attention_map(A: Float[Tensor, "H L L"], L_txt: int, head: int = 0, words: int | None = None) -> Figure:
     """Eq. (4.9): who takes from whom, with the borders of the four quadrants. words: the tokens before the padding."""
     mine, L = A[head], A.shape[-1]
-    share = quadrants(mine[None], L_txt).numpy()
+    share = quadrant_shares(mine, L_txt).numpy()
     fig, (left, right) = new_figure(1, 2, width=8, height=3.9, margins=(0.05, 0.98, 0.13, 0.92), wspace=0.35)
     left.imshow(mine.sqrt().numpy(), cmap="viridis", vmin=0)
     left.axhline(L_txt - 0.5, color="white", lw=1.5)

@@ -1,6 +1,7 @@
 """Figures of notebook 05: what blocks cost, attention and MLP side by side, what happens inside the blocks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from matplotlib.figure import Figure
@@ -8,24 +9,18 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from flux_edu.configs import DEV
+from flux_edu.flux2.architectures import FLUX1_DEV, flops
 from flux_edu.patchify import token_grid
+from flux_edu.teaching.labs.attention_maps import quadrant_shares
 from flux_edu.teaching.plots.style import BLUE, GREEN, IMG, ORANGE, PINK, SKY, TXT, new_figure
-
-
-def flops(hidden_size: int, mlp_ratio: float, tokens: int) -> dict[str, int]:
-    """Floating-point operations of one block, double or single: a multiplication and an addition count as two.
-
-    Every token meets 4 D² numbers around attention (q, k, v, out) and 2 ratio D² in the MLP: 12 D² when ratio is 4.
-    """
-    per_token = int((4 + 2 * mlp_ratio) * hidden_size**2)
-    return {"linears": 2 * per_token * tokens, "attention": 4 * tokens**2 * hidden_size}
 
 
 def block_costs(side: int = 1024, L_txt: int = 512) -> Figure:
     """Parameters and work of one double and one single block of FLUX.1, for a square picture of `side` pixels."""
     D, ratio = DEV.hidden_size, DEV.mlp_ratio
     rows, cols = token_grid(side, side)
-    work = flops(D, ratio, rows * cols + L_txt)
+    work = flops(replace(FLUX1_DEV, double_blocks=1, single_blocks=0), rows * cols, L_txt)
+    work = {"linears": work["matrices"], "attention": work["attention"]}
     parts = {  # millions of parameters: (double, single)
         "attention": (8 * D**2, 4 * D**2),
         "MLP": (4 * ratio * D**2, 2 * ratio * D**2),
@@ -136,16 +131,6 @@ def mistakes(changes: dict[str, float]) -> Figure:
     return fig
 
 
-def quadrants(weights: Tensor, L_txt: int) -> dict[str, float]:
-    """How much of its attention a text token, and an image token, gives to text and to image: row sums, averaged."""
-    rows = {"text": weights[:L_txt], "image": weights[L_txt:]}
-    return {
-        f"{row} → {column}": float(part.sum(-1).mean())
-        for row, w in rows.items()
-        for column, part in (("text", w[:, :L_txt]), ("image", w[:, L_txt:]))
-    }
-
-
 def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt: int, title: str = "") -> Figure:
     """One block at work: its gates, a number a channel, and the attention map of one head with its four quadrants.
 
@@ -160,7 +145,8 @@ def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt:
     left.set(xlabel="channels, sorted by gate", ylabel="gate g", title=title)
     left.locator_params(nbins=4)
     left.legend(frameon=False, fontsize=8)
-    share, L = quadrants(weights, L_txt), len(weights)
+    L, shares = len(weights), quadrant_shares(weights, L_txt).flatten().tolist()
+    share = dict(zip(("text → text", "text → image", "image → text", "image → image"), shares, strict=True))
     # the square root shows small weights beside large ones
     right.imshow(weights.sqrt().numpy(), cmap="Blues", vmin=0, interpolation="nearest")
     for line in (right.axhline, right.axvline):

@@ -12,37 +12,21 @@ from torch import Tensor
 
 from flux_edu.sampling import euler_step, guide, image_to_image_start
 from flux_edu.schedule import get_schedule, time_shift
-from flux_edu.teaching.labs.solvers import (
-    STEPS,
-    gaussian_end,
-    gaussian_velocity,
-    midpoint_step,
-    order,
-    solve,
-    two_blobs_velocity,
-)
+from flux_edu.teaching.labs.solvers import STEPS, midpoint_step, order, solve
+from flux_edu.teaching.labs.toy_flows import gaussian_end, gaussian_velocity, two_blobs_velocity
 from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
 
 # ---------------------------------------------------------------- 6.1, 6.2: a flow that can be written down
-
-
-def two_point_velocity(x: Float[Tensor, "N"], t: float) -> Float[Tensor, "N"]:
-    """The exact velocity where the data are the two numbers -1 and 1, equally often, and t > 0.
-
-    The picture to expect at x_t = x is the mean of ±1 weighted by how well each explains x: x̂_0 = tanh((1 - t) x / t²).
-    The noise follows from x = (1 - t) x̂_0 + t ε̂, and v = ε̂ - x̂_0 = (x - x̂_0) / t.
-    """
-    return (x - torch.tanh((1 - t) * x / t**2)) / t
 
 
 START = torch.special.ndtri((torch.arange(10, dtype=torch.float64) + 0.5) / 10)  # ten numbers spread like N(0, 1)
 
 
 def walk(timesteps: Sequence[float], sign: int = 1) -> Float[Tensor, "steps N"]:
-    """All states of ten Euler walks from noise along `two_point_velocity`; sign = -1 is the notes' mistake."""
-    path = [START]
+    """All states of ten Euler walks from noise to the data -1 and 1; sign = -1 is the notes' mistake."""
+    path, two_points = [START], two_blobs_velocity(0.0)
     for t, t_next in pairwise(timesteps):
-        path.append(euler_step(path[-1], sign * two_point_velocity(path[-1], t), t, t_next))
+        path.append(euler_step(path[-1], sign * two_points(path[-1], t), t, t_next))
     return torch.stack(path)
 
 

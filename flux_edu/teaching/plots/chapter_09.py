@@ -11,34 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate
+from flux_edu.teaching.labs.toy_flows import CENTRES, SPREAD, blob_velocity, draw_blobs, gaussian_floor, share_on_data
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 from flux_edu.train import data
 from flux_edu.train.objectives import shift_logit_normal
 
 # ---------------------------------------------------------------- 9.1: two blobs
-
-CENTRES = torch.tensor([[-1.0, -1.0], [2.0, 0.5]])  # of the two blobs that are the toy's pictures
-SPREAD = 0.2  # standard deviation of a blob, in both directions
-
-
-def draw_blobs(n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n 2"]:
-    """n pictures of the toy: points of the plane from one of two round blobs, either one as often."""
-    which = torch.randint(2, (n,), generator=generator)
-    return CENTRES[which] + SPREAD * torch.randn(n, 2, generator=generator)
-
-
-def blob_velocity(x: Float[Tensor, "B 2"], t: Float[Tensor, "B"]) -> Float[Tensor, "B 2"]:
-    """The best possible answer E[ε - x_0 | x_t = x] for the toy, written down instead of learned.
-
-    If x_0 came from blob k, then x_t is Gaussian with mean (1 - t) m_k and variance V = (1 - t)² s² + t², and what is
-    left over, d = x - (1 - t) m_k, is shared out: t d / V is the noise to expect, m_k + (1 - t) s² d / V the picture.
-    The two blobs' answers are weighted by how well each explains x.
-    """
-    t = t.reshape(-1, 1, 1)
-    d = x[:, None] - (1 - t) * CENTRES
-    V = (1 - t) ** 2 * SPREAD**2 + t**2
-    weight = torch.softmax(-d.square().sum(-1, keepdim=True) / (2 * V), dim=1)
-    return (weight * (t * d / V - CENTRES - (1 - t) * SPREAD**2 * d / V)).sum(1)
 
 
 @cache
@@ -130,17 +108,7 @@ def where_walks_end(ends: dict[str, Tensor]) -> Figure:
     return fig
 
 
-def share_on_data(points: Float[Tensor, "N 2"]) -> float:
-    """The share of points within three deviations of a blob's centre; of the data itself it is 98.9 %."""
-    return (torch.cdist(points, CENTRES).amin(1) < 3 * SPREAD).float().mean().item()
-
-
 # ---------------------------------------------------------------- losses
-
-
-def gaussian_floor(t: Float[Tensor, "N"], s: float = 1.0) -> Float[Tensor, "N"]:
-    """The least loss a number for Gaussian data of variance s²: s² / ((1 - t)² s² + t²), the variance of ε - x_0."""
-    return s**2 / ((1 - t) ** 2 * s**2 + t**2)
 
 
 def loss_by_level(curves: dict[str, tuple[Sequence[float], Sequence[float]]], hill: bool = True) -> Figure:

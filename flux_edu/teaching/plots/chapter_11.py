@@ -1,25 +1,11 @@
 """Figures of chapter 11: walks with few steps, how far velocities are from the chord, distances by steps."""
 
 from collections.abc import Sequence
-from functools import cache
 
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from flux_edu.teaching.plots.chapter_09 import blob_velocity, share_on_data
+from flux_edu.teaching.labs.toy_flows import share_on_data, toy_walk
 from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, new_figure
-
-
-@cache
-def toy_walk(steps: int, n: int = 500) -> Tensor:
-    """n walks of the toy of chapter 9 along its best velocity, from noise in equal Euler steps: steps + 1 places."""
-    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
-    places = [x]
-    for i in range(steps):
-        x = x - blob_velocity(x, torch.full((n,), 1 - i / steps)) / steps
-        places.append(x)
-    return torch.stack(places)
 
 
 def few_step_walks(steps: int = 4) -> Figure:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from flux_edu.teaching.labs.attention_maps import place_of
 from flux_edu.teaching.plots.style import BLACK, BLUE, GREEN, IMG, ORANGE, PINK, RED, TXT, new_figure
 
 QUADRANTS = ("text from text", "text from image", "image from text", "image from image")
@@ -65,14 +66,6 @@ def _side(weights: Float[Tensor, "h w"]) -> str:
         a if size < -0.5 else b for size, a, b in ((dy, "above", "below"), (dx, "left", "right")) if abs(size) > 0.5
     ]
     return " ".join(words) or "all over or in the middle"
-
-
-def place_of(weights: Float[Tensor, "h w"]) -> tuple[float, float]:
-    """The mean place of a map's weight, (row, column) in tokens from the picture's middle; down and right positive."""
-    h, w = weights.shape
-    share = weights / weights.sum()
-    row, column = (torch.arange(n, dtype=share.dtype) - (n - 1) / 2 for n in (h, w))
-    return float((share.sum(1) * row).sum()), float((share.sum(0) * column).sum())
 
 
 def word_over_picture(
