@@ -30,8 +30,8 @@ class FluxGenerator:
     name is a key of `configs`: "tiny", "tiny-dev" and "tiny-schnell" ship with this package. The published models are
     read from files that you have obtained under their own terms; the environment variables FLUX_MODEL, FLUX_AE
     (safetensors files), FLUX_T5 and FLUX_CLIP (folders as transformers saves them), or FLUX_HOME for all of them, say
-    where they are (see `real`). A GPU too small for all parts at once gets them one at a time (see `io.memory`). device
-    None picks cuda, mps or cpu.
+    where they are (see `io.published`). A GPU too small for all parts at once gets them one at a time (see
+    `io.memory`). device None picks cuda, mps or cpu.
     """
 
     def __init__(self, name: str = "tiny", device: str | torch.device | None = None):
@@ -73,8 +73,8 @@ class FluxGenerator:
         if init_image is not None:
             check_picture("init_image", init_image)
             resized = init_image.convert("RGB").resize((options.width, options.height), Image.Resampling.LANCZOS)
-            start = self.encode(to_tensor(resized)), image2image_strength
-            metadata = {"init_image_sha256": picture_hash(init_image), "image2image_strength": image2image_strength}
+            start = self.encode(to_tensor(resized)), float(image2image_strength)
+            metadata = {"init_image_sha256": picture_hash(init_image), "image2image_strength": start[1]}
         elif image2image_strength:
             advise(f"image2image_strength = {image2image_strength} does nothing without init_image")
         picture = self.paint(options, start, metadata=metadata, callback=callback)
