@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from flux_edu.io.checkpoint import CheckpointError, save_int8
+from flux_edu.io.tiny import tiny_tokenizer
 from flux_edu.train import evaluate
 from flux_edu.train.data import (
     ABOVE,
@@ -43,7 +44,6 @@ from flux_edu.train.judge_model import (
     best_arrangement,
     ground_colour,
     load_classifier,
-    load_tokenizer,
     name_tokens,
     object_crops,
     verdict,
@@ -171,7 +171,7 @@ def test_two_foxes_do_not_push_each_other_away():
 
 def test_a_few_steps_on_a_few_drawings_make_the_loss_fall(drawings):
     torch.manual_seed(0)
-    model = Judge(len(load_tokenizer()), channels=(8, 16, 16))
+    model = Judge(len(tiny_tokenizer()), channels=(8, 16, 16))
     tokens = name_tokens(drawings)
     crops, drawing = training_crops(drawings, 12, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -258,7 +258,7 @@ def test_the_shipped_judge_is_right_on_real_pictures(classifier, drawings, own):
 
 def test_saved_and_loaded_it_gives_the_same_answers(drawings, tmp_path):
     torch.manual_seed(1)
-    model = Judge(len(load_tokenizer())).eval()
+    model = Judge(len(tiny_tokenizer())).eval()
     save_int8(model.state_dict(), tmp_path / "judge.safetensors")
     save_index(drawings, [[0, 1]], tmp_path / "index.json")
     one, again = ZeroShotClassifier(model, drawings, [[0, 1]]), load_classifier(tmp_path)
@@ -280,7 +280,7 @@ def test_duplicates_are_drawings_that_look_alike(drawings):
     copy.pixels[int(flat[1])] = copy.pixels[int(flat[0])]
     assert find_duplicates(copy) == [[int(flat[0]), int(flat[1])]]
     torch.manual_seed(0)
-    classifier = ZeroShotClassifier(Judge(len(load_tokenizer())).eval(), copy, find_duplicates(copy))
+    classifier = ZeroShotClassifier(Judge(len(tiny_tokenizer())).eval(), copy, find_duplicates(copy))
     a, b = (int(copy.concept[k]) for k in flat)
     assert classifier.accepted[flat[0]].nonzero().flatten().tolist() == sorted((a, b))
     assert classifier.accepted.sum() == len(copy.style) + 2

@@ -245,20 +245,6 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
     assert ema.module.flux.final_layer.linear.weight.abs().max() > 0
 
 
-def test_muon_steps_along_the_nearest_orthogonal_matrix_as_far_as_adamw_would():
-    """W ← W - η (0.2 √max(rows, columns) U Vᵀ + λ W), U S Vᵀ the gradient: so both optimizers take one rate."""
-    for rows, columns in ((19, 7), (7, 19), (11, 11)):
-        torch.manual_seed(0)
-        U, S, Vh = torch.linalg.svd(torch.randn(rows, columns), full_matrices=False)
-        W = torch.nn.Parameter(torch.randn(rows, columns))
-        before, W.grad = W.detach().clone(), U * S.clamp(min=0.05 * S.max()) @ Vh  # a value near 0 needs more rounds
-        Muon([W], lr=0.02, weight_decay=0.3).step()
-        moved = (before * (1 - 0.02 * 0.3) - W.detach()) / (0.02 * 0.2 * max(rows, columns) ** 0.5)
-        inside = U.T @ moved @ Vh.T  # diagonal, since the directions stay
-        assert 0.6 < inside.diagonal().min() and inside.diagonal().max() < 1.3
-        assert (inside - torch.diag(inside.diagonal())).abs().max() < 1e-4
-
-
 def test_muon_in_stacks_is_torchs_and_goes_on_after_a_reload():
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for shape in [(5, 3), (3, 7), (5, 3), (3, 7), (4, 4)]]
@@ -299,23 +285,16 @@ def test_the_reconstruction_loss_sees_blur_specks_and_colour():
 
 
 def test_the_ema_follows_faster_at_first_and_the_rate_ends_at_zero():
-    layer = torch.nn.Linear(1, 1)
+    layer, values = torch.nn.Linear(1, 1), []
     ema = make_ema(layer, decay=0.5)
-    values = []
-    for value in (0.0, 1.0, 1.0):
-        with torch.no_grad():
-            layer.weight.fill_(value)
+    for value in (0.0, 1.0, 1.0, *[0.0] * 10, 1.0):
+        torch.nn.init.constant_(layer.weight, value)
         ema.update_parameters(layer)
         values.append(ema.module.weight.item())
-    assert values == pytest.approx([0, 10 / 12, 1 - (2 / 12) * (3 / 13)])  # β = 2/12, then 3/13, and 1/2 in the end
-    for _ in range(40):
-        with torch.no_grad():
-            layer.weight.fill_(-1.0 if _ == 39 else 1.0)
-        ema.update_parameters(layer)
-    assert ema.module.weight.item() == pytest.approx(0, abs=1e-4)
-    assert [learning_rate(p, warm_up=0.1) for p in (0, 0.05, 0.3, 0.6, 0.8, 1, 1.1)] == pytest.approx(
-        [0, 0.5, 1, 1, 0.5, 0, 0]
-    )
+    assert values[:3] == pytest.approx([0, 10 / 12, 1 - (2 / 12) * (3 / 13)])  # β = 2/12, then 3/13 …
+    assert values[-1] == pytest.approx(0.5 + 0.5 * values[-2])  # … and 1/2 in the end
+    rates = [learning_rate(p, warm_up=0.1) for p in (0, 0.05, 0.3, 0.6, 0.8, 1, 1.1)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
 
 
 def test_the_clock_goes_on_from_where_an_earlier_start_ended():

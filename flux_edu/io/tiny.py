@@ -23,9 +23,13 @@ TINY_T5 = dict(
 TINY_CLIP = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
 
 
+def tiny_tokenizer(file: str | Path = Path(str(TINY_FOLDER)) / "tokenizer.json") -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<pad>", eos_token="</s>")
+
+
 def tiny_embedders(tokenizer_file: str | Path, max_length: int) -> tuple[TextEmbedder, TextEmbedder]:
     """A T5 and a CLIP of transformers' own classes, small and untrained, that share one tokenizer."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="<pad>", eos_token="</s>")
+    tokenizer = tiny_tokenizer(tokenizer_file)
     special = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     t5 = T5EncoderModel(T5Config(**TINY_T5, **special))
     clip = CLIPTextModel(CLIPTextConfig(**TINY_CLIP, **special, bos_token_id=None, max_position_embeddings=max_length))

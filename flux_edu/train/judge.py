@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.io.checkpoint import save_int8
 from flux_edu.io.device import autocast
-from flux_edu.io.tiny import TINY_FOLDER
+from flux_edu.io.tiny import TINY_FOLDER, tiny_tokenizer
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae, round_trip
 from flux_edu.train.data import (
@@ -40,7 +40,6 @@ from flux_edu.train.judge_model import (
     Judge,
     ZeroShotClassifier,
     load_classifier,
-    load_tokenizer,
     name_tokens,
     object_crops,
     verdict,
@@ -145,7 +144,7 @@ def main() -> None:
     drawings = load_drawings(args.data).to(device)
     tokens, duplicates = name_tokens(drawings).to(device), find_duplicates(drawings)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
-    judge = Judge(len(load_tokenizer())).to(device, memory_format=torch.channels_last)
+    judge = Judge(len(tiny_tokenizer())).to(device, memory_format=torch.channels_last)
     ema = trainer.make_ema(judge, decay=0.999)
     optimizer = trainer.make_adamw(judge.parameters(), 0.05, betas=(0.9, 0.98))
     run = trainer.Trainer(args, accelerator, judge, ema, {optimizer: args.rate})

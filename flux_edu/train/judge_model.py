@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flux_edu.io.checkpoint import load_strict, read
 from flux_edu.io.device import autocast
-from flux_edu.io.tiny import TINY_FOLDER
+from flux_edu.io.tiny import TINY_FOLDER, tiny_tokenizer
 from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, Drawings, Scenes, a
 
 JUDGE_FOLDER = Path(str(TINY_FOLDER)).parent / "judge"
@@ -95,17 +94,11 @@ class Judge(nn.Module):
         return torch.cat([rearrange(features, "b c h w -> b (h w) c"), place.expand(len(pictures), -1, -1)], dim=-1)
 
 
-def load_tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer of the shipped text encoders: with its words the judge needs none of its own."""
-    file = str(TINY_FOLDER / "tokenizer.json")
-    return PreTrainedTokenizerFast(tokenizer_file=file, pad_token="<pad>", eos_token="</s>")
-
-
 def name_tokens(drawings: Drawings) -> Int[Tensor, "N 16"]:
-    """The tokens of "a 3d fox", a row for every drawing."""
+    """The tokens of "a 3d fox", a row for every drawing; the words are those of the shipped text encoders."""
     first = [entry["en"][0] for entry in drawings.names]
     names = [a(f"{STYLES[s]} {first[c]}") for s, c in zip(drawings.style, drawings.concept, strict=True)]
-    tokenizer = load_tokenizer()
+    tokenizer = tiny_tokenizer()
     if tokenizer.pad_token_id != 0:
         raise ValueError(f"the tokenizer pads with {tokenizer.pad_token_id}; the judge takes 0 for padding")
     return torch.tensor(tokenizer(names, truncation=True, max_length=WORDS, padding="max_length")["input_ids"])
@@ -185,7 +178,7 @@ def load_classifier(folder: str | Path = JUDGE_FOLDER, device: torch.device | st
     style = np.concatenate([np.full(len(sheet), STYLES.index(s)) for s, sheet in index["sheets"].items()])
     concept = np.concatenate([np.array(sheet) for sheet in index["sheets"].values()])
     no_pixels = torch.empty(0, 4, SIZE, SIZE, dtype=torch.uint8)
-    judge = Judge(len(load_tokenizer()))
+    judge = Judge(len(tiny_tokenizer()))
     load_strict(judge, read(folder / "judge.safetensors"), source="judge.safetensors")
     judge = judge.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
     return ZeroShotClassifier(judge, Drawings(no_pixels, style, concept, index["names"]), index["twins"])

@@ -11,14 +11,7 @@ from flux_edu.train.data import SHIPPED
 
 WEIGHTS = Path(str(TINY_FOLDER)).parent
 CARD = WEIGHTS / "MODEL_CARD.md"
-NAMES = (
-    "tokenizer.json",
-    "vocabulary.json",
-    "t5.safetensors",
-    "clip.safetensors",
-    "flux.safetensors",
-    "ae.safetensors",
-)
+NAMES = ("tokenizer.json", "vocabulary.json", *(f"{name}.safetensors" for name in ("t5", "clip", "flux", "ae")))
 # deltas that distillation and the tools add, if they are there
 OPTIONAL = tuple(f"{name}.safetensors" for name in ("dev", "schnell", "fill", "canny", "kontext", "redux"))
 LIMIT = 44_000_000  # bytes of weights and drawings together, so that the package stays a small download
