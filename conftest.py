@@ -118,9 +118,12 @@ class NotebookRun(pytest.Item):
     def runtest(self):
         notebook, start = nbformat.read(self.path, as_version=4), time.perf_counter()
         client = NotebookClient(
-            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": self.path.parent}}
+            notebook,
+            timeout=300,
+            kernel_name="python3",
+            shutdown_kernel="immediate",  # when asked politely a kernel takes 1.5 s to end
+            resources={"metadata": {"path": self.path.parent}},
         )
-        client.shutdown_kernel = "immediate"  # when asked politely a kernel takes 1.5 s to end
         try:
             with client.setup_kernel():
                 try:
@@ -128,9 +131,6 @@ class NotebookRun(pytest.Item):
                         client.execute_cell(cell, index)
                 finally:
                     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
-                    notebook.metadata["alone"] = (
-                        "PYTEST_XDIST_WORKER" not in os.environ
-                    )  # else with a part of the machine
                     notebook.metadata["peak_mb"] = peak_memory(client.km.provisioner.pid)
                 client.set_widgets_metadata()
                 notebook.metadata["sweep"] = sweep(client)

@@ -67,6 +67,12 @@ def test_github_runs_it_every_week():
     assert (ROOT / conda["with"]["environment-file"]).exists()
 
 
+def test_every_change_is_checked_by_the_command_that_readers_are_given():
+    lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    assert '"$python" run.py test' in lines and "python run.py test   " in (ROOT / "README.md").read_text("utf-8")
+    assert {"run": "bash .ci/run"} in workflow("ci.yml")["jobs"]["everything"]["steps"]
+
+
 def test_what_the_workflows_run_exists():
     for path in (ROOT / ".github" / "workflows").glob("*.yml"):
         for name in re.findall(r"[\w./]+\.(?:py|ipynb|sh)\b|\.ci/run", path.read_text("utf-8")):

@@ -159,11 +159,8 @@ def test_a_notebook_needs_little_time_and_memory(executed_notebooks, record_prop
     told = [f"{name} {seconds:.0f} s, {f'{peak} MB' if peak else 'memory not known'}" for name, seconds, peak in rows]
     record_property("told", f"{'; '.join(told)}; together {total:.0f} s")
     assert all(peak is None or peak < 2000 for _, _, peak in rows), "a kernel held more than 2 GB"
-    if os.environ.get("CI") and all(each.metadata.get("alone", True) for each in executed_notebooks.values()):
-        core = sum(seconds for name, seconds, _ in rows if name < "07")
-        assert core <= 360, "notebooks 00 to 06 together take more than six minutes"
-        # beside the sliders and the reading of the one before it, a notebook takes longer than alone
-        assert total <= 900, "all notebooks together take more than fifteen minutes"
+    if os.environ.get("CI"):  # two run at a time, with a core each
+        assert total <= 1200, "all notebooks together take more than twenty minutes"
 
 
 def test_no_cell_failed_or_warned(executed_notebooks):

@@ -106,7 +106,7 @@ def short_row(number: str, root: str, notebooks: str) -> str:
 
 
 def notebook_row(row: re.Match) -> str:
-    """A row of README's notebooks, with the minutes that the notebook names and what its last run alone took."""
+    """A row of README's notebooks, with the minutes that the notebook names and what its last run took."""
     name, learned, minutes, seconds, memory = row.groups()
     path = ROOT / "notebooks" / f"{name}.ipynb"
     if path.exists() and (reading := re.search(r"\*\*About (\d+) minutes", cells(path)[0]["source"])):
@@ -121,13 +121,13 @@ def filled(readme: str) -> str:
 
 
 def measured(readme: str) -> str:
-    """The text of README with seconds and memory of the notebooks that were executed last, alone on the machine."""
+    """The text of README with seconds and memory of the notebooks that were executed last."""
 
     def notebook(row: re.Match) -> str:
         executed = ROOT / "build" / "executed" / f"{row[1]}.ipynb"
-        metadata = json.loads(executed.read_text("utf-8"))["metadata"] if executed.exists() else {"alone": False}
-        if not metadata.get("alone", True):
+        if not executed.exists():
             return row[0]
+        metadata = json.loads(executed.read_text("utf-8"))["metadata"]
         memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[5]
         return (
             f"| [{row[1]}](notebooks/{row[1]}.ipynb) | {row[2]} | {row[3]} | {metadata['seconds']:.0f} s | {memory} |"

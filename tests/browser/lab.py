@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-
-from conftest import SWEEP, SWEEP_RESULT
+from nbformat.sign import NotebookNotary
 
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 QUIET = (
@@ -27,22 +26,22 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},  # all cells on the page
 }
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
-# A notebook and all its cells, as soon as its kernel is there. The page does it by itself, nobody needs to wait.
-RUN_ALL = """(path) => {
+# A notebook, and all its cells if they are to run: then `fluxReady` is true. The page does it by itself.
+OPEN = """([path, run]) => {
   const until = async (there) => {
     while (!there()) await new Promise((again) => setTimeout(again, 100));
   };
-  window.fluxSeconds = null;
+  window.fluxReady = false;
   void (async () => {
     await until(() => window.jupyterapp);
     const app = window.jupyterapp;
     await app.restored;
-    const start = performance.now(), panel = await app.commands.execute("docmanager:open", { path });
+    const panel = await app.commands.execute("docmanager:open", { path });
     const context = panel.sessionContext, connected = () => context.session?.kernel?.connectionStatus === "connected";
     await until(() => context.isReady && connected() && context.session.kernel.status === "idle");
     app.shell.collapseLeft();
-    await app.commands.execute("notebook:run-all-cells");
-    window.fluxSeconds = (performance.now() - start) / 1000;
+    if (run) await app.commands.execute("notebook:run-all-cells");
+    window.fluxReady = true;
   })();
 }"""
 # Its kernel ends, and it is closed without being saved.
@@ -52,21 +51,7 @@ CLOSE = """async () => {
   panel.context.model.dirty = false;
   panel.close();
 }"""
-RAN = "() => window.fluxSeconds"
-# Asked of the kernel: how many panels there are; after all, the sliders at both ends, the widgets' states, the memory.
-ASK = """async ([code, expressions]) => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  const request = { code, store_history: false, allow_stdin: false, user_expressions: expressions };
-  return (await kernel.requestExecute(request).done).content;
-}"""
-# Not imported for the question: in a notebook without panels that would take seven seconds.
-PANELS = {"panels": "len(getattr(__import__('sys').modules.get('flux_edu.teaching.panel'), 'PANELS', []))"}
-AT_REST = {"at_rest": "int(__import__('gc').isenabled())"}  # a panel puts off the collection of garbage while it draws
-LEFT = {
-    "sweep": SWEEP_RESULT,
-    "state": "__import__('json').dumps(__import__('ipywidgets').Widget.get_manager_state(), default=str)",
-    "peak": "__import__('resource').getrusage(__import__('resource').RUSAGE_SELF).ru_maxrss // 1024",
-}
+READY = "() => window.fluxReady"
 # From a key to the picture that it brings, by the page's own clock: another picture, decoded and ready to be painted.
 WATCH = """(panel) => {
   const box = panel.querySelector(".flux-picture");
@@ -90,11 +75,10 @@ def find_browser() -> str | None:
 
 @dataclass
 class Visit:
-    """A notebook on the page, run from top to bottom, and what went wrong meanwhile."""
+    """A notebook on the page, and what went wrong meanwhile."""
 
     name: str
     page: object
-    seconds: float = 0.0
     page_errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
 
@@ -103,15 +87,8 @@ class Visit:
 
     def notebook(self) -> nbformat.NotebookNode:
         """As the browser holds it: sources, outputs."""
-        found = self.page.evaluate("() => JSON.stringify(window.jupyterapp.shell.currentWidget.context.model.toJSON())")
-        return nbformat.from_dict(json.loads(found))
-
-    def ask(self, expressions: dict[str, str]) -> dict:
-        """Expressions evaluated in the notebook's kernel, behind its back: numbers, or strings of JSON."""
-        answer = self.page.evaluate(ASK, [SWEEP, expressions])
-        assert answer["status"] == "ok", answer
-        told = {key: each["data"]["text/plain"] for key, each in answer["user_expressions"].items()}
-        return {key: json.loads(eval(text)) if text[0] in "'\"" else int(text) for key, text in told.items()}
+        text = self.page.evaluate("() => JSON.stringify(window.jupyterapp.shell.currentWidget.context.model.toJSON())")
+        return nbformat.from_dict(json.loads(text))
 
 
 class Lab:
@@ -119,8 +96,6 @@ class Lab:
 
     def __init__(self, folder: Path):
         self.folder, self.token = folder, secrets.token_hex(16)
-        self.started: dict[Path, Visit] = {}  # notebooks at work
-        self.free: list[Visit] = []  # pages without a notebook
         self.root = folder / "notebooks"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -170,12 +145,7 @@ class Lab:
             except subprocess.TimeoutExpired:
                 os.killpg(self.server.pid, signal.SIGKILL)
 
-    def copy(self, notebook: Path) -> None:
-        """A notebook and its drawings to where the server looks."""
-        shutil.copytree(notebook.parent / "img", self.root / "img", dirs_exist_ok=True)
-        shutil.copyfile(notebook, self.root / notebook.name)
-
-    def open(self, browser) -> Visit:
+    def open_page(self, browser) -> Visit:
         """A page of JupyterLab, to be used for one notebook after the other."""
         visit = Visit("", browser.new_page(viewport={"width": 1300, "height": 1400}))
         page, local = visit.page, (self.address, "data:", "blob:", self.address.replace("http", "ws"))
@@ -184,25 +154,17 @@ class Lab:
         page.goto(f"{self.address}/lab?token={self.token}&reset", wait_until="domcontentloaded", timeout=60_000)
         return visit
 
-    def start(self, browser, notebook: Path) -> None:
-        """Open a notebook and leave it to run all its cells."""
-        self.copy(notebook)
-        visit = self.started[notebook] = self.free.pop() if self.free else self.open(browser)
+    def open(self, visit: Visit, notebook: Path, run: bool) -> None:
+        """A notebook on the page: all its cells run, or with the outputs that the file holds."""
+        copy = nbformat.read(notebook, as_version=4)
+        NotebookNotary(data_dir=str(self.folder / "data")).sign(copy)  # else the page would not show its widgets
+        nbformat.write(copy, self.root / notebook.name)
         visit.name = notebook.name
-        visit.page.evaluate(RUN_ALL, notebook.name)
+        visit.page.evaluate(OPEN, [notebook.name, run])
+        visit.page.wait_for_function(READY, timeout=400_000, polling=500)  # else it is asked every frame
 
-    def visit(self, browser, notebook: Path, seconds: int = 400) -> Visit:
-        """A notebook of which all cells have run."""
-        if notebook not in self.started:
-            self.start(browser, notebook)
-        visit = self.started.pop(notebook)
-        visit.page.wait_for_function(RAN, timeout=1000 * seconds, polling=500)  # else it is asked every frame
-        visit.seconds = round(visit.page.evaluate(RAN), 1)
-        return visit
-
-    def leave(self, visit: Visit) -> None:
+    def close(self, visit: Visit) -> None:
         """End the kernel and close the notebook; the page is free for the next one."""
         visit.page.evaluate(CLOSE)
         visit.page_errors.clear()
         visit.outside.clear()
-        self.free.append(visit)

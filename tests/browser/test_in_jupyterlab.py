@@ -1,14 +1,16 @@
-"""Every notebook in JupyterLab and Chromium: it runs, its sliders move by keyboard, what they show can be read.
+"""Notebooks in JupyterLab and Chromium, for what only a browser shows: keys move panels, pages can be read.
 
     FLUX_EDU_BROWSER=1 python -m pytest tests/browser
 
-needs Chromium or Chrome and about sixteen minutes. With FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
-Every notebook is left in build/executed as `pytest --nbmake` leaves it; `pytest --executed` then reads those.
+needs Chromium or Chrome, and what `python run.py test` has left in build/executed. Three notebooks, which together have
+every kind of panel, run here from top to bottom; all are opened as executed, in both themes. With
+FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
 """
 
 import base64
 import json
 import os
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -17,17 +19,17 @@ import nbformat
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from lab import AT_REST, FOLLOWED, IDLE, LEFT, PANEL, PANELS, QUIET, WATCH, Lab, find_browser
-from playwright.sync_api import TimeoutError as NothingCame
-from playwright.sync_api import sync_playwright
+from lab import FOLLOWED, IDLE, PANEL, QUIET, WATCH, Lab, find_browser
+from playwright.sync_api import expect, sync_playwright
 
 from conftest import EXECUTED
 from flux_edu import schedule
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+RUN = ["01_schedule", "06_sampling", "12_tools"]
 PLOTS, FOUR, LONGER = "plots", "the tiny FLUX at four steps", "longer walks of the tiny FLUX"
-AIMS = {PLOTS: 0.1, FOUR: 0.5, LONGER: 2.0}  # seconds from a key to the new picture, on two quiet cores
+AIMS = {PLOTS: 0.15, FOUR: 0.5, LONGER: 2.0}  # seconds from a key to the new picture, on two quiet cores
 BUSY = 2.5  # how much slower a busy machine may be
 SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds, a key each
 
@@ -35,7 +37,7 @@ SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds
 @pytest.fixture(scope="module")
 def browser():
     if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to run every notebook in a real browser (about sixteen minutes)")
+        pytest.skip("set FLUX_EDU_BROWSER=1 to open the notebooks in a real browser (about seven minutes)")
     program = find_browser()
     if program is None:
         pytest.skip("no Chromium or Chrome was found on this machine")
@@ -48,26 +50,22 @@ def browser():
 @pytest.fixture(scope="module")
 def server(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    (folder / "notebooks").mkdir()
+    shutil.copytree(ROOT / "notebooks" / "img", folder / "notebooks" / "img")
     with Lab(folder) as server:
         yield server
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
-def visit(server, browser, request):
-    """A notebook, opened and run; the tests of one notebook share it."""
-    visit = server.visit(browser, request.param)
-    yield visit
-    server.leave(visit)
+@pytest.fixture(scope="module")
+def page(server, browser):
+    return server.open_page(browser)
 
 
 @pytest.fixture(scope="module")
-def meanwhile(server, browser, visit, request):
-    """The next notebook opens and runs meanwhile: from the first test that asks for this, nothing is timed any more."""
-    wanted = {item.callspec.params["visit"] for item in request.session.items if "visit" in item.fixturenames}
-    later = [notebook for notebook in wanted if notebook.name > visit.name]
-    if later:
-        server.start(browser, min(later))
+def visit(server, page, request):
+    """A notebook, opened and run; the tests of one notebook share it."""
+    server.open(page, ROOT / "notebooks" / f"{request.param}.ipynb", run=True)
+    yield page
+    server.close(page)
 
 
 def picture(panel):
@@ -80,85 +78,68 @@ def kind_of(shown):
     return PLOTS if "pixelated" not in shown else FOUR if " 4 steps" in shown else LONGER
 
 
-def press(visit, handle, key, patience=60):
-    """Seconds from a key on a slider's handle to the next picture of its panel; None when none came.
-
-    None has come when a second passes after the kernel was found at rest. (JupyterLab has sliders served beside the
-    cells, so the kernel answers while it draws.)
-    """
-    handle.focus()
-    visit.page.wait_for_function(IDLE, polling=20)  # nobody presses a key in the millisecond after the last picture
-    visit.page.keyboard.press(key)
-    at_rest = False
-    for _ in range(patience):
-        try:
-            # every 20 ms: asked every frame, as by default, the page would draw 60 of them a second for the question
-            visit.page.wait_for_function(FOLLOWED, timeout=1000, polling=20)
-        except NothingCame:
-            if at_rest:
-                return None
-            at_rest = visit.ask(AT_REST)["at_rest"]
-        else:
-            return visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
-    return None
+def key_for(control):
+    """A key that changes a control for certain: a slider goes to its farther end, a menu to its next line."""
+    if control.get_attribute("role") == "slider":
+        now, low, high = (float(control.get_attribute(f"aria-value{name}")) for name in ("now", "min", "max"))
+        return "Home" if now - low > high - now else "End"
+    if control.evaluate("control => control.tagName === 'SELECT'"):
+        return "ArrowDown" if control.evaluate("menu => menu.selectedIndex + 1 < menu.length") else "ArrowUp"
+    return "Space"
 
 
-def moves(visit, panel, handle, key):
-    """Whether a key brings a new picture; the seconds it took are kept under what the picture is."""
-    took, shown = press(visit, handle, key), picture(panel)
-    assert "flux-error" not in shown, shown[:500]
-    if took is not None:
-        SECONDS[kind_of(shown)].setdefault(visit.name, []).append(took)
-    return took is not None
-
-
-# ---------------------------------------------------------------- one notebook after the other
-
-
-def test_it_runs_from_top_to_bottom(visit):
-    notebook = visit.notebook()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            errors = [output for output in cell.outputs if output.output_type == "error"]
-            assert not errors or "raises-exception" in cell.metadata.get("tags", []), errors
-            assert cell.execution_count, f"not run: {cell.source}"
+def is_well(visit):
+    """Nothing has gone wrong on the page, and nothing came from the network."""
     assert visit.page.get_by_text("Click to show javascript error").count() == 0
     assert not visit.page_errors
     assert not visit.outside, "a notebook needs nothing from the network"
 
 
-def test_sliders_move_by_keyboard_and_reset_brings_the_first_picture_back(visit):
-    made = visit.ask(PANELS)["panels"]
-    assert len(visit.panels()) == made, "a panel that was made is not shown"
+# ---------------------------------------------------------------- three that run
+
+
+each_that_runs = pytest.mark.parametrize("visit", RUN, indirect=True)
+
+
+@each_that_runs
+def test_it_runs_from_top_to_bottom(visit):
+    for cell in visit.notebook().cells:
+        if cell.cell_type == "code":
+            errors = [output for output in cell.outputs if output.output_type == "error"]
+            assert not errors or "raises-exception" in cell.metadata.get("tags", []), errors
+            assert cell.execution_count, f"not run: {cell.source}"
+    is_well(visit)
+
+
+@each_that_runs
+def test_every_control_moves_its_picture_by_keyboard_and_reset_brings_the_first_back(visit):
     for panel in visit.panels():
         panel.scroll_into_view_if_needed()
         panel.locator(".flux-picture img").wait_for()
         panel.evaluate(WATCH)
-        first, moved = picture(panel), False
-        for handle in panel.locator(".noUi-handle").all():
-            name = handle.get_attribute("aria-label")
-            assert name, "a slider without a name for screen readers"
+        first = picture(panel)
+        for control in panel.locator(".noUi-handle, select, input[type=checkbox], canvas").all():
             before = picture(panel)
-            now, top = (float(handle.get_attribute(f"aria-value{which}")) for which in ("now", "max"))
-            forth, back, far = ("ArrowLeft", "ArrowRight", "Home") if now >= top else ("ArrowRight", "ArrowLeft", "End")
-            if not moves(visit, panel, handle, forth):  # a step may change nothing that can be seen; the whole way does
-                assert moves(visit, panel, handle, far), f"{visit.name}: nothing followed {name}"
-            elif kind_of(first) != LONGER:  # seconds of work are seen once
-                for key in (back, forth):
-                    moves(visit, panel, handle, key)
-            assert picture(panel) != before, f"{visit.name}: {name} moved, the picture did not"
-            moved = True
-        if moved:
-            panel.get_by_role("button", name="Reset").click()
-            visit.page.wait_for_function(
-                "([panel, first]) => panel.querySelector('.flux-picture').innerHTML === first",
-                arg=[panel.element_handle(), first],
-                timeout=20_000,
-            )
-    assert not visit.page_errors
+            control.focus()
+            visit.page.wait_for_function(IDLE, timeout=60_000, polling=20)  # no key comes while the last one is at work
+            visit.page.keyboard.press(key_for(control))
+            # every 20 ms: asked every frame, as by default, the page would draw 60 of them a second for the question
+            visit.page.wait_for_function(FOLLOWED, timeout=60_000, polling=20)
+            shown = picture(panel)
+            assert shown != before and "flux-error" not in shown, shown[:500]
+            took = visit.page.evaluate("() => window.fluxShown - window.fluxKey") / 1000
+            SECONDS[kind_of(shown)].setdefault(visit.name, []).append(took)
+        panel.get_by_role("button", name="Reset").click()
+        visit.page.wait_for_function(
+            "([panel, first]) => panel.querySelector('.flux-picture').innerHTML === first",
+            arg=[panel.element_handle(), first],
+            timeout=60_000,
+        )
+    is_well(visit)
 
 
-def the_schedule_in_the_browser_follows_the_hand(visit):
+@pytest.mark.parametrize("visit", ["01_schedule"], indirect=True)
+def test_the_schedule_in_the_browser_follows_the_hand(visit):
     card = visit.page.locator(".flux-live")
     card.scroll_into_view_if_needed()
     for label, keys in (("μ", ["ArrowRight"] * 7), ("σ", ["ArrowLeft"] * 5), ("μ", ["Home"]), ("σ", ["End"])):
@@ -183,65 +164,52 @@ def the_schedule_in_the_browser_follows_the_hand(visit):
       }
       return times.slice(1).map((time, i) => time - times[i]);
     }""")
-    told = statistics.median(frames)
-    print(f"\nthe schedule in the browser: {1000 / told:.0f} frames a second while dragged", end=" ")
-    assert told < 1000 / 60 * BUSY
+    median = statistics.median(frames)
+    print(f"\nthe schedule in the browser: {1000 / median:.0f} frames a second while dragged", end=" ")
+    assert median < 1000 / 60 * BUSY
 
 
-def the_playground_paints_what_is_typed(visit):
+@pytest.mark.parametrize("visit", ["06_sampling"], indirect=True)
+def test_the_playground_paints_what_is_typed(visit):
     panel = visit.page.locator(f"{PANEL} .flux-panel", has=visit.page.get_by_label("prompt")).first
     panel.evaluate(WATCH)
-    wanted = "a sticker tiger face on a green background"
+    prompt = "a sticker tiger face on a green background"
     field = panel.get_by_label("prompt")
-    field.fill(wanted)
+    field.fill(prompt)
     field.press("Enter")
-    panel.locator(f".flux-picture img[alt*='{wanted}']").wait_for(timeout=20_000)
-    seen = panel.locator(".flux-picture img").get_attribute("src")
-    assert base64.b64decode(seen.partition(",")[2]).startswith(b"\x89PNG")
+    panel.locator(f".flux-picture img[alt*='{prompt}']").wait_for(timeout=20_000)
+    source = panel.locator(".flux-picture img").get_attribute("src")
+    assert base64.b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
 
 
-OWN = {
-    "01_schedule.ipynb": the_schedule_in_the_browser_follows_the_hand,
-    "06_sampling.ipynb": the_playground_paints_what_is_typed,
-}
+# ---------------------------------------------------------------- all of them, as executed
 
 
-def test_what_only_this_notebook_has(visit):
-    OWN.get(visit.name, lambda visit: None)(visit)
-
-
-THEMES = {"true": "JupyterLab Light", "false": "JupyterLab Dark"}  # by what the page says of itself
+THEMES = ["JupyterLab Light", "JupyterLab Dark"]
 COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}  # the rules of axe that look at them
 
 
-def test_a_screen_reader_and_weak_eyes_find_their_way(visit, meanwhile):
-    """In the theme that the page has, and in the other: there it is the same page in other colours, only they count."""
+@pytest.mark.parametrize("name", NAMES)
+def test_a_screen_reader_and_weak_eyes_find_their_way(server, page, name):
+    """In the light theme, and in the dark one: there it is the same page in other colours, only they count."""
+    if not (EXECUTED / f"{name}.ipynb").exists():
+        pytest.skip("no executed notebooks: `python run.py test` leaves them in build/executed")
+    server.open(page, EXECUTED / f"{name}.ipynb", run=False)
+    made = len(nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4).metadata["sweep"])
+    expect(page.page.locator(f"{PANEL} .flux-panel")).to_have_count(made, timeout=60_000)
     outputs = {"include": [[f"{PANEL} .jp-OutputArea-output"]]}
-    if not visit.page.locator(outputs["include"][0][0]).count():
-        return
-    light = visit.page.evaluate("() => document.body.dataset.jpThemeLight")
-    for turn, options in ((light, {}), ("false" if light == "true" else "true", {"runOnly": COLOURS})):
-        if turn != light:
-            visit.page.evaluate(
-                f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: '{THEMES[turn]}'}})"
-            )
-            visit.page.wait_for_function("turn => document.body.dataset.jpThemeLight === turn", arg=turn)
-        found = Axe().run(visit.page, context=outputs, options={"resultTypes": ["violations"]} | options)
+    for theme, options in zip(THEMES, ({}, {"runOnly": COLOURS}), strict=True):
+        page.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+        page.page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+        result = Axe().run(page.page, context=outputs, options={"resultTypes": ["violations"]} | options)
         serious = {
-            each["id"]: [node["html"][:200] for node in each["nodes"]][:3]
-            for each in found.response["violations"]
-            if each["impact"] in ("serious", "critical")
+            violation["id"]: [node["html"][:200] for node in violation["nodes"]][:3]
+            for violation in result.response["violations"]
+            if violation["impact"] in ("serious", "critical")
         }
-        assert not serious, f"{visit.name}, {THEMES[turn]}: {json.dumps(serious, indent=1)}"
-
-
-def test_what_was_run_is_kept(visit, meanwhile):
-    """The last look at a notebook: what `pytest --nbmake` would have left, in the same place."""
-    told, notebook = visit.ask(LEFT), visit.notebook()
-    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": told["state"]}
-    notebook.metadata |= {"sweep": told["sweep"], "seconds": visit.seconds, "peak_mb": told["peak"]}
-    EXECUTED.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, EXECUTED / visit.name)
+        assert not serious, f"{name}, {theme}: {json.dumps(serious, indent=1)}"
+    is_well(page)
+    server.close(page)
 
 
 # ---------------------------------------------------------------- all together
