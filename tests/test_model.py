@@ -13,6 +13,7 @@ from flux_edu.attention import attention_explicit
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.model import Flux, FluxParams
+from flux_edu.patchify import make_img_ids
 from flux_edu.rope import EmbedND
 
 PARAMS = FluxParams(
@@ -98,6 +99,17 @@ def test_a_common_shift_of_all_positions_changes_nothing():
     model, x = make_model(), make_inputs()
     moved = {k: x[k] + torch.tensor([3.0, 5.0, 11.0]) for k in ("img_ids", "txt_ids")}
     torch.testing.assert_close(model(**x | moved), model(**x), rtol=1e-5, atol=1e-5)
+
+
+def test_exchanging_rows_and_columns_of_the_ids_is_exchanging_the_tokens():
+    """What notebook 03 shows on a painted picture: the layout is mirrored, the inside of a patch is not."""
+    model, x = make_model(), make_inputs()
+    x |= {"img": x["img"][:, :9], "img_ids": make_img_ids(B, 3, 3)}
+    transpose = [3 * column + row for row in range(3) for column in range(3)]
+    exchanged = model(**x | {"img_ids": x["img_ids"][..., [0, 2, 1]]})
+    moved = model(**x | {"img": x["img"][:, transpose]})[:, transpose]
+    torch.testing.assert_close(exchanged, moved, rtol=1e-9, atol=1e-9)
+    assert (exchanged - model(**x)).norm() > 1e-3 * moved.norm()
 
 
 def test_pictures_of_a_batch_do_not_see_each_other():
