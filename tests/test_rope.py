@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flux_edu import rope
-from flux_edu.attention import attention_explicit
+from flux_edu.attention import attention_explicit, attention_weights
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.teaching.exercises.chapter_03 import halves_to_neighbours
 from flux_edu.teaching.plots import chapter_03 as plots
