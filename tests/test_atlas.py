@@ -11,7 +11,7 @@ from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.labs import attention_maps
-from flux_edu.teaching.labs.activations import without
+from flux_edu.teaching.labs.activations import ablate
 from flux_edu.teaching.plots import chapter_15 as plots
 
 H, GRID, TXT = 3, (2, 5), 7  # heads, rows and columns, text tokens
@@ -212,7 +212,7 @@ def test_blocks_are_named_in_the_order_of_the_forward_pass(model):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model, inputs, block):
     whole = model(**inputs)
-    with attention_maps.ablate(model, block):
+    with ablate(model.get_submodule(block)):
         without_it = model(**inputs)
     assert hooks(model) == 0 and torch.equal(model(**inputs), whole)
     close_the_gates(model, block)
@@ -223,7 +223,7 @@ def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model
 @pytest.mark.parametrize("block", BLOCKS)
 def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
     """The same as zero columns for this head in the matrix behind the attention."""
-    with attention_maps.ablate(model, block, 1):
+    with ablate(model.get_submodule(block), 1):
         found = model(**inputs)
     part, K = model.get_submodule(block), D // HEADS
     ends = [part.img_attn.proj, part.txt_attn.proj] if block.startswith("double") else [part.linear2]
@@ -234,20 +234,17 @@ def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
 
 @pytest.mark.parametrize("block", BLOCKS[2:])
 def test_all_heads_silent_is_a_block_without_attention(model, inputs, block):
-    with attention_maps.ablate(model, block, range(HEADS)):
+    with ablate(model.get_submodule(block), range(HEADS)):
         found = model(**inputs)
-    with without(model.get_submodule(block), "attention"):
+    with ablate(model.get_submodule(block), "attention"):
         torch.testing.assert_close(found, model(**inputs))
 
 
-def test_hooks_go_after_an_error_and_wrong_names_are_answered(model):
-    with pytest.raises(RuntimeError), attention_maps.ablate(model, "single_blocks.0", [0, 2]):
+def test_hooks_go_after_an_error_and_wrong_heads_are_answered(model):
+    with pytest.raises(RuntimeError), ablate(model.single_blocks[0], [0, 2]):
         raise RuntimeError
     assert hooks(model) == 0
-    with pytest.raises(KeyError, match="there are double_blocks.0, .*single_blocks.1"):
-        with attention_maps.ablate(model, "single_blocks.2"):
-            pass
-    with pytest.raises(ValueError, match="heads 0 to 2"), attention_maps.ablate(model, "single_blocks.1", 3):
+    with pytest.raises(ValueError, match="heads 0 to 2"), ablate(model.single_blocks[1], 3):
         pass
     assert hooks(model) == 0
 

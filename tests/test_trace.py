@@ -5,7 +5,7 @@ import torch
 
 from flux_edu.model import Flux, FluxParams
 from flux_edu.modulation import ModulationOut
-from flux_edu.teaching.labs.activations import Trace, tensors, trace, without
+from flux_edu.teaching.labs.activations import Trace, ablate, tensors, trace
 
 PARAMS = FluxParams(
     in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,
@@ -169,7 +169,7 @@ def test_a_single_block_without_a_part_is_one_with_zeros_in_linear2(model, input
     whole = block(x, vec, pe)
     parts = {}
     for part in ("attention", "MLP"):
-        with without(block, part):
+        with ablate(block, part):
             parts[part] = block(x, vec, pe)
     # the two parts, and the bias that both have kept, add up to the whole
     gate = block.modulation(vec)[0].gate
@@ -187,19 +187,19 @@ def test_a_double_block_without_a_part(model, inputs):
     img, txt, vec = torch.randn(B, 3, D), torch.randn(B, 2, D), torch.randn(B, D)
     pe = model.pe_embedder(torch.zeros(B, 5, 3))
     whole = block(img, txt, vec, pe)
-    with without(block, "attention"):
+    with ablate(block, "attention"):
         alone = block(img, txt, vec, pe)
         other = block(img, -txt, vec, pe)
         assert torch.equal(alone[0], other[0])  # without attention the streams do not meet
-    with without(block, "attention"), without(block, "MLP"):
+    with ablate(block, "attention"), ablate(block, "MLP"):
         assert all(torch.equal(a, b) for a, b in zip(block(img, txt, vec, pe), (img, txt), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(block(img, txt, vec, pe), whole, strict=True))
 
 
 def test_the_part_comes_back_after_an_error(model):
     block = model.single_blocks[0]
-    with pytest.raises(RuntimeError), without(block, "MLP"):
+    with pytest.raises(RuntimeError), ablate(block, "MLP"):
         raise RuntimeError
     assert not block.linear2._forward_pre_hooks
-    with pytest.raises(ValueError, match="'attention' and 'MLP'"), without(block, "mlp"):
+    with pytest.raises(ValueError, match="'attention', its 'MLP' or heads"), ablate(block, "mlp"):
         pass

@@ -13,6 +13,7 @@ from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.experiments import CATS, apart, tiny
 from flux_edu.teaching.exercises.question import Question
 from flux_edu.teaching.labs import attention_maps
+from flux_edu.teaching.labs.activations import ablate
 
 Grid = tuple[int, int]
 
@@ -221,7 +222,7 @@ def without_a_block() -> float:
     flux, noise = tiny("tiny-schnell"), get_noise(1, 128, 128, "cpu", torch.float32, 0)
     inputs, timesteps = prepare(flux.t5, flux.clip, noise, CATS), get_schedule(4, 64, shift=False)
     whole = denoise(flux.model, **inputs, timesteps=timesteps)
-    with attention_maps.ablate(flux.model, attention_maps.block_names(flux.model)[4]):
+    with ablate(flux.model.get_submodule(attention_maps.block_names(flux.model)[4])):
         return apart(denoise(flux.model, **inputs, timesteps=timesteps), whole)
 
 

@@ -72,30 +72,46 @@ def trace(model: nn.Module, *args, **kwargs) -> Trace:
     return found
 
 
-@contextmanager
-def without(block: DoubleStreamBlock | SingleStreamBlock, part: str) -> Iterator[None]:
-    """Inside the `with`, the block's "attention" or its "MLP" adds nothing; the rest of the block works as ever.
+Block = DoubleStreamBlock | SingleStreamBlock
 
-    A double block leaves the branch out for text and image, with its bias. In a single block the part's channels are
-    zero before linear2, whose bias belongs to both and stays.
+
+@contextmanager
+def ablate(block: Block, part: str | int | Iterable[int] = "block") -> Iterator[None]:
+    """Inside the `with`, a part of a block adds nothing; the rest of the block works as ever.
+
+    part is the whole "block", which then hands its tokens on as they came, its "attention", its "MLP", or heads by
+    their numbers. A double block leaves its attention or MLP out for text and image, with the bias. Otherwise the
+    part's channels are zero before the last linear layer (`proj`, `linear2`), whose bias stays.
     """
-    if part not in ("attention", "MLP"):
-        raise ValueError(f"part = {part!r}: a block has two, 'attention' and 'MLP'")
-    if isinstance(block, DoubleStreamBlock):
+    double = isinstance(block, DoubleStreamBlock)
+    if part == "block":
+        hooks = [block.register_forward_hook(lambda _, inputs, out: inputs[:2] if double else inputs[0])]
+    elif double and part in ("attention", "MLP"):
         ends = [block.img_attn.proj, block.txt_attn.proj] if part == "attention" else [block.img_mlp, block.txt_mlp]
-        hooks = [end.register_forward_hook(lambda _, __, out: torch.zeros_like(out)) for end in ends]
+        hooks = [end.register_forward_hook(lambda _, inputs, out: torch.zeros_like(out)) for end in ends]
     else:
-        D = block.linear2.out_features
+        ends = [block.txt_attn.proj, block.img_attn.proj] if double else [block.linear2]
+        silent = _channels(part, ends[0], (block.img_attn if double else block).num_heads)
 
         def silence(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-            both = inputs[0].clone()
-            both[..., :D] *= part == "MLP"
-            both[..., D:] *= part == "attention"
-            return both
+            return inputs[0].index_fill(-1, silent.to(inputs[0].device), 0)
 
-        hooks = [block.linear2.register_forward_pre_hook(silence)]
+        hooks = [end.register_forward_pre_hook(silence) for end in ends]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _channels(part: str | int | Iterable[int], end: nn.Linear, num_heads: int) -> Tensor:
+    """The inputs of a block's last layer that belong to a part: the heads side by side, then the MLP."""
+    D, width = end.out_features, end.in_features
+    if isinstance(part, str):
+        if part not in ("attention", "MLP"):
+            raise ValueError(f"part = {part!r}: leave out the whole 'block', its 'attention', its 'MLP' or heads")
+        return torch.arange(D) if part == "attention" else torch.arange(D, width)
+    heads = [part] if isinstance(part, int) else list(part)
+    if not set(heads) <= set(range(num_heads)):
+        raise ValueError(f"heads = {sorted(heads)}: this block has heads 0 to {num_heads - 1}")
+    return torch.cat([torch.arange(D).unflatten(0, (num_heads, -1))[head] for head in heads])

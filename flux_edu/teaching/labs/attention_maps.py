@@ -1,18 +1,16 @@
-"""An atlas of attention: who takes from whom, which word is read where, how far heads look, what goes without them.
+"""An atlas of attention: who takes from whom, which word is read where, how far heads look.
 
 Notebook 15. All functions take attention weights as `trace` gives them: text tokens first, a row (query) sums to 1.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io.images import to_tensor
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, prepare, token_grid
@@ -216,41 +214,3 @@ def _check_grid(A: Tensor, L_txt: int, grid: tuple[int, int]) -> None:
             f"{L_txt} text tokens and a grid of {grid[0]} × {grid[1]} make {L_txt + grid[0] * grid[1]} tokens, the"
             f" weights are for {A.shape[-1]}: pass the L_txt and the grid of this picture"
         )
-
-
-# ---------------------------------------------------------------- without a head, without a block
-
-
-@contextmanager
-def ablate(model: Flux, block: str, heads: int | Iterable[int] | None = None) -> Iterator[None]:
-    """Inside the `with`, heads of a block find nothing, or the whole block does nothing.
-
-    block is a name such as "single_blocks.4". With heads, their channels are zero where the heads' findings are laid
-    side by side (before `proj` or `linear2`); the MLP and all biases stay. With None, the block hands its tokens on as
-    they came: the identity on the residual stream.
-    """
-    if block not in block_names(model):
-        raise KeyError(f"there is no block {block!r}; there are {', '.join(block_names(model))}")
-    part, H = model.get_submodule(block), model.params.num_heads
-    double = isinstance(part, DoubleStreamBlock)
-    if heads is None:
-        hooks = [part.register_forward_hook(lambda _, given, out: given[:2] if double else given[0])]
-    else:
-        silent = {heads} if isinstance(heads, int) else set(heads)
-        if not silent <= set(range(H)):
-            raise ValueError(f"heads = {sorted(silent)}: this model has heads 0 to {H - 1}")
-        ends = [part.txt_attn.proj, part.img_attn.proj] if double else [part.linear2]
-        K = model.params.hidden_size // H
-
-        def silence(_: nn.Module, given: tuple[Tensor]) -> Tensor:
-            found = given[0].clone()
-            for head in silent:
-                found[..., head * K : (head + 1) * K] = 0
-            return found
-
-        hooks = [end.register_forward_pre_hook(silence) for end in ends]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
