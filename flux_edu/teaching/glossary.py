@@ -31,12 +31,12 @@ def words() -> tuple[Word, ...]:
 
 def resolve(symbol: str) -> object:
     """The function, class or module that a symbol names, e.g. "schedule.time_shift"."""
-    found: object = import_module("flux_edu")
+    value: object = import_module("flux_edu")
     for name in symbol.split("."):
-        if isinstance(found, ModuleType) and not hasattr(found, name):
-            import_module(f"{found.__name__}.{name}")
-        found = getattr(found, name)
-    return found
+        if isinstance(value, ModuleType) and not hasattr(value, name):
+            import_module(f"{value.__name__}.{name}")
+        value = getattr(value, name)
+    return value
 
 
 def find(text: str = "") -> list[Word]:
@@ -47,9 +47,9 @@ def find(text: str = "") -> list[Word]:
     ]
 
 
-def table(found: list[Word] | None = None, notebooks: dict[str, str] | None = None, chinese_first: bool = False) -> str:
+def table(rows: list[Word] | None = None, notebooks: dict[str, str] | None = None, chinese_first: bool = False) -> str:
     """A Markdown table of words. `notebooks` maps a number to the file's name, so that numbers become links."""
-    rows = list(words() if found is None else found)
+    rows = list(words() if rows is None else rows)
     heads = ["term", "中文"]
     if chinese_first:
         heads.reverse()

@@ -27,14 +27,13 @@ HALF_POINT = Exercise(
     mistakes={
         "the sign is the other way. With μ > 0 less noise than one half is already sent to one half, so t* lies left of"
         " 0.5; solve 0 = μ + σ logit t*": lambda mu, sigma: sigmoid(mu / sigma),
-        "that is the logit of t*. Turn it into a noise level with the sigmoid, 1 / (1 + e^-x)": (
-            lambda mu, sigma: -mu / sigma
-        ),
+        "that is the logit of t*. Turn it into a noise level with the sigmoid, 1 / (1 + e^-x)":
+            lambda mu, sigma: -mu / sigma,
         "right for σ = 1 only. In 0 = μ + σ logit t* the logit is divided by σ as well": lambda mu, sigma: sigmoid(-mu),
         "you multiplied by σ; solving 0 = μ + σ logit t* divides by it": lambda mu, sigma: sigmoid(-mu * sigma),
     },
     advice="Solve 0 = μ + σ logit t*.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 1.2
 
@@ -67,26 +66,21 @@ MY_SCHEDULE = Exercise(
         "a division by zero: the last level is t = 0, where 1/t has no value. Multiply numerator and denominator by t:"
         " t' = e^μ t / (e^μ t + 1 - t)": lambda N, width, height: [1 / (1 + (1 / t - 1)) for t in even(N)],
         "N steps need N + 1 levels, both ends included": lambda N, width, height: my_schedule(N, width, height)[:-1],
-        "the levels rise: they must start at 1 (noise) and end at 0 (the picture)": (
-            lambda N, width, height: my_schedule(N, width, height)[::-1]
-        ),
-        "the levels are evenly spaced: that is right so far, the time shift of Eq. (1.3) is missing": (
-            lambda N, width, height: even(N)
-        ),
-        "a picture whose sides are no multiples of 16 still needs whole tokens: round up, ⌈width/16⌉": (
-            lambda N, width, height: shifted(N, mu_of((width // 16) * (height // 16)))
-        ),
-        "you counted pixels; L is the number of tokens, one for 16 × 16 pixels": (
-            lambda N, width, height: shifted(N, mu_of(width * height))
-        ),
-        "you counted the places of the latent (8 × 8 pixels each); a token is a 2 × 2 patch of those": (
-            lambda N, width, height: shifted(N, mu_of((width // 8) * (height // 8)))
-        ),
+        "the levels rise: they must start at 1 (noise) and end at 0 (the picture)":
+            lambda N, width, height: my_schedule(N, width, height)[::-1],
+        "the levels are evenly spaced: that is right so far, the time shift of Eq. (1.3) is missing":
+            lambda N, width, height: even(N),
+        "a picture whose sides are no multiples of 16 still needs whole tokens: round up, ⌈width/16⌉":
+            lambda N, width, height: shifted(N, mu_of((width // 16) * (height // 16))),
+        "you counted pixels; L is the number of tokens, one for 16 × 16 pixels":
+            lambda N, width, height: shifted(N, mu_of(width * height)),
+        "you counted the places of the latent (8 × 8 pixels each); a token is a 2 × 2 patch of those":
+            lambda N, width, height: shifted(N, mu_of((width // 8) * (height // 8))),
         "the sign of μ is the other way. A positive μ keeps the levels high, so that more steps are spent on noisy"
         " pictures": lambda N, width, height: shifted(N, -mu_of(tokens(width, height))),
     },
     advice="Check L, then μ(L), then Eq. (1.3), each by itself.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 1.3
 
@@ -102,15 +96,13 @@ UNSHIFT = Exercise(
     inputs=[(1.15, 1.0, LEVELS), (0.8, 2.0, LEVELS[1:]), (-0.6, 0.5, LEVELS)],
     mistakes={
         "it shifts once more instead of undoing the shift: solve logit t' = μ + σ logit t for t": time_shift,
-        "the μ was taken back but σ was not: the inverse has σ' = 1/σ as well": (
-            lambda mu, sigma, t: time_shift(-mu, sigma, t)
-        ),
-        "the inverse has 1/σ, but its μ' is -μ/σ, not -μ: subtract μ first, then divide all of it": (
-            lambda mu, sigma, t: time_shift(-mu, 1 / sigma, t)
-        ),
+        "the μ was taken back but σ was not: the inverse has σ' = 1/σ as well":
+            lambda mu, sigma, t: time_shift(-mu, sigma, t),
+        "the inverse has 1/σ, but its μ' is -μ/σ, not -μ: subtract μ first, then divide all of it":
+            lambda mu, sigma, t: time_shift(-mu, 1 / sigma, t),
     },
     advice="Shift your answer again with Eq. (1.3): the levels that were given must come back.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 1.4
 
@@ -126,15 +118,14 @@ MY_SLOPE = Exercise(
     inputs=[(0.0, 1.0, 0.3), (1.15, 1.0, 0.5), (1.15, 1.0, 0.9), (0.5, 2.0, 0.2), (-1.0, 0.7, 0.6)],
     mistakes={
         "a factor σ is missing, d(σ logit t) = σ d(logit t)": lambda mu, sigma, t: my_slope(mu, sigma, t) / sigma,
-        "that is dt'/d(logit t); the chain rule still needs d(logit t)/dt = 1/(t(1-t))": (
-            lambda mu, sigma, t: my_slope(mu, sigma, t) * t * (1 - t)
-        ),
+        "that is dt'/d(logit t); the chain rule still needs d(logit t)/dt = 1/(t(1-t))":
+            lambda mu, sigma, t: my_slope(mu, sigma, t) * t * (1 - t),
         "that is dt/dt', the fraction is upside down": lambda mu, sigma, t: 1 / my_slope(mu, sigma, t),
         "σ is the slope between the logits; between t and t' it is another one": lambda mu, sigma, t: sigma,
     },
     advice="Differentiate logit t' = μ + σ logit t.",
     tolerance=1e-4,  # a numerical derivative is an answer too
-)
+)  # fmt: skip
 
 EXERCISES = [HALF_POINT, MY_SCHEDULE, UNSHIFT, MY_SLOPE]
 

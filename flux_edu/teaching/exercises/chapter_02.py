@@ -21,21 +21,18 @@ TOKEN_OF_PIXEL = Exercise(
     token_of_pixel,
     inputs=[(37, 50, 176), (40, 90, 100), (0, 0, 64), (0, 17, 64), (16, 0, 64), (95, 1, 112)],
     mistakes={
-        "a width that is no multiple of 16 still needs whole tokens: round up": (
-            lambda y, x, width: (y // 16) * (width // 16) + x // 16
-        ),
-        "that counts places of the latent, 8 × 8 pixels; a token has 16 × 16": (
-            lambda y, x, width: (y // 8) * -(-width // 8) + x // 8
-        ),
-        "rows and columns are exchanged: tokens run row by row, y // 16 rows come first": (
-            lambda y, x, width: (x // 16) * -(-width // 16) + y // 16
-        ),
+        "a width that is no multiple of 16 still needs whole tokens: round up":
+            lambda y, x, width: (y // 16) * (width // 16) + x // 16,
+        "that counts places of the latent, 8 × 8 pixels; a token has 16 × 16":
+            lambda y, x, width: (y // 8) * -(-width // 8) + x // 8,
+        "rows and columns are exchanged: tokens run row by row, y // 16 rows come first":
+            lambda y, x, width: (x // 16) * -(-width // 16) + y // 16,
         "count from 0, as Python does": lambda y, x, width: token_of_pixel(y, x, width) + 1,
         "that is the number of the pixel; 16 × 16 pixels share a token": lambda y, x, width: y * width + x,
         "a row holds ⌈width/16⌉ tokens, not width": lambda y, x, width: (y // 16) * width + x // 16,
     },
     advice="Count the full rows above, then add the place in this row.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 2.2
 
@@ -51,24 +48,19 @@ MY_PATCHIFY = Exercise(
     my_patchify,
     inputs=[(normal(2, 3, 10, 14),), (normal(1, 5, 6, 22),)],
     mistakes={
-        "the channel must come first inside a token: (c ph pw), not (ph pw c)": (
-            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=2, pw=2)
-        ),
-        "ph and pw are exchanged: inside a channel read row by row": (
-            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (c pw ph)", ph=2, pw=2)
-        ),
-        "the tokens run column by column; they must run row by row, (h w)": (
-            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (w h) (c ph pw)", ph=2, pw=2)
-        ),
-        "you split h into (2, h/2); a patch is made of neighbours, so the 2 comes last: (h/2, 2)": (
-            lambda x: rearrange(x, "b c (ph h) (pw w) -> b (h w) (c ph pw)", ph=2, pw=2)
-        ),
-        "a plain reshape has the right shape and cuts the picture into strips; the axes must be permuted in between": (
-            lambda x: x.reshape(my_patchify(x).shape)
-        ),
+        "the channel must come first inside a token: (c ph pw), not (ph pw c)":
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=2, pw=2),
+        "ph and pw are exchanged: inside a channel read row by row":
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (c pw ph)", ph=2, pw=2),
+        "the tokens run column by column; they must run row by row, (h w)":
+            lambda x: rearrange(x, "b c (h ph) (w pw) -> b (w h) (c ph pw)", ph=2, pw=2),
+        "you split h into (2, h/2); a patch is made of neighbours, so the 2 comes last: (h/2, 2)":
+            lambda x: rearrange(x, "b c (ph h) (pw w) -> b (h w) (c ph pw)", ph=2, pw=2),
+        "a plain reshape has the right shape and cuts the picture into strips; the axes must be permuted in between":
+            lambda x: x.reshape(my_patchify(x).shape),
     },
     advice="Split to (b, c, h, ph, w, pw), permute to (b, h, w, c, ph, pw), then join.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 2.3
 
@@ -78,11 +70,6 @@ def my_ids(h: int, w: int, first: float) -> Tensor:
     return torch.stack([torch.full((h, w), first), row, column], dim=-1).reshape(h * w, 3).float()
 
 
-def serial_numbers(h: int, w: int, first: float) -> Tensor:
-    n = torch.arange(h * w).float()
-    return torch.stack([torch.full((h * w,), first), n, n], dim=-1)
-
-
 MY_IDS = Exercise(
     "2.3",
     my_ids,
@@ -90,25 +77,17 @@ MY_IDS = Exercise(
     mistakes={
         "ids in bfloat16 cannot count beyond 256; return float32": lambda h, w, first: my_ids(h, w, first).bfloat16(),
         "ids in float16 cannot count beyond 2048; return float32": lambda h, w, first: my_ids(h, w, first).half(),
-        "ids are whole numbers here: RoPE multiplies them by frequencies, return float32": (
-            lambda h, w, first: my_ids(h, w, first).long()
-        ),
-        "the first number is always 0: it must be `first`, 0 for the picture that is painted, 1 for a reference": (
-            lambda h, w, first: my_ids(h, w, 0.0)
-        ),
-        "row and column are exchanged: an id is (first, row, column)": (
-            lambda h, w, first: my_ids(h, w, first)[:, [0, 2, 1]]
-        ),
-        "that is the serial number of the token; an id is a place, (first, row, column)": serial_numbers,
-        "count from 0: the upper left token is (first, 0, 0)": (
-            lambda h, w, first: my_ids(h, w, first) + torch.tensor([0, 1, 1])
-        ),
-        "the ids run column by column; tokens run row by row": (
-            lambda h, w, first: rearrange(my_ids(h, w, first), "(h w) c -> (w h) c", h=h)
-        ),
+        "ids are whole numbers here: RoPE multiplies them by frequencies, return float32":
+            lambda h, w, first: my_ids(h, w, first).long(),
+        "the first number is always 0: it must be `first`, 0 for the picture that is painted, 1 for a reference":
+            lambda h, w, first: my_ids(h, w, 0.0),
+        "row and column are exchanged: an id is (first, row, column)": lambda *args: my_ids(*args)[:, [0, 2, 1]],
+        "count from 0: the upper left token is (first, 0, 0)": lambda *args: my_ids(*args) + torch.tensor([0, 1, 1]),
+        "the ids run column by column; tokens run row by row":
+            lambda h, w, first: rearrange(my_ids(h, w, first), "(h w) c -> (w h) c", h=h),
     },
     advice="Every row is (first, row, column) of a token, row by row.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 2.4
 
@@ -123,15 +102,13 @@ REPAIR = Exercise(
     inputs=[(normal(2, 5, 28),), (normal(3, 2, 20),)],
     mistakes={
         "the tokens came back unchanged": lambda tokens: tokens,
-        "you applied the mistake a second time: the left side of the pattern says what is there, (ph pw c)": (
-            lambda tokens: rearrange(tokens, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)
-        ),
-        "the channel is first now, but ph and pw are exchanged": (
-            lambda tokens: rearrange(tokens, "b l (ph pw c) -> b l (c pw ph)", ph=2, pw=2)
-        ),
+        "you applied the mistake a second time: the left side of the pattern says what is there, (ph pw c)":
+            lambda tokens: rearrange(tokens, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2),
+        "the channel is first now, but ph and pw are exchanged":
+            lambda tokens: rearrange(tokens, "b l (ph pw c) -> b l (c pw ph)", ph=2, pw=2),
     },
     advice="From (ph pw c) to (c ph pw), and the tokens themselves stay in place.",
-)
+)  # fmt: skip
 
 EXERCISES = [TOKEN_OF_PIXEL, MY_PATCHIFY, MY_IDS, REPAIR]
 

@@ -26,20 +26,16 @@ WAVELENGTHS = Exercise(
     wavelengths,
     inputs=[(56, 10_000.0), (14, 700.0)],
     mistakes={
-        "you gave 1/ω_j: that turns one radian, a full turn has 2π of them": (
-            lambda dim, theta: 1 / rope_frequencies(dim, theta)
-        ),
-        "you gave 2π ω_j: a wavelength is 2π divided by the frequency": (
-            lambda dim, theta: 2 * math.pi * rope_frequencies(dim, theta)
-        ),
+        "you gave 1/ω_j: that turns one radian, a full turn has 2π of them": lambda *args: 1 / rope_frequencies(*args),
+        "you gave 2π ω_j: a wavelength is 2π divided by the frequency":
+            lambda dim, theta: 2 * math.pi * rope_frequencies(dim, theta),
         "you gave the frequencies ω_j; the wavelength is 2π / ω_j": rope_frequencies,
-        "your exponent is j/dim: Eq. (3.1) has 2j/dim, so that the pairs of one axis span all of θ": (
-            lambda dim, theta: 2 * math.pi * theta ** (torch.arange(dim // 2) / dim)
-        ),
+        "your exponent is j/dim: Eq. (3.1) has 2j/dim, so that the pairs of one axis span all of θ":
+            lambda dim, theta: 2 * math.pi * theta ** (torch.arange(dim // 2) / dim),
     },
     advice="A full turn is 2π, and pair j turns by ω_j at every token.",
     tolerance=1e-4,
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 3.2
 
@@ -81,19 +77,16 @@ ROTATE_PAIRS = Exercise(
         "nothing has turned: every pair turns by the angle p ω_j": lambda x, pos, theta: x,
         "you paired channel j with j + K/2, half-split, as transformers' Llama does; FLUX pairs the neighbours 2j and"
         " 2j+1": half_split,
-        "the rotation is right, but all first halves now stand before all second halves: interleave the pairs again": (
-            lambda x, pos, theta: rearrange(rotate_pairs(x, pos, theta), "l (j half) -> l (half j)", half=2)
-        ),
-        "you turned the wrong way round: (a, b) becomes (cos a - sin b, sin a + cos b)": (
-            lambda x, pos, theta: rotate_pairs(x, -pos, theta)
-        ),
+        "the rotation is right, but all first halves now stand before all second halves: interleave the pairs again":
+            lambda x, pos, theta: rearrange(rotate_pairs(x, pos, theta), "l (j half) -> l (half j)", half=2),
+        "you turned the wrong way round: (a, b) becomes (cos a - sin b, sin a + cos b)":
+            lambda x, pos, theta: rotate_pairs(x, -pos, theta),
         "sine and cosine are swapped: at angle 0 nothing may turn": sine_for_cosine,
-        "every token turned by ω_j alone: the angle is position times frequency": (
-            lambda x, pos, theta: rotate_pairs(x, torch.ones_like(pos), theta)
-        ),
+        "every token turned by ω_j alone: the angle is position times frequency":
+            lambda x, pos, theta: rotate_pairs(x, torch.ones_like(pos), theta),
     },
     advice="Go through R(p) x of Eq. (3.3) for one pair.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 3.3
 
@@ -120,9 +113,8 @@ KONTEXT_IDS = Exercise(
     inputs=[(3, 5), (7, 2)],
     mistakes={
         "row and column are swapped: an id is (axis 0, row, column)": lambda h, w: kontext_ids(h, w)[..., [0, 2, 1]],
-        "the order is the other way: the picture being painted comes first and keeps 0 on axis 0": (
-            lambda h, w: kontext_ids(h, w).roll(h * w, dims=1)
-        ),
+        "the order is the other way: the picture being painted comes first and keeps 0 on axis 0":
+            lambda h, w: kontext_ids(h, w).roll(h * w, dims=1),
         "both pictures have the same ids: every token of the reference would be confused with the one it stands on;"
         " axis 0 tells them apart": offset_ids(lambda h, w: [0, 0, 0]),
         "axis 0 of the reference is still 0 and its columns are moved instead: FLUX.1 Kontext keeps the places and sets"
@@ -131,7 +123,7 @@ KONTEXT_IDS = Exercise(
         " axis 0 to 1": offset_ids(lambda h, w: [0, h, 0]),
     },
     advice="First the ids (0, row, column), then (1, row, column).",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 3.4
 
@@ -151,7 +143,7 @@ HALVES_TO_NEIGHBOURS = Exercise(
         "right but for one row: the pairs begin with an even channel": lambda W: halves_to_neighbours(W).roll(1, 0),
     },
     advice="Only the order of the rows may change: new row 2j is old row j, new row 2j+1 is old row j + K/2.",
-)
+)  # fmt: skip
 
 EXERCISES = [WAVELENGTHS, ROTATE_PAIRS, KONTEXT_IDS, HALVES_TO_NEIGHBOURS]
 

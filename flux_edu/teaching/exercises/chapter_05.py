@@ -45,18 +45,15 @@ TWO_LINEARS = Exercise(
         tuple(doubles(55, (3, 2, 4), (3, 2, 7), (4, 11), (4,))),
     ],
     mistakes={
-        "the bias c is missing: concatenation and matrix are the sum of two products, plus c once": (
-            lambda attn, act, W, c: two_linears(attn, act, W, 0 * c)
-        ),
-        "the bias c is added twice: linear2 has one bias, not one a part": (
-            lambda attn, act, W, c: two_linears(attn, act, W, 2 * c)
-        ),
-        "you gave the last columns to attention: attention comes first, so its columns are 0 to D": (
-            lambda attn, act, W, c: two_linears(act, attn, W, c)
-        ),
+        "the bias c is missing: concatenation and matrix are the sum of two products, plus c once":
+            lambda attn, act, W, c: two_linears(attn, act, W, 0 * c),
+        "the bias c is added twice: linear2 has one bias, not one a part":
+            lambda attn, act, W, c: two_linears(attn, act, W, 2 * c),
+        "you gave the last columns to attention: attention comes first, so its columns are 0 to D":
+            lambda attn, act, W, c: two_linears(act, attn, W, c),
     },
     advice="Which columns of W meet attn, and which meet act?",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 5.2
 
@@ -72,15 +69,12 @@ def single_block(
     *,
     one: float = 1.0,
     norm: Callable[[Tensor], Tensor] = layer_norm,
-    m_first: bool = False,
     activation: Callable[[Tensor], Tensor] = gelu_tanh,
     mlp_first: bool = False,
 ) -> Tensor:
     """Eq. (5.1) to (5.4) around a given attention: `attend` takes q, k, v in one tensor (3D) and returns D."""
     D = x.shape[-1]
     qkvm = linear1((one + scale) * norm(x) + shift)
-    if m_first:
-        qkvm = qkvm.roll(3 * D, dims=-1)
     parts = [attend(qkvm[..., : 3 * D]), activation(qkvm[..., 3 * D :])]
     return x + gate * linear2(torch.cat(parts[::-1] if mlp_first else parts, dim=-1))
 
@@ -102,41 +96,22 @@ SINGLE_BLOCK = Exercise(
     single_block,
     inputs=[block_inputs(2, 5, 6, 14, 53), block_inputs(3, 2, 4, 10, 61)],
     mistakes={
-        "the residual is missing: the block adds to x, it does not replace it (5.4)": (
-            lambda x, *rest: single_block(x, *rest) - x
-        ),
-        "the gate is missing: x ← x + g ⊙ o (5.4)": (
-            lambda x, shift, scale, gate, *layers: single_block(x, shift, scale, torch.ones_like(gate), *layers)
-        ),
-        "the GELU is missing: only m passes through it, not the attention (5.3)": (
-            partial(single_block, activation=lambda m: m)
-        ),
+        "the residual is missing: the block adds to x, it does not replace it (5.4)":
+            lambda x, *rest: single_block(x, *rest) - x,
+        "the gate is missing: x ← x + g ⊙ o (5.4)":
+            lambda x, shift, scale, gate, *layers: single_block(x, shift, scale, torch.ones_like(gate), *layers),
+        "the GELU is missing: only m passes through it, not the attention (5.3)":
+            partial(single_block, activation=lambda m: m),
         "that is the exact GELU; FLUX was trained with approximate='tanh'": partial(single_block, activation=F.gelu),
-        "that is SiLU; the MLP of a block has GELU, SiLU stands before the modulation": (
-            partial(single_block, activation=F.silu)
-        ),
-        "you concatenated the MLP first: linear2's first D columns read attention": (
-            partial(single_block, mlp_first=True)
-        ),
-        "you cut m off the front: linear1 gives q, k, v first and m last (5.2)": partial(single_block, m_first=True),
-        "x went into linear1 as it is: modulate it first (5.1)": (
-            lambda x, shift, scale, gate, *layers: single_block(
-                x, 0 * shift, 0 * scale, gate, *layers, norm=lambda x: x
-            )
-        ),
-        "the residual carries x itself, not the modulated x̃": (
-            lambda x, shift, scale, *rest: (
-                single_block(x, shift, scale, *rest) - x + (1 + scale) * layer_norm(x) + shift
-            )
-        ),
-        "shift and scale are swapped: x̃ = (1 + s) ⊙ LN(x) + b, s is the scale and b the shift": (
-            lambda x, shift, scale, *rest: single_block(x, scale, shift, *rest)
-        ),
+        "you concatenated the MLP first: linear2's first D columns read attention":
+            partial(single_block, mlp_first=True),
+        "shift and scale are swapped: x̃ = (1 + s) ⊙ LN(x) + b, s is the scale and b the shift":
+            lambda x, shift, scale, *rest: single_block(x, scale, shift, *rest),
         "the 1 + before the scale is missing: x̃ = (1 + s) ⊙ LN(x) + b": partial(single_block, one=0.0),
         "the layer norm is missing: x̃ = (1 + s) ⊙ LN(x) + b": partial(single_block, norm=lambda x: x),
     },
     advice="Go through (5.1) to (5.4) line by line and compare shapes.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 5.3
 
@@ -153,28 +128,20 @@ COUNT_SINGLE_BLOCK = Exercise(
     inputs=[(3072, 128, 4.0), (320, 64, 4.0), (60, 6, 2.5)],
     mistakes={
         "the MLP's ratio is not always 4": lambda D, K, ratio: count_single_block(D, K, 4.0),
-        "the biases are missing, every linear layer of the block has one": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) - (7 * D + int(ratio * D))
-        ),
-        "QK norm is missing: it holds one scale of K numbers for queries and one for keys, shared by all heads": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K
-        ),
-        "QK norm holds one scale of K numbers for queries and another one for keys": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) - K
-        ),
-        "QK norm's scales are shared by all heads: K numbers for queries and K for keys": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K + 2 * D
-        ),
-        "the modulation is missing (3D × D and its bias)": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) - 3 * D * (D + 1)
-        ),
-        "you gave the block six modulations; a single block has one branch: three": (
-            lambda D, K, ratio: count_single_block(D, K, ratio) + 3 * D * (D + 1)
-        ),
+        "the biases are missing, every linear layer of the block has one":
+            lambda D, K, ratio: count_single_block(D, K, ratio) - (7 * D + int(ratio * D)),
+        "QK norm is missing: it holds one scale of K numbers for queries and one for keys, shared by all heads":
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K,
+        "QK norm's scales are shared by all heads: K numbers for queries and K for keys":
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 2 * K + 2 * D,
+        "the modulation is missing (3D × D and its bias)":
+            lambda D, K, ratio: count_single_block(D, K, ratio) - 3 * D * (D + 1),
+        "you gave the block six modulations; a single block has one branch: three":
+            lambda D, K, ratio: count_single_block(D, K, ratio) + 3 * D * (D + 1),
     },
     advice="Sum linear1 (D → 3D + ratio·D), linear2 (D + ratio·D → D), modulation (D → 3D) and two scales of K, biases"
     " included.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 5.4
 
@@ -208,16 +175,15 @@ LAST_LAYER = Exercise(
         tuple(doubles(60, (3, 2, 4), (3, 4), (8, 4), (8,), (5, 4), (5,))),
     ],
     mistakes={
-        "shift and scale are swapped: the first half of the modulation is the shift (diffusers' is not)": (
-            lambda x, vec, W_a, c_a, *rest: last_layer(x, vec, swap_halves(W_a), swap_halves(c_a), *rest)
-        ),
+        "shift and scale are swapped: the first half of the modulation is the shift (diffusers' is not)":
+            lambda x, vec, W_a, c_a, *rest: last_layer(x, vec, swap_halves(W_a), swap_halves(c_a), *rest),
         "the SiLU is missing: the modulation reads SiLU(vec)": partial(last_layer, activation=lambda vec: vec),
         "the 1 + before the scale is missing: (1 + s) ⊙ LN(x) + b": partial(last_layer, one=0.0),
         "the layer norm is missing: it comes before scale and shift": partial(last_layer, norm=lambda x: x),
         "the bias c of the last linear layer is missing": lambda *args: last_layer(*args[:-1], 0 * args[-1]),
     },
     advice="Chunk W_a SiLU(vec) + c_a in two, modulate, then W and c.",
-)
+)  # fmt: skip
 
 EXERCISES = [TWO_LINEARS, SINGLE_BLOCK, COUNT_SINGLE_BLOCK, LAST_LAYER]
 

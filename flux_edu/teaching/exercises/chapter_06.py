@@ -34,19 +34,16 @@ PICTURE_AND_NOISE = Exercise(
     inputs=[(normal(2, 5, 3), normal(2, 5, 3, seed=1), 0.3), (normal(1, 2, 7), normal(1, 2, 7, seed=1), 0.9)],
     mistakes={
         "the two are swapped: return the picture first": lambda x, v, t: picture_and_noise(x, v, t)[::-1],
-        "v points to the noise: the picture lies against it, minus t·v, the noise along it, plus (1 - t)·v": (
-            lambda x, v, t: (x + t * v, x - (1 - t) * v)
-        ),
-        "you walked a whole v. From level t it is only t of the way to the picture, and 1 - t to the noise": (
-            lambda x, v, t: (x - v, x + v)
-        ),
-        "the way to the picture at t = 0 is t long, the way to the noise at t = 1 is 1 - t": (
-            lambda x, v, t: (x - (1 - t) * v, x + t * v)
-        ),
+        "v points to the noise: the picture lies against it, minus t·v, the noise along it, plus (1 - t)·v":
+            lambda x, v, t: (x + t * v, x - (1 - t) * v),
+        "you walked a whole v. From level t it is only t of the way to the picture, and 1 - t to the noise":
+            lambda x, v, t: (x - v, x + v),
+        "the way to the picture at t = 0 is t long, the way to the noise at t = 1 is 1 - t":
+            lambda x, v, t: (x - (1 - t) * v, x + t * v),
         "v is noise minus picture, not the noise": lambda x, v, t: (x - t * v, v),
     },
     advice="Put x = (1 - t) x_0 + t ε and v = ε - x_0 into your two lines.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 6.2
 
@@ -78,17 +75,15 @@ WALK = Exercise(
     ],
     mistakes={
         "x has not moved: does the loop put the new x back into x?": lambda velocity, x, timesteps: x,
-        "that is the sign of the notes: t_next - t is negative, and it has to be": (
-            lambda velocity, x, timesteps: walk(lambda x, t: -velocity(x, t), x, timesteps)
-        ),
+        "that is the sign of the notes: t_next - t is negative, and it has to be":
+            lambda velocity, x, timesteps: walk(lambda x, t: -velocity(x, t), x, timesteps),
         "the velocity was asked for at t_next; Euler asks at the beginning of the step, at t": walk_asking_late,
         "all your steps are 1/N long; the schedule is shifted, so a step is t_next - t long": walk_evenly,
-        "your loop takes one step more, from the last level to 0: N + 1 levels are N steps": (
-            lambda velocity, x, timesteps: walk(velocity, x, [*timesteps, 0.0])
-        ),
+        "your loop takes one step more, from the last level to 0: N + 1 levels are N steps":
+            lambda velocity, x, timesteps: walk(velocity, x, [*timesteps, 0.0]),
     },
     advice="A step is x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i).",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 6.3
 
@@ -109,25 +104,20 @@ START_INDEX = Exercise(
     start_index,
     inputs=[(1.0, 50), (0.0, 50), (0.8, 50), (0.01, 28), (0.5, 5), (0.9, 5), (0.25, 10), (0.35, 10), (0.3, 28)],
     mistakes={
-        "(1 - 0.9) * 5 is 0.4999999999999999 and means one half: add a tiny number before rounding": (
-            at_least_one_step(lambda i: math.floor(i + 0.5))
-        ),
+        "(1 - 0.9) * 5 is 0.4999999999999999 and means one half: add a tiny number before rounding":
+            at_least_one_step(lambda i: math.floor(i + 0.5)),
         "2.5 is halfway: take the larger index, 3; Python's round() goes to the even one, 2": at_least_one_step(round),
-        "strength 0.01 of 28 steps takes no step at all; a strength above 0 should take at least one": (
-            lambda strength, num_steps: math.floor((1 - strength) * num_steps + 0.5 + 1e-9)
-        ),
-        "strength 0.01 of 28 steps takes no step at all, and round() takes 2.5 to the even 2: halves go up": (
-            lambda strength, num_steps: round((1 - strength) * num_steps)
-        ),
-        "(1 - 0.8) * 50 is 9.999999999999998, and int() cuts it to 9: round to the nearest instead": (
-            lambda strength, num_steps: int((1 - strength) * num_steps)
-        ),
-        "the other way round: strength 1 starts at step 0, from pure noise": (
-            lambda strength, num_steps: round(strength * num_steps)
-        ),
+        "strength 0.01 of 28 steps takes no step at all; a strength above 0 should take at least one":
+            lambda strength, num_steps: math.floor((1 - strength) * num_steps + 0.5 + 1e-9),
+        "strength 0.01 of 28 steps takes no step at all, and round() takes 2.5 to the even 2: halves go up":
+            lambda strength, num_steps: round((1 - strength) * num_steps),
+        "(1 - 0.8) * 50 is 9.999999999999998, and int() cuts it to 9: round to the nearest instead":
+            lambda strength, num_steps: int((1 - strength) * num_steps),
+        "the other way round: strength 1 starts at step 0, from pure noise":
+            lambda strength, num_steps: round(strength * num_steps),
     },
     advice="Strength 1 starts at step 0, strength 0 takes no step, and between them the nearest step counts.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 6.4
 
@@ -154,9 +144,8 @@ HEUN_STEP = Exercise(
     heun_step,
     inputs=[(bent, normal(3, 4).double(), 0.7, 0.4), (bent, normal(2, 5).double(), 0.4, 0.0)],
     mistakes={
-        "that is Euler's step; Heun asks for the velocity again where it ends, and averages": (
-            lambda velocity, x, t, u: x + (u - t) * velocity(x, t)
-        ),
+        "that is Euler's step; Heun asks for the velocity again where it ends, and averages":
+            lambda velocity, x, t, u: x + (u - t) * velocity(x, t),
         "you kept only the second velocity; take the mean of both": heun_like(
             lambda velocity, x, trial, v, t, u: x + (u - t) * velocity(trial, u)
         ),
@@ -172,12 +161,11 @@ HEUN_STEP = Exercise(
         "start from x again, not from the end of the Euler step": heun_like(
             lambda velocity, x, trial, v, t, u: trial + (u - t) * (v + velocity(trial, u)) / 2
         ),
-        "the velocity was asked for at t = 0, where it has no value; make the last step a plain Euler step": (
-            lambda velocity, x, t, u: x + (u - t) * (velocity(x, t) + velocity(x + (u - t) * velocity(x, t), u)) / 2
-        ),
+        "the velocity was asked for at t = 0, where it has no value; make the last step a plain Euler step":
+            lambda velocity, x, t, u: x + (u - t) * (velocity(x, t) + velocity(x + (u - t) * velocity(x, t), u)) / 2,
     },
     advice="Both velocities belong to the whole step: x + (t_next - t)(v(x, t) + v(trial, t_next))/2.",
-)
+)  # fmt: skip
 
 EXERCISES = [PICTURE_AND_NOISE, WALK, START_INDEX, HEUN_STEP]
 

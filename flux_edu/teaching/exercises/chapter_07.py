@@ -21,25 +21,21 @@ FIT = Exercise(
     fit,
     inputs=[([7, 8], 6), ([], 4), ([5, 6, 7], 4), ([5, 6, 7, 8], 4), (list(range(2, 29)), 5)],
     mistakes={
-        "the end token was cut off, and CLIP pools there: cut the words to length - 1 first": (
-            lambda ids, length: ([*ids, END] + [PAD] * length)[:length]
-        ),
+        "the end token was cut off, and CLIP pools there: cut the words to length - 1 first":
+            lambda ids, length: ([*ids, END] + [PAD] * length)[:length],
         "all texts get the same length: cut long ones, pad short ones": lambda ids, length: [
             *ids,
             END,
         ],
-        "you padded with the end token, as the published CLIP does; here padding is 0": (
-            lambda ids, length: [*ids[: length - 1], END] + [END] * (length - 1 - len(ids))
-        ),
-        "the padding belongs behind the text, not before it": (
-            lambda ids, length: [PAD] * (length - 1 - len(ids)) + [*ids[: length - 1], END]
-        ),
-        "the end token comes directly after the words, the padding after it": (
-            lambda ids, length: [*ids[: length - 1], *[PAD] * (length - 1 - len(ids)), END]
-        ),
+        "you padded with the end token, as the published CLIP does; here padding is 0":
+            lambda ids, length: [*ids[: length - 1], END] + [END] * (length - 1 - len(ids)),
+        "the padding belongs behind the text, not before it":
+            lambda ids, length: [PAD] * (length - 1 - len(ids)) + [*ids[: length - 1], END],
+        "the end token comes directly after the words, the padding after it":
+            lambda ids, length: [*ids[: length - 1], *[PAD] * (length - 1 - len(ids)), END],
     },
     advice="First the words, then one end token, then padding.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 7.2
 
@@ -64,25 +60,19 @@ POOL = Exercise(
     inputs=[(normal(3, 7, 5), TEXTS, 4), (normal(2, 5, 3), torch.tensor([[6, 2, 2, 2, 2], [5, 7, 9, 2, 0]]), 2)],
     mistakes={
         "you took the last state; behind a short text that is padding": lambda states, ids, end: states[:, -1],
-        "you took the first state, as BERT does; with a causal mask it has seen nothing but itself": (
-            lambda states, ids, end: states[:, 0]
-        ),
-        "that is the mean over all states; CLIP takes one of them": lambda states, ids, end: states.mean(1),
-        "you took the token of the largest number; here the end token is not the largest, compare with `end`": (
-            lambda states, ids, end: state_at(states, ids.argmax(1))
-        ),
-        "with end tokens as padding there are several: take the first, not the last": (
-            lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end))
-        ),
-        "you took the state before the end token; it has not seen that the text is over": (
-            lambda states, ids, end: state_at(states, first_end(ids, end) - 1)
-        ),
-        "one vector a text: a single index for the sequence axis takes the places of all texts, from all texts": (
-            lambda states, ids, end: states[:, first_end(ids, end)]
-        ),
+        "you took the first state, as BERT does; with a causal mask it has seen nothing but itself":
+            lambda states, ids, end: states[:, 0],
+        "you took the token of the largest number; here the end token is not the largest, compare with `end`":
+            lambda states, ids, end: state_at(states, ids.argmax(1)),
+        "with end tokens as padding there are several: take the first, not the last":
+            lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end)),
+        "you took the state before the end token; it has not seen that the text is over":
+            lambda states, ids, end: state_at(states, first_end(ids, end) - 1),
+        "one vector a text: a single index for the sequence axis takes the places of all texts, from all texts":
+            lambda states, ids, end: states[:, first_end(ids, end)],
     },
     advice="Find the first place where ids == end in every row, take that state.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 7.3
 
@@ -100,28 +90,22 @@ T5_ATTENTION = Exercise(
     t5_attention,
     inputs=[attention_inputs(2, 3, 7, 5), attention_inputs(1, 2, 5, 11)],
     mistakes={
-        "you divided by the root of the head dimension, as FLUX does; T5 does not, its weights carry that factor": (
-            lambda q, k, v, bias: t5_attention(q / q.shape[-1] ** 0.5, k, v, bias)
-        ),
-        "you divided scores and bias by the root of the head dimension; T5 divides by nothing": (
-            lambda q, k, v, bias: ((q @ k.mT + bias) / q.shape[-1] ** 0.5).softmax(-1) @ v
-        ),
-        "the bias is missing: without it T5 does not know the order of the words": (
-            lambda q, k, v, bias: t5_attention(q, k, v, 0 * bias)
-        ),
-        "the bias is added to the weights; it belongs to the scores, before the softmax": (
-            lambda q, k, v, bias: ((q @ k.mT).softmax(-1) + bias) @ v
-        ),
+        "you divided by the root of the head dimension, as FLUX does; T5 does not, its weights carry that factor":
+            lambda q, k, v, bias: t5_attention(q / q.shape[-1] ** 0.5, k, v, bias),
+        "you divided scores and bias by the root of the head dimension; T5 divides by nothing":
+            lambda q, k, v, bias: ((q @ k.mT + bias) / q.shape[-1] ** 0.5).softmax(-1) @ v,
+        "the bias is missing: without it T5 does not know the order of the words":
+            lambda q, k, v, bias: t5_attention(q, k, v, 0 * bias),
+        "the bias is added to the weights; it belongs to the scores, before the softmax":
+            lambda q, k, v, bias: ((q @ k.mT).softmax(-1) + bias) @ v,
         "you subtracted the bias; it is added": lambda q, k, v, bias: t5_attention(q, k, v, -bias),
-        "the bias is transposed: its rows are the tokens that look, its columns those looked at": (
-            lambda q, k, v, bias: t5_attention(q, k, v, bias.mT)
-        ),
-        "the softmax runs over the tokens that look; it must run over those looked at, dim=-1": (
-            lambda q, k, v, bias: (q @ k.mT + bias).softmax(-2) @ v
-        ),
+        "the bias is transposed: its rows are the tokens that look, its columns those looked at":
+            lambda q, k, v, bias: t5_attention(q, k, v, bias.mT),
+        "the softmax runs over the tokens that look; it must run over those looked at, dim=-1":
+            lambda q, k, v, bias: (q @ k.mT + bias).softmax(-2) @ v,
     },
     advice="Softmax over the last axis of q kᵀ + bias, then times v.",
-)
+)  # fmt: skip
 
 EXERCISES = [FIT, POOL, T5_ATTENTION]
 

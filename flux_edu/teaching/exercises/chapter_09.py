@@ -44,34 +44,24 @@ TRAINING_PAIR = Exercise(
         (normal(3, 3, 3), normal(3, 3, 3, seed=1), T),
     ],
     mistakes={
-        "your x_t has t the other way round: at t = 1 it must be the noise, at t = 0 the picture": (
-            lambda x_0, noise, t: training_pair(x_0, noise, 1 - t)
-        ),
-        "your x_t uses one noise level for the whole batch; every sample has its own": (
-            lambda x_0, noise, t: training_pair(x_0, noise, t[:1].expand(len(t)))
-        ),
-        "your x_t gives every token its own level: t was broadcast along the wrong axis, make it (B, 1, 1)": (
-            level_for(1, -1, 1)
-        ),
-        "your x_t keeps the whole picture: it is (1 - t) x_0 + t ε": (
-            lambda x_0, noise, t: (x_0 + t.reshape(-1, 1, 1) * noise, noise - x_0)
-        ),
-        "your target is x_0 - ε: it points to the picture, and Eq. (6.2) would walk away from it": (
-            with_target(lambda x_0, noise, x_t: x_0 - noise)
-        ),
-        "your target is the noise ε: that is what other diffusion models learn; here it is ε - x_0": (
-            with_target(lambda x_0, noise, x_t: noise)
-        ),
-        "your target is the picture x_0: here it is the direction of the path, ε - x_0": (
-            with_target(lambda x_0, noise, x_t: x_0)
-        ),
-        "your target is ε - x_t, which is only (1 - t) times the velocity: the path starts at x_0": (
-            with_target(lambda x_0, noise, x_t: noise - x_t)
-        ),
+        "your x_t has t the other way round: at t = 1 it must be the noise, at t = 0 the picture":
+            lambda x_0, noise, t: training_pair(x_0, noise, 1 - t),
+        "your x_t uses one noise level for the whole batch; every sample has its own":
+            lambda x_0, noise, t: training_pair(x_0, noise, t[:1].expand(len(t))),
+        "your x_t gives every token its own level: t was broadcast along the wrong axis, make it (B, 1, 1)":
+            level_for(1, -1, 1),
+        "your target is x_0 - ε: it points to the picture, and Eq. (6.2) would walk away from it":
+            with_target(lambda x_0, noise, x_t: x_0 - noise),
+        "your target is the noise ε: that is what other diffusion models learn; here it is ε - x_0":
+            with_target(lambda x_0, noise, x_t: noise),
+        "your target is the picture x_0: here it is the direction of the path, ε - x_0":
+            with_target(lambda x_0, noise, x_t: x_0),
+        "your target is ε - x_t, which is only (1 - t) times the velocity: the path starts at x_0":
+            with_target(lambda x_0, noise, x_t: noise - x_t),
         "your target is x_t - x_0, which is only t times the velocity": with_target(lambda x_0, noise, x_t: x_t - x_0),
     },
     advice="x_t = (1 - t) x_0 + t ε with one t a sample, target = d x_t / dt.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 9.2
 
@@ -91,25 +81,18 @@ BEST_GUESS = Exercise(
     inputs=[(STATES, t, s) for t, s in [(0.3, 1.0), (0.5, 2.0), (0.8, 0.4), (1.0, 0.7), (0.0, 1.3)]],
     mistakes={
         "the sign is the other way: E[ε | x_t] minus E[x_0 | x_t]": lambda x_t, t, s: -best_guess(x_t, t, s),
-        "you returned E[x_0 | x_t], the picture to expect; the velocity is E[ε | x_t] minus that": (
-            lambda x_t, t, s: (1 - t) * s**2 / variance(t, s) * x_t
-        ),
-        "you returned E[ε | x_t], the noise to expect; take E[x_0 | x_t] away from it": (
-            lambda x_t, t, s: t / variance(t, s) * x_t
-        ),
-        "you returned the covariance with x_t; it must still be divided by the variance of x_t": (
-            lambda x_t, t, s: (t - (1 - t) * s**2) * x_t
-        ),
-        "you divided by the deviation of x_t; the best linear guess divides by its variance": (
-            lambda x_t, t, s: (t - (1 - t) * s**2) / math.sqrt(variance(t, s)) * x_t
-        ),
+        "you returned E[x_0 | x_t], the picture to expect; the velocity is E[ε | x_t] minus that":
+            lambda x_t, t, s: (1 - t) * s**2 / variance(t, s) * x_t,
+        "you returned E[ε | x_t], the noise to expect; take E[x_0 | x_t] away from it":
+            lambda x_t, t, s: t / variance(t, s) * x_t,
+        "you returned the covariance with x_t; it must still be divided by the variance of x_t":
+            lambda x_t, t, s: (t - (1 - t) * s**2) * x_t,
         "the variance of the picture is s², not s": lambda x_t, t, s: best_guess(x_t, t, math.sqrt(s)),
-        "right for s = 1 only: the picture's share of the variance is (1 - t)² s²": (
-            lambda x_t, t, s: best_guess(x_t, t, 1.0)
-        ),
+        "right for s = 1 only: the picture's share of the variance is (1 - t)² s²":
+            lambda x_t, t, s: best_guess(x_t, t, 1.0),
     },
     advice="The covariance of target and state, divided by the variance of the state, times x_t.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 9.3
 
@@ -133,39 +116,23 @@ TRAINING_LEVELS = Exercise(
     mistakes={
         "these are logits; a noise level is their sigmoid": lambda *args: torch.logit(training_levels(*args)),
         "the levels are not shifted: μ(L) is missing": partial(training_levels, sign=0),
-        "the sign of μ is the other way: larger pictures are trained at higher levels": (
-            partial(training_levels, sign=-1)
-        ),
-        "you added μ to the level; it is added to the logit of the level": (
+        "the sign of μ is the other way: larger pictures are trained at higher levels":
+            partial(training_levels, sign=-1),
+        "you added μ to the level; it is added to the logit of the level":
             lambda normals, a, c, width, height: (
                 torch.sigmoid(a + c * normals) + mu_of(math.ceil(width / 16) * math.ceil(height / 16))
-            )
-        ),
-        "you took the sigmoid twice: add μ to the logits and take it once": (
-            lambda normals, a, c, *size: training_levels(torch.sigmoid(a + c * normals), 0, 1, *size)
-        ),
-        "c was squared: it is the deviation, not the variance": (
-            lambda normals, a, c, *size: training_levels(normals, a, c**2, *size)
-        ),
-        "a is multiplied by c: the mean of the logits is a, whatever c is": (
-            lambda normals, a, c, *size: training_levels(normals, a * c, c, *size)
-        ),
-        "you counted pixels; L is the number of tokens, 16 × 16 pixels each": (
-            lambda normals, a, c, width, height: training_levels(normals, a, c, width, height, L=width * height)
-        ),
-        "you counted places of the latent; a token is a 2 × 2 patch of them": (
-            lambda normals, a, c, width, height: training_levels(
-                normals, a, c, width, height, L=(width // 8) * (height // 8)
-            )
-        ),
-        "a picture whose sides are no multiples of 16 still needs whole tokens: round up": (
+            ),
+        "you took the sigmoid twice: add μ to the logits and take it once":
+            lambda normals, a, c, *size: training_levels(torch.sigmoid(a + c * normals), 0, 1, *size),
+        "you counted pixels; L is the number of tokens, 16 × 16 pixels each":
+            lambda normals, a, c, width, height: training_levels(normals, a, c, width, height, L=width * height),
+        "a picture whose sides are no multiples of 16 still needs whole tokens: round up":
             lambda normals, a, c, width, height: training_levels(
                 normals, a, c, width, height, L=(width // 16) * (height // 16)
-            )
-        ),
+            ),
     },
     advice="The logits have mean μ(L) + a and deviation c; the levels are their sigmoid.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 9.4
 
@@ -187,18 +154,14 @@ DROP_CAPTIONS = Exercise(
     drop_captions,
     inputs=[drop_inputs([True, False, False, True], 4, 6, 3), drop_inputs([False, True, True], 3, 5, 7)],
     mistakes={
-        "CLIP's vector still tells the caption: drop both, or the 'empty' prompt is none": (
-            lambda txt, vec, empty, drop: (drop_captions(txt, vec, empty, drop)[0], vec)
-        ),
-        "T5's states still tell the caption: drop both, or the 'empty' prompt is none": (
-            lambda txt, vec, empty, drop: (txt, drop_captions(txt, vec, empty, drop)[1])
-        ),
-        "the captions to drop were kept and all others dropped: torch.where takes its second argument where True": (
-            lambda txt, vec, empty, drop: drop_captions(txt, vec, empty, ~drop)
-        ),
-        "you put zeros there; the sampler will pass the encoded empty text, so training must show that": (
-            lambda txt, vec, empty, drop: drop_captions(txt, vec, (0 * empty[0], 0 * empty[1]), drop)
-        ),
+        "CLIP's vector still tells the caption: drop both, or the 'empty' prompt is none":
+            lambda txt, vec, empty, drop: (drop_captions(txt, vec, empty, drop)[0], vec),
+        "T5's states still tell the caption: drop both, or the 'empty' prompt is none":
+            lambda txt, vec, empty, drop: (txt, drop_captions(txt, vec, empty, drop)[1]),
+        "the captions to drop were kept and all others dropped: torch.where takes its second argument where True":
+            lambda txt, vec, empty, drop: drop_captions(txt, vec, empty, ~drop),
+        "you put zeros there; the sampler will pass the encoded empty text, so training must show that":
+            lambda txt, vec, empty, drop: drop_captions(txt, vec, (0 * empty[0], 0 * empty[1]), drop),
         "you dropped some tokens of every caption: `drop` belongs to the samples, give it the shape (B, 1, 1)": (
             lambda txt, vec, empty, drop: (
                 torch.where(drop[None, :, None], empty[0], txt),
@@ -207,7 +170,7 @@ DROP_CAPTIONS = Exercise(
         ),
     },
     advice="Where drop is True both tensors must be those of the empty text, elsewhere as they came.",
-)
+)  # fmt: skip
 
 EXERCISES = [TRAINING_PAIR, BEST_GUESS, TRAINING_LEVELS, DROP_CAPTIONS]
 

@@ -24,27 +24,21 @@ STUDENT_TARGET = Exercise(
         (normal(2, 2, 2), normal(2, 2, 2, seed=1), GUIDANCE[1:]),
     ],
     mistakes={
-        "every channel got its own w: w belongs to the samples, give it the shape (B, 1, 1)": (
-            lambda v_uncond, v_cond, w: v_uncond + w * (v_cond - v_uncond)
-        ),
-        "every token got its own w: w belongs to the samples, (B, 1, 1)": (
-            lambda v_uncond, v_cond, w: v_uncond + w[:, None] * (v_cond - v_uncond)
-        ),
-        "the two passes are swapped: that walks away from the caption": (
-            lambda v_uncond, v_cond, w: student_target(v_cond, v_uncond, w)
-        ),
-        "you began at v_c: that is 1 + w in Eq. (10.1), where w = 1 is the prompted velocity": (
-            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, 1 + w)
-        ),
-        "you multiplied the prompted velocity alone; only the difference is stretched": (
-            lambda v_uncond, v_cond, w: w[:, None, None] * v_cond
-        ),
-        "one w for the whole batch; every sample has its own": (
-            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, w[:1])
-        ),
+        "every channel got its own w: w belongs to the samples, give it the shape (B, 1, 1)":
+            lambda v_uncond, v_cond, w: v_uncond + w * (v_cond - v_uncond),
+        "every token got its own w: w belongs to the samples, (B, 1, 1)":
+            lambda v_uncond, v_cond, w: v_uncond + w[:, None] * (v_cond - v_uncond),
+        "the two passes are swapped: that walks away from the caption":
+            lambda v_uncond, v_cond, w: student_target(v_cond, v_uncond, w),
+        "you began at v_c: that is 1 + w in Eq. (10.1), where w = 1 is the prompted velocity":
+            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, 1 + w),
+        "you multiplied the prompted velocity alone; only the difference is stretched":
+            lambda v_uncond, v_cond, w: w[:, None, None] * v_cond,
+        "one w for the whole batch; every sample has its own":
+            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, w[:1]),
     },
     advice="The target is v_∅ + w (v_c - v_∅), with one w a sample; it has the shape of v_c.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 10.2
 
@@ -67,27 +61,18 @@ RELATIVE_LOSS = Exercise(
         (normal(2, 3, 11), normal(2, 3, 11, seed=1) * STRETCH[:2]),
     ],
     mistakes={
-        "this is the plain mean square: samples with a strong guidance would drown all others": (
-            lambda v, v_w: (v - v_w).square().mean()
-        ),
-        "you divided after the mean over the batch: long velocities still weigh most. Divide for each sample first": (
-            lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean()
-        ),
-        "you divided by the student's length: it could lower the loss by answering long": (
-            lambda v, v_w: relative_loss(v_w, v)
-        ),
-        "you divided number by number: a target near zero would be all that counts": (
-            lambda v, v_w: ((v - v_w) / v_w).square().mean()
-        ),
-        "you took the root of each sample's loss; the loss is the mean square": (
-            lambda v, v_w: relative_losses(v, v_w).sqrt().mean()
-        ),
-        "you took the root of the mean; the loss is the mean square": lambda v, v_w: relative_loss(v, v_w).sqrt(),
+        "this is the plain mean square: samples with a strong guidance would drown all others":
+            lambda v, v_w: (v - v_w).square().mean(),
+        "you divided after the mean over the batch: long velocities still weigh most. Divide for each sample first":
+            lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean(),
+        "you divided by the student's length: it could lower the loss by answering long":
+            lambda v, v_w: relative_loss(v_w, v),
+        "you took the root of each sample's loss; the loss is the mean square":
+            lambda v, v_w: relative_losses(v, v_w).sqrt().mean(),
         "one loss a sample is right so far; return their mean": relative_losses,
-        "you summed over the batch; the loss is the mean": lambda v, v_w: relative_losses(v, v_w).sum(),
     },
     advice="‖v - v_w‖² / ‖v_w‖² a sample, then their mean.",
-)
+)  # fmt: skip
 
 EXERCISES = [STUDENT_TARGET, RELATIVE_LOSS]
 

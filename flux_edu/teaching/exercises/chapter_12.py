@@ -32,16 +32,15 @@ MASK_TOKENS = Exercise(
     mistakes={
         "you cut 16 × 16 squares at once: first 8 × 8 pixels become the 64 channels of a latent place, then 2 × 2"
         " places a token, channel first": read_as("(ph p pw q)"),
-        "you put the 2 × 2 places before the channels; a patch is read channel first, (c ph pw)": (
-            read_as("(ph pw p q)")
-        ),
+        "you put the 2 × 2 places before the channels; a patch is read channel first, (c ph pw)":
+            read_as("(ph pw p q)"),
         "you swapped rows and columns inside the 8 × 8 squares: the row comes first, (p q)": read_as("(q p ph pw)"),
         "that is 1 − m: 1 marks what is painted anew, leave the mask as it is": lambda mask: mask_tokens(1 - mask),
         "the tokens run column by column; they run row by row, (h w)": read_as("(p q ph pw)", order="(w h)"),
         "you took the width for the height: a mask is (B, 1, H, W)": lambda mask: mask_tokens(mask.mT),
     },
     advice="8 × 8 pixels → 64 channels, then patchify, Eq. (2.2).",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 12.2
 
@@ -55,30 +54,18 @@ REFERENCE_IDS = Exercise(
     reference_ids,
     inputs=[(2, 3, 2), (5, 3, 1), (3, 2, 7)],
     mistakes={
-        "ids are whole numbers here; they are float32, as RoPE multiplies them with frequencies": (
-            lambda h, w, index: reference_ids(h, w, index).int()
-        ),
-        "the first axis is 0: then the reference stands exactly where the picture does": (
-            lambda h, w, index: reference_ids(h, w, 0)
-        ),
-        "row and column are swapped: the id is (index, row, column)": (
-            lambda h, w, index: reference_ids(h, w, index)[:, [0, 2, 1]]
-        ),
-        "the index stands last: it is the first of the three axes": (
-            lambda h, w, index: reference_ids(h, w, index)[:, [1, 2, 0]]
-        ),
-        "you moved the reference away in its columns; only the first axis tells the pictures apart": (
-            lambda h, w, index: reference_ids(h, w, index) + torch.tensor([0, 0, w])
-        ),
-        "you moved the reference away in its rows; only the first axis tells the pictures apart": (
-            lambda h, w, index: reference_ids(h, w, index) + torch.tensor([0, h, 0])
-        ),
-        "the first axis is 1 whatever the index is; a second reference gets a 2": (
-            lambda h, w, index: reference_ids(h, w, 1)
-        ),
+        "ids are whole numbers here; they are float32, as RoPE multiplies them with frequencies":
+            lambda h, w, index: reference_ids(h, w, index).int(),
+        "the first axis is 0: then the reference stands exactly where the picture does":
+            lambda h, w, index: reference_ids(h, w, 0),
+        "row and column are swapped: the id is (index, row, column)": lambda *args: reference_ids(*args)[:, [0, 2, 1]],
+        "you moved the reference away in its columns; only the first axis tells the pictures apart":
+            lambda h, w, index: reference_ids(h, w, index) + torch.tensor([0, 0, w]),
+        "the first axis is 1 whatever the index is; a second reference gets a 2":
+            lambda h, w, index: reference_ids(h, w, 1),
     },
     advice="(index, row, column), row by row.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 12.3
 
@@ -98,15 +85,13 @@ MERGED = Exercise(
         "the scale is missing: W + scale · B A": lambda W, A, B, scale: merged(W, A, B, 1.0),
         "you scaled A and B both, so the delta by scale²": lambda W, A, B, scale: merged(W, A, B, scale**2),
         "you scaled W too; the base stays whole, W + scale · B A": lambda W, A, B, scale: scale * merged(W, A, B, 1.0),
-        "you blended W away, (1 − scale) W: a LoRA adds": lambda W, A, B, scale: merged((1 - scale) * W, A, B, scale),
-        "that is the transpose of B A: A comes first when the layer reads x, so B stands left": (
-            lambda W, A, B, scale: merged(W, B.T, A.T, scale)
-        ),
+        "that is the transpose of B A: A comes first when the layer reads x, so B stands left":
+            lambda W, A, B, scale: merged(W, B.T, A.T, scale),
         "you subtracted: that unmerges": lambda W, A, B, scale: merged(W, A, B, -scale),
         "the base is missing: that is the delta alone": lambda W, A, B, scale: merged(0 * W, A, B, scale),
     },
     advice="W + scale · B A.",
-)
+)  # fmt: skip
 
 EXERCISES = [MASK_TOKENS, REFERENCE_IDS, MERGED]
 

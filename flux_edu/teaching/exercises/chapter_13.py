@@ -33,16 +33,14 @@ MY_TFLOP = Exercise(
         "the text tokens go through every block too": lambda W, H, text_tokens, steps: my_tflop(W, H, 0, steps),
         "that is one step; a picture takes `steps` of them": lambda W, H, text, steps: my_tflop(W, H, text, 1),
         "that is with a place of the latent a token: one token is 16 × 16 pixels": partial(my_tflop, side=8),
-        "a double block splits the tokens between its two sets of weights: it costs what a single one does": (
-            partial(my_tflop, linear=24 * (2 * 19 + 38) / 57)
-        ),
-        "that is 2 · parameters · tokens: half of a double block's parameters see a token, modulation none": (
-            by_parameters
-        ),
+        "a double block splits the tokens between its two sets of weights: it costs what a single one does":
+            partial(my_tflop, linear=24 * (2 * 19 + 38) / 57),
+        "that is 2 · parameters · tokens: half of a double block's parameters see a token, modulation none":
+            by_parameters,
     },
     advice="57 (24 D² L + 4 D L²) a step.",
     tolerance=1e-3,
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 13.2
 
@@ -60,15 +58,11 @@ MY_SWAP = Exercise(
         "nothing has changed: this loads, and paints something else": lambda weight: weight,
         "all rows are reversed; only the two halves change places": lambda weight: weight.flip(0),
         "columns are reversed; outputs are the rows of a weight": lambda weight: weight.flip(1),
-        "even and odd rows are apart: the halves are the first and the last rows": (
-            lambda weight: torch.cat([weight[1::2], weight[::2]])
-        ),
-        "the halves are alternated row by row; put one below the other": (
-            lambda weight: torch.stack(weight.chunk(2)[::-1], 1).flatten(0, 1)
-        ),
+        "the halves are alternated row by row; put one below the other":
+            lambda weight: torch.stack(weight.chunk(2)[::-1], 1).flatten(0, 1),
     },
     advice="Second half, then first half, both untouched.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 13.3
 
@@ -92,24 +86,21 @@ MY_AUDIT = Exercise(
         ({"a": (2, 3), "b": (5,), "c": (7,)}, {"c": (11,), "b": (5,), "a": (3, 2), "d": (1,)}),
     ],
     mistakes={
-        "missing and extra are exchanged: missing is what the file lacks": (
-            lambda model, file: (*my_audit(model, file)[1::-1], my_audit(model, file)[2])
-        ),
-        "compare shapes, not only names: a name in both with another shape is misshapen": (
-            lambda model, file: (*my_audit(model, file)[:2], [])
-        ),
+        "missing and extra are exchanged: missing is what the file lacks":
+            lambda model, file: (*my_audit(model, file)[1::-1], my_audit(model, file)[2]),
+        "compare shapes, not only names: a name in both with another shape is misshapen":
+            lambda model, file: (*my_audit(model, file)[:2], []),
         "a name that one side does not have cannot be misshapen: only compare the shapes of names in both": (
             lambda model, file: (
                 *my_audit(model, file)[:2],
                 [name for name in model | file if model.get(name) != file.get(name)],
             )
         ),
-        "those whose shapes are equal are well, the others are misshapen": (
-            lambda model, file: (*my_audit(model, file)[:2], [n for n in model if model[n] == file.get(n)])
-        ),
+        "those whose shapes are equal are well, the others are misshapen":
+            lambda model, file: (*my_audit(model, file)[:2], [n for n in model if model[n] == file.get(n)]),
     },
     advice="Missing: in the model, not in the file. Extra: in the file, not in the model.",
-)
+)  # fmt: skip
 
 EXERCISES = [MY_TFLOP, MY_SWAP, MY_AUDIT]
 QUESTIONS = ()

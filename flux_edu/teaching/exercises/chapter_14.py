@@ -16,18 +16,16 @@ WHERE_IT_ENDS = Exercise(
     where_it_ends,
     inputs=[(normal(3, 5), normal(3, 5, seed=1)), (normal(2, 7), normal(2, 7, seed=1))],
     mistakes={
-        "that is where the right sign ends, at the picture; the notes' factor t_n - t_next is positive": (
-            lambda x_0, noise: x_0
-        ),
+        "that is where the right sign ends, at the picture; the notes' factor t_n - t_next is positive":
+            lambda x_0, noise: x_0,
         "that is where the walk begins; over all steps the factors add up to 1, not to 0": lambda x_0, noise: noise,
         "that is v itself, how far it walks; add where it begins": lambda x_0, noise: noise - x_0,
         "you walked from the picture; it begins at the noise": lambda x_0, noise: x_0 - (noise - x_0),
-        "this walks from the noise to the other side by v taken as picture plus noise; v = ε - x_0": (
-            lambda x_0, noise: noise + (noise + x_0)
-        ),
+        "this walks from the noise to the other side by v taken as picture plus noise; v = ε - x_0":
+            lambda x_0, noise: noise + (noise + x_0),
     },
     advice="From ε it walks along v = ε - x_0, and the factors t_n - t_next of all steps add up to 1.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 14.2
 
@@ -59,7 +57,7 @@ FLOAT_TRAPS = Exercise(
         ],
     },
     advice="Compare int((1 - p / 100) * N) with (100 - p) * N // 100, for whole products alone.",
-)
+)  # fmt: skip
 
 EXERCISES = [WHERE_IT_ENDS, FLOAT_TRAPS]
 QUESTIONS = ()

@@ -41,29 +41,19 @@ SHARES = Exercise(
     shares,
     inputs=[(weights(2, 17, 0), 5), (weights(3, 13, 1), 7)],
     mistakes={
-        "the heads are gone: give a row for text queries and one for image queries for each head": (
-            lambda A, L_txt: shares(A, L_txt).mean(0)
-        ),
-        "rows and columns are exchanged: a row of the answer is one kind of query, a column what it takes from": (
-            lambda A, L_txt: shares(A, L_txt).mT
-        ),
-        "queries and keys are exchanged: a query is a row of A, its weights lie along the last axis": (
-            lambda A, L_txt: shares(A.mT, L_txt)
-        ),
-        "these are sums over all queries; take the mean over the queries, so that a row sums to 1": (
-            lambda A, L_txt: shares(A, L_txt) * lengths(A, L_txt)[:, None]
-        ),
+        "rows and columns are exchanged: a row of the answer is one kind of query, a column what it takes from":
+            lambda A, L_txt: shares(A, L_txt).mT,
+        "queries and keys are exchanged: a query is a row of A, its weights lie along the last axis":
+            lambda A, L_txt: shares(A.mT, L_txt),
+        "these are sums over all queries; take the mean over the queries, so that a row sums to 1":
+            lambda A, L_txt: shares(A, L_txt) * lengths(A, L_txt)[:, None],
         "you divided by the number of keys too: that is the mean weight of a quadrant; a share is the sum along the"
         " keys, so that a row sums to 1": lambda A, L_txt: shares(A, L_txt) / lengths(A, L_txt),
-        "image first, and cut at the wrong place: text tokens come first in every row and column": (
-            lambda A, L_txt: shares(A, A.shape[-1] - L_txt)
-        ),
-        "your image row stands above your text row, and your columns are exchanged too: text first": (
-            lambda A, L_txt: shares(A, L_txt).flip(-1, -2)
-        ),
+        "image first, and cut at the wrong place: text tokens come first in every row and column":
+            lambda A, L_txt: shares(A, A.shape[-1] - L_txt),
     },
     advice="For text and image queries apart, the sum over text keys and image keys; the two of a row sum to 1.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 15.2
 
@@ -77,33 +67,23 @@ WHERE_A_WORD_IS_READ = Exercise(
     where_a_word_is_read,
     inputs=[(weights(2, 17, 2), [1, 3], 5, (3, 4)), (weights(3, 17, 3), [0, 2, 6], 7, (5, 2))],
     mistakes={
-        "one map is left for every head: take the mean over the heads": (
-            lambda A, tokens, L_txt, grid: A[:, L_txt:, tokens].sum(-1).unflatten(-1, grid)
-        ),
-        "the grid is (rows, columns); yours is lying on its side": (
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1])
-        ),
-        "that is what the word takes from the image; image tokens are the queries here, the word is a key": (
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A.mT, tokens, L_txt, grid)
-        ),
-        "you took the mean over the word's tokens; a word of two tokens is read with both, so add them": (
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid) / len(tokens)
-        ),
-        "only the word's first token is in it; add the weights of all its tokens": (
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens[:1], L_txt, grid)
-        ),
-        "the heads are added up; take their mean, so that the map is a share of 1": (
-            lambda A, tokens, L_txt, grid: len(A) * where_a_word_is_read(A, tokens, L_txt, grid)
-        ),
-        "the rows of the first image tokens are missing: image queries begin at L_txt, and text rows are no pixels": (
-            lambda A, tokens, L_txt, grid: A[:, : math.prod(grid), tokens].sum(-1).mean(0).unflatten(0, grid)
-        ),
-        "the image tokens are laid out column by column; they come row by row": (
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1]).mT
-        ),
+        "one map is left for every head: take the mean over the heads":
+            lambda A, tokens, L_txt, grid: A[:, L_txt:, tokens].sum(-1).unflatten(-1, grid),
+        "the grid is (rows, columns); yours is lying on its side":
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1]),
+        "that is what the word takes from the image; image tokens are the queries here, the word is a key":
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A.mT, tokens, L_txt, grid),
+        "you took the mean over the word's tokens; a word of two tokens is read with both, so add them":
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid) / len(tokens),
+        "only the word's first token is in it; add the weights of all its tokens":
+            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens[:1], L_txt, grid),
+        "the heads are added up; take their mean, so that the map is a share of 1":
+            lambda A, tokens, L_txt, grid: len(A) * where_a_word_is_read(A, tokens, L_txt, grid),
+        "the rows of the first image tokens are missing: image queries begin at L_txt, and text rows are no pixels":
+            lambda A, tokens, L_txt, grid: A[:, : math.prod(grid), tokens].sum(-1).mean(0).unflatten(0, grid),
     },
     advice="A[:, L_txt:, tokens], summed over the word's tokens, mean over the heads.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 15.3
 
@@ -123,38 +103,22 @@ def without_normalising(look: Tensor, grid: Grid) -> Tensor:
     return (look @ places(grid) - look.sum(-1, keepdim=True) * places(grid)).mean(0)
 
 
-def absolute_offset(look: Tensor, grid: Grid) -> Tensor:
-    place, look = places(grid), look / look.sum(-1, keepdim=True)
-    return (look[..., None] * (place[None] - place[:, None]).abs()).sum(1).mean(0)
-
-
-def divided_by_rows(look: Tensor, grid: Grid) -> Tensor:
-    n, look = torch.arange(math.prod(grid)), look / look.sum(-1, keepdim=True)
-    place = torch.stack([n // grid[0], n % grid[0]], -1).float()
-    return (look @ place - place).mean(0)
-
-
 MEAN_OFFSET = Exercise(
     "15.3",
     mean_offset,
     inputs=[(weights(1, 17, 4)[0, 5:, 5:], (3, 4)), (weights(1, 15, 5)[0, 5:, 5:], (5, 2))],
     mistakes={
-        "the sign is the other way: the place of the token looked at, less that of the one that looks": (
-            lambda look, grid: -mean_offset(look, grid)
-        ),
+        "the sign is the other way: the place of the token looked at, less that of the one that looks":
+            lambda look, grid: -mean_offset(look, grid),
         "down and right are exchanged: (dy, dx)": lambda look, grid: mean_offset(look, grid).flip(0),
-        "the rows of `look` do not sum to 1, since part of the weight went to text: divide each by its sum": (
-            without_normalising
-        ),
-        "that is where it looks, not how far from itself: take the query's own place away": (
-            lambda look, grid: mean_offset(look, grid) + places(grid).mean(0)
-        ),
-        "you took absolute values: left and right should cancel": absolute_offset,
+        "the rows of `look` do not sum to 1, since part of the weight went to text: divide each by its sum":
+            without_normalising,
+        "that is where it looks, not how far from itself: take the query's own place away":
+            lambda look, grid: mean_offset(look, grid) + places(grid).mean(0),
         "queries and keys are exchanged: a query is a row of `look`": lambda look, grid: mean_offset(look.mT, grid),
-        "token n lies in row n // columns and column n % columns; you divided by the number of rows": divided_by_rows,
     },
     advice="Σ_j look_ij (place_j − place_i), mean over the queries i.",
-)
+)  # fmt: skip
 
 # ---------------------------------------------------------------- 15.4
 
@@ -171,26 +135,17 @@ SILENCE = Exercise(
     inputs=[(normal(2, 3, 12), 1, 4), (normal(1, 5, 10), 4, 5)],
     mistakes={
         "nothing is silent: the channels of the head are as they were": lambda found, head, num_heads: found,
-        "you silenced every so manieth channel; a head's channels lie side by side, (h k)": (
-            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) % num_heads != head)
-        ),
-        "you silenced all the other heads and left this one": (
-            lambda found, head, num_heads: found - silence(found, head, num_heads)
-        ),
-        "you silenced one channel; a head has K = channels / heads of them": (
-            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) != head)
-        ),
-        "heads are counted from 0: you silenced the one before": (
-            lambda found, head, num_heads: silence(found, head - 1, num_heads)
-        ),
-        "a silent head's channels are zero, not gone: as many come out as go in": (
-            lambda found, head, num_heads: torch.cat(
-                [part for i, part in enumerate(found.chunk(num_heads, -1)) if i != head], -1
-            )
-        ),
+        "you silenced channels that lie apart; a head's channels lie side by side, (h k)":
+            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) % num_heads != head),
+        "you silenced all the other heads and left this one":
+            lambda found, head, num_heads: found - silence(found, head, num_heads),
+        "you silenced one channel; a head has K = channels / heads of them":
+            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) != head),
+        "heads are counted from 0: you silenced the one before":
+            lambda found, head, num_heads: silence(found, head - 1, num_heads),
     },
     advice="This head alone is silent: its channels are head·K to (head + 1)·K.",
-)
+)  # fmt: skip
 
 EXERCISES = [SHARES, WHERE_A_WORD_IS_READ, MEAN_OFFSET, SILENCE]
 
