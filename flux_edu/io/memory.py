@@ -7,8 +7,7 @@ decoding 1.88, as traced. What CUDA and its libraries take besides was measured 
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 
@@ -24,18 +23,23 @@ from flux_edu.patchify import PIXELS_PER_TOKEN
 
 GIB = 2**30  # graphics cards are sold by it
 CONTEXT = 0.55e9  # bytes that CUDA takes at its start, before anything is allocated
-LIBRARIES = 0.2e9  # and its libraries later, while a picture is painted
+ASIDE = 0.4e9  # what its libraries load later, 0.18 GB, and what PyTorch's allocator loses between tensors
 SHOWN = 0.98  # of a card's nominal memory; "24 GiB" are 23.5 to 23.7
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80)  # GiB
 T5_XXL, T5_XXL_BLOCK, T5_XXL_BLOCKS, CLIP_L = 4_762_310_656, 192_946_176, 24, 123_060_480  # parameters
 
 
-class Offload(Enum):
-    """Which parts wait in host memory, from the quickest mode to the most frugal."""
+@dataclass(frozen=True)
+class Offload:
+    """What waits in host memory: nothing; or each part till its turn, and in it so many of the transformer's blocks."""
 
-    NONE = "all on the GPU"
-    MODEL = "model offload"  # a part is on the GPU while it computes
-    SEQUENTIAL = "sequential offload"  # of the transformer and T5 one block at a time
+    parts: bool = False
+    blocks: int = 0
+
+    def __str__(self) -> str:
+        if not self.parts:
+            return "all on the GPU"
+        return "model offload" + (f", {self.blocks} blocks sequentially" if self.blocks else "")
 
 
 # ---------------------------------------------------------------- counting
@@ -101,32 +105,31 @@ def count(module: nn.Module) -> int:
 
 @cache
 def weights(spec: ModelSpec) -> dict[str, int]:
-    """Parameters of every part of a published model, and of the largest block of those that have blocks."""
+    """Parameters of every part of a published model."""
     with torch.device("meta"):
         model, ae = Flux(spec.params), AutoEncoder(spec.ae_params)
-    blocks = [count(block) for block in (*model.double_blocks, *model.single_blocks)]
-    return {
-        "transformer": count(model),
-        "its blocks": sum(blocks),
-        "its largest block": max(blocks),
-        "autoencoder": count(ae),
-        "T5-XXL": T5_XXL,
-        "CLIP-L": CLIP_L,
-    }
+    return {"transformer": count(model), "autoencoder": count(ae), "T5-XXL": T5_XXL, "CLIP-L": CLIP_L}
+
+
+@cache
+def block_sizes(spec: ModelSpec) -> list[int]:
+    """Parameters of each block of the transformer, in order."""
+    with torch.device("meta"):
+        model = Flux(spec.params)
+    return [count(block) for block in (*model.double_blocks, *model.single_blocks)]
 
 
 def peak(spec: ModelSpec, offload: Offload, width: int = 1024, height: int = 1024, bytes_each: int = 2) -> float:
     """The most bytes on the GPU while one picture is painted, beside CUDA's context; in bfloat16 two bytes a weight."""
     n = {name: bytes_each * number for name, number in weights(spec).items()}
     painting, decoding = activations(spec, width, height)
-    if offload is Offload.NONE:
-        whole = sum(n[part] for part in ("transformer", "autoencoder", "T5-XXL", "CLIP-L"))
-        return whole + max(painting, decoding) + LIBRARIES
+    if not offload.parts:
+        return sum(n.values()) + max(painting, decoding) + ASIDE
     model, t5 = n["transformer"], n["T5-XXL"]
-    if offload is Offload.SEQUENTIAL:
-        model += n["its largest block"] - n["its blocks"]
+    if waiting := block_sizes(spec)[: offload.blocks]:
+        model -= bytes_each * (sum(waiting) - max(waiting))
         t5 -= bytes_each * (T5_XXL_BLOCKS - 1) * T5_XXL_BLOCK
-    return max(t5 + n["CLIP-L"], model + painting, n["autoencoder"] + decoding) + LIBRARIES
+    return max(t5 + n["CLIP-L"], model + painting, n["autoencoder"] + decoding) + ASIDE
 
 
 def memory_of(device: torch.device) -> int | None:
@@ -140,36 +143,36 @@ def usable(card: int) -> int:
 
 
 def choose_offload(spec: ModelSpec, free: int | None) -> Offload:
-    """The quickest mode whose peak fits, the most frugal one if none does."""
-    return next((mode for mode in Offload if free is None or peak(spec, mode) <= free), Offload.SEQUENTIAL)
+    """What waits so that the rest fits, and as little as possible; everything, if even that does not."""
+    choices = [Offload(), *(Offload(True, blocks) for blocks in range(len(block_sizes(spec)) + 1))]
+    return next((offload for offload in choices if free is None or peak(spec, offload) <= free), choices[-1])
 
 
 def on_this_machine(spec: ModelSpec, device: torch.device) -> str:
     """What this machine's GPU will do with a variant, in one line."""
     free = memory_of(device)
     if free is None:
-        n = weights(spec)
-        whole = 2 * (n["transformer"] + n["autoencoder"] + T5_XXL + CLIP_L) / 1e9
+        whole = 2 * sum(weights(spec).values()) / 1e9
         return f"Here: device {device.type}, no CUDA GPU. All parts share the host's memory, {whole:.0f} GB of weights."
-    mode = choose_offload(spec, free)
-    return f"Here: {torch.cuda.get_device_name(device)}, {free / GIB:.1f} GiB free: {mode.value}."
+    name = torch.cuda.get_device_name(device)
+    return f"Here: {name}, {free / GIB:.1f} GiB free: {choose_offload(spec, free)}."
 
 
 def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
-    """Cards from 8 to 80 GiB as a Markdown table: what of them is usable, the mode that fits, and its peak."""
+    """Cards from 8 to 80 GiB as a Markdown table: what of them is usable, what waits in host memory, and the peak."""
     painting, decoding = activations(spec, width, height)
-    n = weights(spec)
+    parts = ", ".join(f"{name} {2 * number / 1e9:.2f}" for name, number in weights(spec).items())
     lines = [
-        f"Weights in bfloat16, GB: transformer {2 * n['transformer'] / 1e9:.2f}, T5-XXL {2 * T5_XXL / 1e9:.2f},"
-        f" CLIP-L {2 * CLIP_L / 1e9:.2f}, autoencoder {2 * n['autoencoder'] / 1e9:.2f}. Activations at"
-        f" {width} × {height}, GB: an evaluation {painting / 1e9:.2f}, decoding {decoding / 1e9:.2f}.",
+        f"Weights in bfloat16, GB: {parts}. Activations at {width} × {height}, GB: an evaluation {painting / 1e9:.2f},"
+        f" decoding {decoding / 1e9:.2f}.",
         "",
-        "| GPU memory | usable | offload mode | peak |",
+        "| GPU memory | usable | mode | peak |",
         "|---|---|---|---|",
     ]
     for card in CARDS:
-        mode = next((mode for mode in Offload if peak(spec, mode, width, height) <= usable(card)), None)
-        fits = f"{mode.value} | {peak(spec, mode, width, height) / 1e9:.1f} GB" if mode else "none | –"
+        offload = choose_offload(spec, usable(card))
+        most = peak(spec, offload, width, height)
+        fits = f"{offload} | {most / 1e9:.1f} GB" if most <= usable(card) else "none | –"
         lines.append(f"| {card} GiB | {usable(card) / 1e9:.1f} GB | {fits} |")
     return "\n".join(lines)
 
@@ -181,7 +184,8 @@ def table(spec: ModelSpec, width: int = 1024, height: int = 1024) -> str:
 def on_device(device: torch.device, *parts: nn.Module) -> Iterator[None]:
     """Inside the block the parts stand on the device; their host memory is kept, so that nothing is copied back."""
     with torch.inference_mode(False):
-        home = [(x, x.data) for part in parts for x in chain(part.parameters(), part.buffers())]
+        tensors = (x for part in parts for x in chain(part.parameters(), part.buffers()))
+        home = [(x, x.data) for x in tensors if not x.is_meta]  # those of waiting blocks are
         for x, data in home:
             x.data = data.to(device, non_blocking=True)
     try:
@@ -192,28 +196,25 @@ def on_device(device: torch.device, *parts: nn.Module) -> Iterator[None]:
                 x.data = data
 
 
-def offload_blocks(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Everything but the blocks goes to the device and stays; a block comes when its turn is and leaves after it.
+def offload_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Each block waits in host memory, comes when it computes and leaves after it, by the hooks of Accelerate.
 
-    For GPUs smaller than the weights. Each evaluation then moves the whole model once, which over PCIe takes longer
-    than computing it. The hooks are those of Accelerate.
+    For GPUs smaller than the weights. What waits is moved anew in every evaluation, which over PCIe takes longer than
+    computing it.
     """
     try:
         from accelerate import cpu_offload
     except ImportError:
-        raise ImportError('sequential offload needs Accelerate: pip install "flux-edu[real]"') from None
+        raise ImportError('on a GPU as small as this, Accelerate is needed: pip install "flux-edu[real]"') from None
     for block in blocks:
         cpu_offload(block, device, offload_buffers=True, preload_module_classes=[type(block).__name__])
-    for x in chain(model.parameters(), model.buffers()):
-        if not x.is_meta:  # those of the blocks are, while they are away
-            x.data = x.data.to(device)
 
 
 def place(t5: nn.Module, clip: nn.Module, model: Flux, ae: AutoEncoder, device: torch.device, offload: Offload) -> None:
-    """Put the parts where this mode wants them; what stays in host memory comes by `on_device`."""
-    if offload is Offload.NONE:
+    """Put the parts where they wait; what waits as a part comes by `on_device`."""
+    if not offload.parts:
         for part in (t5, clip, model, ae):
             part.to(device)
-    if offload is Offload.SEQUENTIAL:
-        offload_blocks(model, [*model.double_blocks, *model.single_blocks], device)
-        offload_blocks(t5, t5.encoder.encoder.block, device)
+    if offload.blocks:
+        offload_blocks([*model.double_blocks, *model.single_blocks][: offload.blocks], device)
+        offload_blocks(t5.encoder.encoder.block, device)

@@ -176,7 +176,7 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
         )
     check_files(name, files)
     offload = memory.choose_offload(spec, memory.memory_of(device))
-    at = device if offload is memory.Offload.NONE else torch.device("cpu")
+    at = torch.device("cpu") if offload.parts else device
     with torch.device("meta"):
         model, ae = Flux(get_spec(spec.base or name).params), AutoEncoder(spec.ae_params)
     load(model, files.paths["FLUX_MODEL"], torch.device("cpu") if spec.lora else at, torch.bfloat16)

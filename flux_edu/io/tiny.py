@@ -65,4 +65,4 @@ def load_tiny(spec: ModelSpec) -> tuple[tuple[TextEmbedder, TextEmbedder, Flux, 
             model = lora.with_delta(spec, read(path), read(TINY_FOLDER / spec.lora), spec.lora)
         else:
             load_part(part, path)
-    return (t5, clip, model, ae), Offload.NONE
+    return (t5, clip, model, ae), Offload()
