@@ -58,9 +58,9 @@ def trace(model: nn.Module, *args, **kwargs) -> Trace:
 
     Without gradients, but not in inference mode: what was traced may go into further computations of any kind.
     """
-    found = Trace()
+    traced = Trace()
     hooks = [
-        module.register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, out))
+        module.register_forward_hook(lambda _, __, out, name=name: traced.__setitem__(name, out))
         for name, module in model.named_modules()
         if not isinstance(module, nn.ModuleList)
     ]
@@ -69,7 +69,7 @@ def trace(model: nn.Module, *args, **kwargs) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return traced
 
 
 Block = DoubleStreamBlock | SingleStreamBlock

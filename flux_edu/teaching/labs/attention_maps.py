@@ -39,12 +39,12 @@ class AttentionRecord:
 
     def tokens(self, word: str) -> list[int]:
         """The numbers of a word's tokens; of a word that stands there twice, the first."""
-        found = [tokens for each, tokens in self.words if each == word]
-        if not found:
+        places = [tokens for text, tokens in self.words if text == word]
+        if not places:
             raise KeyError(
                 f"{word!r} is not a word of {self.prompt!r}; there are {', '.join(w for w, _ in self.words)}"
             )
-        return found[0]
+        return places[0]
 
 
 def block_names(model: Flux) -> list[str]:
@@ -57,13 +57,13 @@ def words_of(t5: TextEmbedder, prompt: str) -> list[tuple[str, list[int]]]:
     ids = t5.tokens([prompt])[0].tolist()
     pieces = t5.tokenizer.convert_ids_to_tokens(ids)
     used = next((i for i, n in enumerate(ids) if n == t5.tokenizer.pad_token_id), len(ids))
-    found: list[tuple[str, list[int]]] = []
+    words: list[tuple[str, list[int]]] = []
     for i, piece in enumerate(pieces[: used - 1]):
-        if piece[0] in "Ġ▁" or not found:
-            found.append(("", []))
-        text, tokens = found[-1]
-        found[-1] = text + piece, [*tokens, i]
-    spelled = [(t5.tokenizer.convert_tokens_to_string([text]).strip(), tokens) for text, tokens in found]
+        if piece[0] in "Ġ▁" or not words:
+            words.append(("", []))
+        text, tokens = words[-1]
+        words[-1] = text + piece, [*tokens, i]
+    spelled = [(t5.tokenizer.convert_tokens_to_string([text]).strip(), tokens) for text, tokens in words]
     ends = [("(end)", [used - 1]), ("(padding)", list(range(used, len(ids))))]
     return spelled + [(name, tokens) for name, tokens in ends if tokens]
 

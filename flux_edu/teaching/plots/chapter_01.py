@@ -154,13 +154,13 @@ def noise_levels(steps: int = 20, threshold: float = 0.9) -> Figure:
     rows = [("schnell, no shift", None, GREY), ("256 × 256", 256, GREEN), ("1024 × 1024", 4096, BLUE)]
     rows += [("2048 × 2048", 16384, PINK)]
     fig, ax = new_figure(width=8, height=2.6)
-    told = []
+    summaries = []
     for y, (name, L, color) in enumerate(rows):
         timesteps = get_schedule(steps, L or 1, shift=L is not None)[:-1]
         high = sum(t > threshold for t in timesteps)
         ax.plot(timesteps, [y] * steps, "o", color=color, ms=5)
         ax.text(-0.04, y, f"{high} above {threshold:g}", va="center", fontsize=9)
-        told.append(f"{name}: {high}")
+        summaries.append(f"{name}: {high}")
     ax.axvline(threshold, color=ORANGE, zorder=0, lw=1.2)
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
     ax.set(
@@ -171,7 +171,7 @@ def noise_levels(steps: int = 20, threshold: float = 0.9) -> Figure:
     )
     fig.set_label(
         f"The {steps} noise levels of four schedules on a line from 1 to 0. Evaluations above t = {threshold:g}: "
-        + ", ".join(told)
+        + ", ".join(summaries)
     )
     return fig
 
@@ -201,18 +201,19 @@ def step_sizes(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure
     h, w = token_grid(height, width)
     even, where = np.linspace(1, 0, steps + 1), np.linspace(0, 1, 101)
     fig, ax = new_figure(width=7, height=3.2, margins=(0.1, 0.98, 0.16, 0.9))
-    told = []
+    summaries = []
     for name, rule in MUS.items():
         mu, (color, ls) = rule(h * w, steps), LOOKS[name]
         t = time_shift(mu, 1.0, torch.from_numpy(even)).numpy()
         ax.plot(where, step_size(where, mu, steps), color=color, ls=ls, lw=1, label=f"{name}: μ = {mu:.2f}")
         ax.plot((t[:-1] + t[1:]) / 2, t[:-1] - t[1:], "o", color=color, ms=4)
-        told.append(f"{name} from {t[0] - t[1]:.4f} to {t[-2]:.4f}")
+        summaries.append(f"{name} from {t[0] - t[1]:.4f} to {t[-2]:.4f}")
     ax.set(xlabel="noise level t'", ylabel="length of a step", xlim=(1.02, -0.02), ylim=(0, None))
     ax.set_title(f"{width} × {height} px, L = {h * w} tokens, N = {steps}", fontsize=10)
     ax.legend(fontsize=8, loc="upper left", frameon=False)
     fig.set_label(
-        f"Length of each of {steps} steps over its noise level at {h * w} tokens, first and last: {'; '.join(told)}."
+        f"Length of each of {steps} steps over its noise level at {h * w} tokens, first and last:"
+        f" {'; '.join(summaries)}."
         " Dots lie on the curves that the slope of the shift predicts."
     )
     return fig
@@ -229,11 +230,11 @@ def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
         f"FLUX.2, {steps} steps": (PINK, "-.", lambda n: empirical_mu(int(n), steps)),
     }
     fig, ax = new_figure(width=7.4, height=3.6, margins=(0.09, 0.98, 0.15, 0.9))
-    told = []
+    summaries = []
     for name, (color, ls, rule) in rules.items():
         ax.plot(L, [rule(n) for n in L], color=color, ls=ls, label=name)
         ax.plot(here, rule(here), "o", color=color, ms=6)
-        told.append(f"{name}: {rule(here):.2f}")
+        summaries.append(f"{name}: {rule(here):.2f}")
     ax.plot(4096, math.log(3), "D", color=GREEN, ms=6, label="SD3 at 1024²: α = 3, μ = ln 3")
     ax.axvline(here, color=GREY, lw=0.8, ls=":")
     ax.set_xscale("log")
@@ -241,7 +242,7 @@ def mu_rules(width: int = 1024, height: int = 1024, steps: int = 28) -> Figure:
     ax.set_xticks([64, 256, 1024, 4096, 16_384], ["64", "256", "1024", "4096", "16384"])
     ax.set_title(f"{width} × {height} px: L = {here}", fontsize=10)
     ax.legend(fontsize=8, loc="upper left", frameon=False)
-    fig.set_label(f"μ over image tokens by three rules. At L = {here} tokens: {'; '.join(told)}.")
+    fig.set_label(f"μ over image tokens by three rules. At L = {here} tokens: {'; '.join(summaries)}.")
     return fig
 
 
@@ -255,7 +256,7 @@ def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figur
     """How three schedules share out their steps over four bands of noise level."""
     h, w = token_grid(height, width)
     fig, ax = new_figure(width=7.4, height=2.7, margins=(0.14, 0.98, 0.2, 0.78))
-    told = []
+    summaries = []
     for y, (name, rule) in enumerate(MUS.items()):
         shares, left = band_shares(rule(h * w, steps)), 0.0
         for share, shade in zip(shares, SHADES, strict=True):
@@ -264,7 +265,7 @@ def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figur
                 dark = shade in SHADES[:2]
                 ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color="w" if dark else "k")
             left += share
-        told.append(f"{name} " + ", ".join(f"{share:.0%}" for share in shares))
+        summaries.append(f"{name} " + ", ".join(f"{share:.0%}" for share in shares))
     names = [f"t from {a:g} to {b:g}" for a, b in pairwise(BANDS)]
     for shade, name in zip(SHADES, names, strict=True):
         ax.barh(0, 0, color=shade, label=name)
@@ -274,6 +275,6 @@ def noise_bands(width: int = 1024, height: int = 1024, steps: int = 28) -> Figur
     ax.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.12), frameon=False, columnspacing=1)
     fig.set_label(
         f"Share of the steps above t = 0.9, from 0.9 to 0.7, from 0.7 to 0.4 and below, at {h * w} tokens:"
-        f" {'; '.join(told)}."
+        f" {'; '.join(summaries)}."
     )
     return fig

@@ -216,31 +216,33 @@ def lag_correlation(tokens: Float[Tensor, "1 L C"], rows: int) -> tuple[Float[Te
     """How much a picture's tokens resemble those d places below and to the right of them, d = 0 … ¾ of the side."""
     grid = rearrange(tokens[0].double(), "(h w) c -> h w c", h=rows)
     grid = grid - grid.mean((0, 1))
-    found = []
+    correlations = []
     for turned in (grid, grid.transpose(0, 1)):
         side = len(turned)
         lags = range(3 * side // 4)
         pairs = [(turned[: side - d].flatten(), turned[d:].flatten()) for d in lags]
-        found.append(torch.stack([(a @ b) / (a.norm() * b.norm()) for a, b in pairs]))
-    return tuple(found)
+        correlations.append(torch.stack([(a @ b) / (a.norm() * b.norm()) for a, b in pairs]))
+    return tuple(correlations)
 
 
 def repetition(curves: dict[str, tuple[Tensor, Tensor]], wavelengths: Sequence[float] = ()) -> Figure:
     """`lag_correlation` of several pictures, mean of both directions, with wavelengths of RoPE's pairs as lines."""
     fig, ax = new_figure(width=7, height=3.0)
-    told = []
+    summaries = []
     for (name, both), colour in zip(curves.items(), (BLUE, PINK, GREEN, ORANGE, RED), strict=False):
         mean = (both[0] + both[1]) / 2
         ax.plot(range(len(mean)), mean, "o-", color=colour, ms=3, lw=1, label=name)
         if len(mean) > 8:
             best = 6 + int(mean[6:].argmax())
-            told.append(f"{name}: highest {mean[best]:.2f} at distance {best}")
+            summaries.append(f"{name}: highest {mean[best]:.2f} at distance {best}")
     for wavelength in wavelengths:
         ax.axvline(wavelength, color="0.5", lw=1, ls=":")
     ax.axhline(0, color="0.8", lw=0.8)
     ax.set(xlabel="distance, tokens (dotted: wavelengths of RoPE pairs)", ylabel="correlation", ylim=(-1, 1.05))
     ax.legend(fontsize=8, frameon=False, loc="lower left")
-    fig.set_label(f"Correlation of a picture's tokens with those at a distance, beyond 5 tokens. {'; '.join(told)}.")
+    fig.set_label(
+        f"Correlation of a picture's tokens with those at a distance, beyond 5 tokens. {'; '.join(summaries)}."
+    )
     return fig
 
 

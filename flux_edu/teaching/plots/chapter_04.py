@@ -68,8 +68,8 @@ def rounded_times(num_steps: int = 50, image_seq_len: int = 4096) -> Figure:
     ax.set(xlabel="1000 t of the schedule", ylabel="error, in thousandths")
     ax.set_ylim(-4, 7)
     ax.legend(fontsize=8, loc="upper left", ncols=1)
-    told = "; ".join(f"{name}: at most {error.abs().max():.2f} thousandths" for name, (error, *_) in errors.items())
-    fig.set_label(f"The error of 1000 t at the {num_steps} noise levels of a schedule. {told}.")
+    summary = "; ".join(f"{name}: at most {error.abs().max():.2f} thousandths" for name, (error, *_) in errors.items())
+    fig.set_label(f"The error of 1000 t at the {num_steps} noise levels of a schedule. {summary}.")
     return fig
 
 
@@ -80,8 +80,8 @@ def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], timesteps: Float[Tensor
         ax.plot(timesteps, 100 * change, "o-", ms=3.5, color=color, label=name)
     ax.set(xlabel="noise level t", ylabel="change of the velocity, %", ylim=(0, None))
     ax.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    told = ", ".join(f"{name}: {c.min():.0%} to {c.max():.0%}" for name, c in changes.items())
-    fig.set_label(f"Relative change of the velocity over the noise level. {told}.")
+    summary = ", ".join(f"{name}: {c.min():.0%} to {c.max():.0%}" for name, c in changes.items())
+    fig.set_label(f"Relative change of the velocity over the noise level. {summary}.")
     return fig
 
 
@@ -102,10 +102,10 @@ def guidance_number(
         right.plot(numbers[at], 100 * change[at], "D", color=RED, ms=7)
     right.set(xlabel="guidance w", ylabel="change of the velocity\nagainst w = 1, %")
     right.legend(fontsize=8, frameon=False, loc="upper left")
-    told = ", ".join(f"{name} {change[at]:.1%}" for name, change in changes.items())
+    summary = ", ".join(f"{name} {change[at]:.1%}" for name, change in changes.items())
     fig.set_label(
         f"Left: the {dim} sinusoids of guidance {w:g} and of guidance 1. Right: how far the velocity is"
-        f" from that at w = 1 as w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g}: {told}."
+        f" from that at w = 1 as w goes from {numbers[0]:g} to {numbers[-1]:g}; at {w:g}: {summary}."
     )
     return fig
 
@@ -180,10 +180,10 @@ def modulation_along_t(
     right.locator_params(axis="y", nbins=5)
     right.set_title(f"t = {timesteps[at]:.2f}; grey: what a sigmoid could give", fontsize=10)
     gates = mine[at, [2, 5]]
-    told = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
+    summary = ", ".join(f"{name}{'¹²'[i // 3]} {size[at, i]:.2f}" for i, name in enumerate([*PARTS, *PARTS]))
     fig.set_label(
         f"Modulation of double block {block}, {stream} stream. Left: root mean square along t; at"
-        f" t = {timesteps[at]:.2f}: {told}. Right: all channels at that t; the gates reach from {gates.min():.2f} to"
+        f" t = {timesteps[at]:.2f}: {summary}. Right: all channels at that t; the gates reach from {gates.min():.2f} to"
         f" {gates.max():.2f} and {(gates < 0).float().mean():.0%} of them are negative."
     )
     return fig
@@ -251,10 +251,10 @@ def where_a_word_is_read(
         ax.set(xticks=[], yticks=[], xlabel=f"head {h}")
         ax.set_title(f"max {each.max():.3f}", fontsize=9)
     fig.suptitle(f"what image tokens take from “{words[word]}” (even would be {1 / A.shape[-1]:.3f})", fontsize=10)
-    told = ", ".join(f"head {h} {each.max():.3f}" for h, each in enumerate(maps))
+    summary = ", ".join(f"head {h} {each.max():.3f}" for h, each in enumerate(maps))
     fig.set_label(
         f"For every head a map of {grid[0]} × {grid[1]} image tokens: the weight each gives to the text token"
-        f" “{words[word]}”. Largest weights: {told}; an even share would be {1 / A.shape[-1]:.3f}."
+        f" “{words[word]}”. Largest weights: {summary}; an even share would be {1 / A.shape[-1]:.3f}."
     )
     return fig
 
@@ -279,13 +279,13 @@ def silent_mistakes(changes: dict[str, float]) -> Figure:
 def defects_by_block(curves: dict[str, Sequence[float]], names: Sequence[str]) -> Figure:
     """How far a symmetry is broken behind every block, on a logarithmic scale."""
     fig, ax = new_figure(width=7.6, height=3.4)
-    told = []
+    summaries = []
     for (name, sizes), colour in zip(curves.items(), (BLUE, GREEN, SKY, RED, ORANGE, PINK, BLACK), strict=False):
         ax.plot(range(len(names)), [max(size, 1e-8) for size in sizes], "o-", ms=4, lw=1.2, color=colour, label=name)
-        told.append(f"{name}: {sizes[0]:.0e} behind the first, {sizes[-1]:.0e} behind the last")
+        summaries.append(f"{name}: {sizes[0]:.0e} behind the first, {sizes[-1]:.0e} behind the last")
     ax.set_yscale("log")
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.set(xlabel="behind block", ylabel="relative change of image tokens", ylim=(1e-8, 10))
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    fig.set_label(f"Relative change of the image tokens behind every block. {'; '.join(told)}.")
+    fig.set_label(f"Relative change of the image tokens behind every block. {'; '.join(summaries)}.")
     return fig

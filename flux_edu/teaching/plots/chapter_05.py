@@ -86,10 +86,10 @@ def ablation(names: Sequence[str], attention: Sequence[float], mlp: Sequence[flo
     ax.set(xlabel="block", ylabel="change of the velocity (relative)", title=f"noise level t = {t:.2f}")
     ax.set_ylim(0, 1.2 * max(*attention, *mlp, 1e-6))  # room for the legend
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
-    told = ", ".join(f"{n} {a:.2g} and {m:.2g}" for n, a, m in zip(names, attention, mlp, strict=True))
+    summary = ", ".join(f"{n} {a:.2g} and {m:.2g}" for n, a, m in zip(names, attention, mlp, strict=True))
     fig.set_label(
         f"Two bars a block at noise level {t:.2f}: the relative change of the velocity without the block's attention"
-        f" and without its MLP: {told}."
+        f" and without its MLP: {summary}."
     )
     return fig
 
@@ -162,10 +162,10 @@ def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt:
     right.set(
         xlabel=f"from token j ({L_txt} text, {L - L_txt} image)", ylabel="to token i", title="attention weights (√)"
     )
-    told = ", ".join(f"{name} {part:.0%}" for name, part in share.items())
+    summary = ", ".join(f"{name} {part:.0%}" for name, part in share.items())
     about = ", ".join(f"{n} mean {g.abs().mean():.2g}" for n, g in zip(branches, gates, strict=True))
     fig.set_label(
-        f"{title}. Left, sorted gates, size on average: {about}. Right, the attention map in four quadrants: {told}."
+        f"{title}. Left, sorted gates, size on average: {about}. Right, the attention map in four quadrants: {summary}."
     )
     return fig
 

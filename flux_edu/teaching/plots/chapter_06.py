@@ -39,19 +39,19 @@ def euler_paths(num_steps: int = 6, wrong_sign: bool = False) -> Figure:
     few = np.linspace(1, 0, num_steps + 1).tolist()
     right, miss = walk(few), (walk(few)[-1].abs() - 1).abs().max().item()
     steps = f"{num_steps} Euler step{'s' * (num_steps > 1)}"
-    told = f"{steps} from ten noise numbers; the farthest end is {miss:.3f} away from -1 or 1."
+    summary = f"{steps} from ten noise numbers; the farthest end is {miss:.3f} away from -1 or 1."
     fig, ax = new_figure(width=6.4, height=3.2, margins=(0.09, 0.98, 0.155, 0.97))
     ax.plot(FINE, EXACT, color="0.7", lw=1, label=["the exact paths"] + ["_"] * 9)
     ax.plot(few, right, "o-", color=BLUE, ms=3, lw=0.9, label=[steps] + ["_"] * 9)
     if wrong_sign:
         wrong = walk(few, sign=-1)
         ax.plot(few, wrong, "x--", color=RED, ms=4, lw=0.9, label=["the notes' sign"] + ["_"] * 9)
-        told += f" With the sign of the notes they get up to {wrong[-1].abs().max():.1f} away from 0."
+        summary += f" With the sign of the notes they get up to {wrong[-1].abs().max():.1f} away from 0."
     ax.axhline(1, color=GREEN, lw=1, ls=":")
     ax.axhline(-1, color=GREEN, lw=1, ls=":")
     ax.set(xlim=(1.02, -0.02), ylim=(-4, 4), xlabel="noise level t (the walk goes to the right)", ylabel="x")
     ax.legend(fontsize=8, loc="upper left", frameon=False)
-    fig.set_label(told + " Grey: the exact paths. Green dots: the data.")
+    fig.set_label(summary + " Grey: the exact paths. Green dots: the data.")
     return fig
 
 
@@ -110,20 +110,20 @@ def start_level(strength: float, timesteps: list[float]) -> tuple[int, float]:
 def strength_levels(num_steps: int = 50, strength: float = 0.5) -> Figure:
     """From strength to the noise level where the walk begins, at 64 and at 4096 tokens."""
     fig, ax = new_figure(width=6.4, height=3.2, margins=(0.09, 0.98, 0.155, 0.91))
-    strengths, told = np.linspace(0, 1, 101).tolist(), []
+    strengths, summaries = np.linspace(0, 1, 101).tolist(), []
     for tokens, colour in ((64, BLUE), (4096, ORANGE)):
         timesteps = get_schedule(num_steps, tokens)
         starts = [start_level(s, timesteps)[1] for s in strengths]
         i, t = start_level(strength, timesteps)
         ax.plot(strengths, starts, drawstyle="steps-mid", color=colour, label=f"{tokens} tokens: {t:.3f}")
         ax.plot([strength], [t], "o", color=colour)
-        told.append(f"t = {t:.3f} at {tokens} tokens")
+        summaries.append(f"t = {t:.3f} at {tokens} tokens")
     ax.plot([0, 1], [0, 1], color="0.75", lw=1, label="t = strength")
     ax.axvline(strength, color="0.75", lw=1, ls=":")
     title = f"strength {strength:.2f}: {num_steps - i} of {num_steps} steps are run"
     ax.set(xlabel="strength ς", ylabel="noise level at the start, $t_i$", title=title)
     ax.legend(fontsize=8, frameon=False, loc="lower right")
-    fig.set_label(f"Strength {strength:.2f} of {num_steps} steps skips {i} and starts at {' and '.join(told)}.")
+    fig.set_label(f"Strength {strength:.2f} of {num_steps} steps skips {i} and starts at {' and '.join(summaries)}.")
     return fig
 
 
@@ -192,27 +192,27 @@ def solver_errors(data: str = "Gaussian", mu: float = 0.0, deviation: float = 0.
         velocity, end = gaussian_velocity(0.5, deviation), gaussian_end(SPREAD, 0.5, deviation)
     else:
         velocity, end = two_blobs_velocity(deviation), two_blobs_end(deviation)
-    found = {}
+    errors = {}
     for name, (step, cost) in STEPS.items():
         ends = [solve(velocity, SPREAD, shifted_levels(n // cost, mu), step) for n in COUNTS]
-        found[name] = [(x - end).square().mean().sqrt().item() for x in ends]
-    return found
+        errors[name] = [(x - end).square().mean().sqrt().item() for x in ends]
+    return errors
 
 
 def solver_figure(errors: dict[str, list[float]], counts: Sequence[int], title: str = "") -> Figure:
     """Error over evaluations, both logarithmic, a line a solver; the slope is its order."""
     fig, ax = new_figure(width=6.4, height=3.3, margins=(0.11, 0.98, 0.155, 0.91))
-    told = []
+    summaries = []
     for name, values in errors.items():
         colour, marker = LOOKS.get(name, (PINK, "d"))
         slope = order(values[-2:], counts[-2:])[0]
         ax.plot(counts, values, marker=marker, color=colour, ms=5, lw=1.2, label=f"{name}: last slope −{slope:.1f}")
-        told.append(f"{name} from {values[0]:.0e} to {values[-1]:.0e}, order {slope:.1f}")
+        summaries.append(f"{name} from {values[0]:.0e} to {values[-1]:.0e}, order {slope:.1f}")
     ax.set(xscale="log", yscale="log", xlabel="evaluations of the velocity", ylabel="error at the end", title=title)
     ax.set_xticks(counts, [str(n) for n in counts])
     ax.minorticks_off()
     ax.legend(fontsize=8, frameon=False, loc="lower left")
-    fig.set_label(f"Error at the end over {counts[0]} to {counts[-1]} evaluations. {'; '.join(told)}.")
+    fig.set_label(f"Error at the end over {counts[0]} to {counts[-1]} evaluations. {'; '.join(summaries)}.")
     return fig
 
 
@@ -224,12 +224,12 @@ def solver_orders(data: str = "Gaussian", mu: float = 0.0, deviation: float = 0.
 def shift_errors(errors: dict[str, list[float]], mus: Sequence[float]) -> Figure:
     """Error at the end over the shift of the schedule, a line for every way of walking."""
     fig, ax = new_figure(width=6.4, height=3.0)
-    told = []
+    summaries = []
     for (name, values), colour in zip(errors.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
         best = int(np.argmin(values))
         ax.plot(mus, values, "o-", ms=4, lw=1.2, color=colour, label=f"{name}: best at μ = {mus[best]:g}")
-        told.append(f"{name}: best {values[best]:.2g} at μ = {mus[best]:g}")
+        summaries.append(f"{name}: best {values[best]:.2g} at μ = {mus[best]:g}")
     ax.set(xlabel="shift μ of the schedule", ylabel="error at the end", yscale="log")
     ax.legend(fontsize=8, frameon=False)
-    fig.set_label(f"Error at the end over the shift of the schedule. {'; '.join(told)}.")
+    fig.set_label(f"Error at the end over the shift of the schedule. {'; '.join(summaries)}.")
     return fig

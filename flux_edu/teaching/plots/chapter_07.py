@@ -164,7 +164,7 @@ def position_bias(table: Float[Tensor, "H distances"], head: int = 0, reach: int
 def who_sees_whom(changes: dict[str, Float[Tensor, "L L"]], labels: Sequence[str]) -> Figure:
     """For each encoder: exchange one token (row) and see which states (columns) move."""
     fig, axes = new_figure(1, len(changes), width=8.6, height=4.1, squeeze=False)
-    told = []
+    summaries = []
     for ax, (name, change) in zip(axes[0], changes.items(), strict=True):
         seen = ax.imshow(change.numpy(), cmap="viridis", vmin=0, vmax=max(1e-9, float(change.max())))
         _ticks(ax, labels, "x")
@@ -173,10 +173,10 @@ def who_sees_whom(changes: dict[str, Float[Tensor, "L L"]], labels: Sequence[str
         ax.spines[:].set_visible(False)
         fig.colorbar(seen, ax=ax, shrink=0.75, label="relative change")
         before = change.tril(-1)  # row later than column: a state before the exchanged token
-        told.append(
+        summaries.append(
             f"{name}: largest change before the exchanged token {before.max():.2f}, from it on {change.max():.2f}"
         )
-    fig.set_label("Two maps, exchanged token against moved state. " + "; ".join(told) + ".")
+    fig.set_label("Two maps, exchanged token against moved state. " + "; ".join(summaries) + ".")
     return fig
 
 
@@ -255,8 +255,8 @@ def words_move(
     _ticks(axes[0], words, "y", 9)
     axes[0].set(ylabel="word left out")
     axes[0].invert_yaxis()
-    told = [f"{name} most by “{words[int(each.argmax())]}”, {each.max():.2f}" for name, each in velocities.items()]
-    fig.set_label(f"Leaving out one of {len(words)} words. Velocity moves " + "; ".join(told) + ".")
+    summaries = [f"{name} most by “{words[int(each.argmax())]}”, {each.max():.2f}" for name, each in velocities.items()]
+    fig.set_label(f"Leaving out one of {len(words)} words. Velocity moves " + "; ".join(summaries) + ".")
     return fig
 
 
@@ -271,6 +271,6 @@ def text_mistakes(changes: dict[str, tuple[float, float]]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlabel("relative change")
     ax.legend(fontsize=8, frameon=False)
-    told = "; ".join(f"{name}: output {a:.0%}, velocity {b:.0%}" for name, (a, b) in changes.items())
-    fig.set_label(f"Relative change by each mistake. {told}.")
+    summary = "; ".join(f"{name}: output {a:.0%}, velocity {b:.0%}" for name, (a, b) in changes.items())
+    fig.set_label(f"Relative change by each mistake. {summary}.")
     return fig

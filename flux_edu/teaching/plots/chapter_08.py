@@ -172,19 +172,19 @@ def plain_colours(
 ) -> Figure:
     """What a decoder makes of plain latents from dark to bright: three colours each, a panel for every kind of norm."""
     fig, axes = new_figure(1, len(outputs), width=8.2, height=3, sharey=True, squeeze=False)
-    told = []
+    summaries = []
     for ax, (name, out) in zip(axes[0], outputs.items(), strict=True):
         for c, colour in enumerate((RED, GREEN, BLUE)):
             ax.plot(levels.numpy(), out[:, c].numpy(), "o-", color=colour, ms=3, label=("red", "green", "blue")[c])
         spread = float(out.std(dim=0).mean())
         ax.set_title(f"{name}: spread {spread:.1e}", fontsize=10)
         ax.set(xlabel="level of the plain latent")
-        told.append(f"{name} {spread:.1e}")
+        summaries.append(f"{name} {spread:.1e}")
     axes[0, 0].set_ylabel("colour of the middle pixel")
     axes[0, -1].legend(fontsize=8, frameon=False)
     fig.set_label(
         f"{title}: colour that comes out over the level of the plain latent that goes in. Spread of the outputs:"
-        f" {'; '.join(told)}."
+        f" {'; '.join(summaries)}."
     )
     return fig
 

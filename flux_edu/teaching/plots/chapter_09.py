@@ -39,16 +39,16 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
     left.set_title(f"800 states x_t at t = {t:.2f}", fontsize=10)
     right.plot(*targets[:400].T, ".", color=SKY, ms=4)
     right.plot(*best, "D", color=RED, ms=8)
-    told = "no pair comes here"
+    summary = "no pair comes here"
     if len(targets):
         mean = targets.mean(0)
         right.plot(*mean, "+", color="black", ms=14, mew=2)
-        told = f"mean of {len(targets)} targets ({mean[0]:.2f}, {mean[1]:.2f})"
+        summary = f"mean of {len(targets)} targets ({mean[0]:.2f}, {mean[1]:.2f})"
     right.set(xlabel="first number of ε − x₀", ylabel="second number of ε − x₀", xlim=(-6, 6), ylim=(-4.5, 4.5))
-    right.set_title(f"{told}\nclosed form ({best[0]:.2f}, {best[1]:.2f}), red", fontsize=9)
+    right.set_title(f"{summary}\nclosed form ({best[0]:.2f}, {best[1]:.2f}), red", fontsize=9)
     fig.set_label(
         f"Left: states x_t at t = {t:.2f} as a cloud, with the place ({x:.2f}, {y:.2f}) circled. Right: the targets of"
-        f" the pairs that pass within 0.1 of it, scattered; {told}; the best answer by formula is ({best[0]:.2f},"
+        f" the pairs that pass within 0.1 of it, scattered; {summary}; the best answer by formula is ({best[0]:.2f},"
         f" {best[1]:.2f})."
     )
     return fig
@@ -79,19 +79,19 @@ def velocity_arrows(
         ax.quiver(*grid.T, *v.T, color=BLUE, angles="xy", scale_units="xy", scale=9, width=0.005)
         ax.set(xlabel="first number of x_t", ylabel="second number of x_t", xlim=(-3.2, 4), ylim=(-3.4, 3.4))
         ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
-    told = ""
+    summary = ""
     if answer is not None:
         gap = (fields[name] - fields["closed form"]).square().mean().sqrt().item()
-        told = f" The two differ by {gap:.2f} (root mean square over the grid)."
+        summary = f" The two differ by {gap:.2f} (root mean square over the grid)."
     fig.set_label(f"Arrows of the velocity at t = {t:.2f} over the plane, with 400 states as dots:"
-                  f" {' beside '.join(fields)}.{told}")  # fmt: skip
+                  f" {' beside '.join(fields)}.{summary}")  # fmt: skip
     return fig
 
 
 def where_walks_end(ends: dict[str, Tensor]) -> Figure:
     """Where walks of the sampler end, one panel a network, with the blobs' centres and 3-s circles."""
     fig, axes = new_figure(1, len(ends), width=1.95 * len(ends), height=2.3, sharex=True, sharey=True, squeeze=False)
-    told = []
+    summaries = []
     for ax, (name, points) in zip(axes[0], ends.items(), strict=True):
         ax.plot(*points[:800].T, ".", color=BLUE, ms=1.5)
         for centre in CENTRES.tolist():
@@ -101,10 +101,10 @@ def where_walks_end(ends: dict[str, Tensor]) -> Figure:
         ax.set(xlim=(-4, 5), ylim=(-4.5, 4.5), aspect="equal")
         ax.set_title(name, fontsize=9)
         ax.set_xlabel(f"{share:.0%} inside", fontsize=9)
-        told.append(f"{name}: {share:.0%}")
+        summaries.append(f"{name}: {share:.0%}")
     axes[0, 0].set_ylabel("second number", fontsize=9)
     fig.set_label("Ends of sampled walks beside circles of three deviations round the two blobs. Share inside: "
-                  + "; ".join(told))  # fmt: skip
+                  + "; ".join(summaries))  # fmt: skip
     return fig
 
 
@@ -114,22 +114,22 @@ def where_walks_end(ends: dict[str, Tensor]) -> Figure:
 def loss_by_level(curves: dict[str, tuple[Sequence[float], Sequence[float]]], hill: bool = True) -> Figure:
     """Losses over the noise level; `hill` adds what a guess reaches that knows nothing but mean and variance."""
     fig, ax = new_figure(width=7, height=3.4)
-    told = []
+    summaries = []
     if hill:
         t = torch.linspace(0, 1, 101)
         ax.plot(t, gaussian_floor(t), color=GREY, ls="--", lw=1.3, label="known: variance 1 (formula)")
-        told.append("the dashed hill of a guess that knows the variance alone rises from 1 to 2 and falls to 1")
+        summaries.append("the dashed hill of a guess that knows the variance alone rises from 1 to 2 and falls to 1")
     for (name, (timesteps, losses)), color, marker in zip(
         curves.items(), (BLUE, ORANGE, GREEN, PINK), "osD^", strict=False
     ):
         ax.plot(timesteps, losses, marker + "-", color=color, ms=4, label=name)
         low = int(np.argmin(losses))
-        told.append(f"{name}: {losses[0]:.2f} at t = {timesteps[0]:.2f}, least {losses[low]:.2f} at"
+        summaries.append(f"{name}: {losses[0]:.2f} at t = {timesteps[0]:.2f}, least {losses[low]:.2f} at"
                     f" {timesteps[low]:.2f}, {losses[-1]:.2f} at {timesteps[-1]:.2f}")  # fmt: skip
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="loss, mean square a number", xlim=(-0.02, 1.02))
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    fig.set_label("Loss over the noise level. " + "; ".join(told) + ".")
+    fig.set_label("Loss over the noise level. " + "; ".join(summaries) + ".")
     return fig
 
 
@@ -180,11 +180,11 @@ def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[in
     """A long run's losses over its steps, both axes logarithmic, with what was measured on held-out combinations."""
     fig, ax = new_figure(width=7, height=3.2)
     ax.loglog(steps, losses, color=BLUE, lw=1.5, label="combinations trained on")
-    told = f"from {losses[0]:.3f} at step {steps[0]:,} to {losses[-1]:.3f} at step {steps[-1]:,}"
+    summary = f"from {losses[0]:.3f} at step {steps[0]:,} to {losses[-1]:.3f} at step {steps[-1]:,}"
     if held_out:
         ax.loglog(list(held_out), list(held_out.values()), "o", color=RED, ms=4, label="held-out combinations")
         last = max(held_out)
-        told += f"; on held-out combinations {held_out[last]:.3f} at step {last:,}"
+        summary += f"; on held-out combinations {held_out[last]:.3f} at step {last:,}"
     low, high = (f(x for x in [*losses, *held_out.values()]) for f in (min, max))
     ticks = [
         x for x in (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2) if low * 0.8 <= x <= high * 1.2
@@ -195,7 +195,7 @@ def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[in
     ax.minorticks_off()
     ax.set(xlabel="step (logarithmic)", ylabel="loss (logarithmic)")
     ax.legend(fontsize=8, frameon=False)
-    fig.set_label(f"The full run's loss {told}. {ends}".strip())
+    fig.set_label(f"The full run's loss {summary}. {ends}".strip())
     return fig
 
 
@@ -207,11 +207,11 @@ def history_by_level(run: dict[str, np.ndarray], mark: tuple[float, float] | Non
     fig, ax = new_figure(width=7, height=3.6)
     if mark:
         ax.axvspan(*mark, color="#eeeeee", lw=0)
-    told = []
+    summaries = []
     for name, color, marker in zip(names, (SKY, BLUE, GREEN, ORANGE, RED, PINK), "osD^vP", strict=False):
         losses = run[name][measured]
         ax.loglog(steps, losses, marker + "-", color=color, ms=3.5, lw=1.2, label=f"t = {name}")
-        told.append(f"t = {name}: {losses[0]:.3f} to {losses[-1]:.3f}")
+        summaries.append(f"t = {name}: {losses[0]:.3f} to {losses[-1]:.3f}")
     values = np.stack([run[name][measured] for name in names])
     ticks = [x for x in (0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1) if values.min() * 0.8 <= x <= values.max() * 1.2]
     ax.set_yticks(ticks, [f"{x:g}" for x in ticks])
@@ -222,7 +222,7 @@ def history_by_level(run: dict[str, np.ndarray], mark: tuple[float, float] | Non
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, columnspacing=1.2)
     between = f" Steps {mark[0]:,} to {mark[1]:,} are shaded." if mark else ""
     fig.set_label(
-        f"Held-out loss from step {steps[0]:,.0f} to {steps[-1]:,.0f}, by noise level: {'; '.join(told)}.{between}"
+        f"Held-out loss from step {steps[0]:,.0f} to {steps[-1]:,.0f}, by noise level: {'; '.join(summaries)}.{between}"
     )
     return fig
 
@@ -329,12 +329,12 @@ def composed(
     scene, caption = compose(layout, style, first, second, colour)
     picture = (data.render(drawings(), scene)[0].permute(1, 2, 0).numpy() + 1) / 2
     never = why_held_out(layout, style, first, second, colour)
-    told = f"held out: {', '.join(never)}" if never else "training may see this"
+    summary = f"held out: {', '.join(never)}" if never else "training may see this"
     fig, ax = new_figure(width=5.4, height=2.9, margins=(0.02, 0.98, 0.17, 0.9))
     ax.imshow(picture.clip(0, 1))
     ax.set(xticks=[], yticks=[], xlabel="128 pixels", ylabel="128 pixels")
     ax.spines[:].set(visible=True, color="0.8")
     ax.set_title(f"“{caption}”", fontsize=9)
-    fig.text(0.5, 0.02, told, ha="center", fontsize=9, color=RED if never else "black")
-    fig.set_label(f"A composed picture: {caption}. {told[0].upper()}{told[1:]}.")
+    fig.text(0.5, 0.02, summary, ha="center", fontsize=9, color=RED if never else "black")
+    fig.set_label(f"A composed picture: {caption}. {summary[0].upper()}{summary[1:]}.")
     return fig

@@ -15,14 +15,18 @@ from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, 
 def guidance_by_level(timesteps: Sequence[float], moved: dict[float, Sequence[float]]) -> Figure:
     """How far the guided velocity lies from the prompted one, over the noise level, a curve for every w."""
     fig, ax = new_figure(width=7, height=3.2)
-    told = []
+    summaries = []
     for (w, values), colour, marker in zip(moved.items(), (SKY, BLUE, ORANGE, PINK), "osD^", strict=False):
         ax.plot(timesteps, values, marker + "-", color=colour, ms=4, label=f"w = {w:g}")
-        told.append(f"w = {w:g}: {values[0]:.2f} at t = {timesteps[0]:.2f}, {values[-1]:.2f} at {timesteps[-1]:.2f}")
+        summaries.append(
+            f"w = {w:g}: {values[0]:.2f} at t = {timesteps[0]:.2f}, {values[-1]:.2f} at {timesteps[-1]:.2f}"
+        )
     ax.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="‖v_w − v_c‖ / ‖v_w‖", xlim=(-0.02, 1.02))
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False, loc="upper left")
-    fig.set_label("What guidance changes, in parts of the guided velocity, over the noise level. " + "; ".join(told))
+    fig.set_label(
+        "What guidance changes, in parts of the guided velocity, over the noise level. " + "; ".join(summaries)
+    )
     return fig
 
 
@@ -31,14 +35,14 @@ def student_losses(losses: Sequence[float], other: tuple[float, float] | None = 
     steps = np.arange(len(losses))
     fig, ax = new_figure(width=6.4, height=2.9)
     ax.plot(steps, losses, "o-", color=BLUE, ms=4, label="the batch trained on")
-    told = f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps"
+    summary = f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps"
     if other:
         ax.plot([0, len(losses)], other, "D", color=RED, ms=6, label="another batch, before and after")
-        told += f"; on another batch from {other[0]:.3f} to {other[1]:.3f}"
+        summary += f"; on another batch from {other[0]:.3f} to {other[1]:.3f}"
     ax.set(xlabel="steps taken", ylabel="loss, parts of ‖v_w‖²")
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False)
-    fig.set_label(f"The loss of the student falls {told}.")
+    fig.set_label(f"The loss of the student falls {summary}.")
     return fig
 
 

@@ -115,7 +115,7 @@ def where_strength_enters(
     """
     painted = Image.new("RGB", (128, 128), (140, 140, 140)) if painted is None else painted
     schedules = {"shifted": get_schedule(num_steps, tokens), "even": get_schedule(num_steps, tokens, shift=False)}
-    strengths, told = np.linspace(0, 1, 201).tolist(), []
+    strengths, summaries = np.linspace(0, 1, 201).tolist(), []
     fig, (left, right) = new_figure(
         1, 2, width=7.2, height=3.2, width_ratios=[2.4, 3.7], margins=(0.02, 0.98, 0.15, 0.9), wspace=0.26
     )
@@ -132,13 +132,13 @@ def where_strength_enters(
         right.plot(strengths, [start_level(s, timesteps)[1] for s in strengths], color=colour, label=label)
         i, t = start_level(strength, timesteps)
         right.plot([strength], [t], "o", color=colour)
-        told.append(f"{t:.2f} on the {name} schedule")
+        summaries.append(f"{t:.2f} on the {name} schedule")
     right.axhline(0.5, color="0.75", lw=1, ls=":")
     right.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03), xlabel="strength ς", ylabel="noise level at the start")
     right.set_title(f"{num_steps - i} of {num_steps} steps", fontsize=9)
     right.legend(fontsize=8, frameon=False, loc="lower right")
     fig.set_label(
         f"A picture painted with strength {strength:.2f}, and the noise level at which {num_steps} steps begin over"
-        f" strength at {tokens} tokens: {' and '.join(told)}."
+        f" strength at {tokens} tokens: {' and '.join(summaries)}."
     )
     return fig

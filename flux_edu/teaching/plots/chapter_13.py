@@ -107,8 +107,10 @@ def parameters_and_work() -> Figure:
     ax.set_yticks([0, 1], ["parameters", "arithmetic"])
     ax.set(xlabel="share, %", xlim=(0, 100), ylim=(1.5, -0.5))
     ax.legend(fontsize=8, frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0.0, 1.22))
-    told = "; ".join(f"{name} {a:.1%} of the parameters, {b:.1%} of the arithmetic" for name, (a, b) in shares.items())
-    fig.set_label(f"FLUX.1 dev at 1024 × 1024: {told}.")
+    summary = "; ".join(
+        f"{name} {a:.1%} of the parameters, {b:.1%} of the arithmetic" for name, (a, b) in shares.items()
+    )
+    fig.set_label(f"FLUX.1 dev at 1024 × 1024: {summary}.")
     return fig
 
 

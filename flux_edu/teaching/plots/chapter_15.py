@@ -54,8 +54,8 @@ def word_atlas(maps: Mapping[str, Float[Tensor, "h w"]], picture: Image.Image) -
     for ax, (word, each) in zip(axes.flat[1:], maps.items(), strict=False):
         ax.imshow(each.numpy(), cmap="viridis", vmin=0)
         ax.set_title(f"{word}: {each.mean():.1%}", fontsize=9)
-    told = ", ".join(f"“{word}” {_side(each)}" for word, each in maps.items())
-    fig.set_label(f"The picture, and a map for every word of how much each image token takes from it. {told}.")
+    summary = ", ".join(f"“{word}” {_side(each)}" for word, each in maps.items())
+    fig.set_label(f"The picture, and a map for every word of how much each image token takes from it. {summary}.")
     return fig
 
 
@@ -94,15 +94,17 @@ def word_over_picture(
 def words_by_block(curves: Mapping[str, Sequence[float]], names: Sequence[str], width: int = 8) -> Figure:
     """The mean column at which words are read, block by block."""
     fig, ax = new_figure(width=7.4, height=3.0)
-    told = []
+    summaries = []
     for (name, columns), colour in zip(curves.items(), (BLUE, ORANGE, GREEN, PINK, RED, BLACK), strict=False):
         ax.plot(range(len(names)), list(columns), "o-", ms=4, color=colour, label=name)
-        told.append(f"{name}: {columns[0]:+.1f} in the first block, {columns[-1]:+.1f} in the last")
+        summaries.append(f"{name}: {columns[0]:+.1f} in the first block, {columns[-1]:+.1f} in the last")
     ax.axhline(0, color=BLACK, lw=0.6)
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.set(xlabel="block", ylabel="mean column, tokens\n(left −, right +)", ylim=(-width / 2, width / 2))
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    fig.set_label(f"Mean column at which a word is read, in tokens from the middle of the picture. {'; '.join(told)}.")
+    fig.set_label(
+        f"Mean column at which a word is read, in tokens from the middle of the picture. {'; '.join(summaries)}."
+    )
     return fig
 
 
@@ -131,11 +133,11 @@ def offset_atlas(profiles: Float[Tensor, "blocks H p q"], names: Sequence[str], 
     ax.spines[:].set_visible(False)
     ax.set(xlabel=f"head (a tile reaches ±{reach} tokens; + is the token itself)", ylabel="block")
     sharp = peaks.flatten().topk(min(4, peaks.numel()))
-    told = "; ".join(
+    summary = "; ".join(
         f"{names[n // H]}, head {n % H}: {value:.0f} times even at {offset_name(*_peak(profiles[n // H, n % H]))}"
         for value, n in zip(sharp.values.tolist(), sharp.indices.tolist(), strict=True)
     )
-    fig.set_label(f"How much an image token takes by offset, a tile a head. The sharpest: {told}.")
+    fig.set_label(f"How much an image token takes by offset, a tile a head. The sharpest: {summary}.")
     return fig
 
 
@@ -210,11 +212,11 @@ def heads_sharp_and_wide(
 ) -> Figure:
     """How many tokens each head looks at, a dot a head, for one or more conditions side by side."""
     fig, ax = new_figure(width=7.4, height=3.2)
-    told, n = [], len(spread)
+    summaries, n = [], len(spread)
     for k, ((name, each), colour) in enumerate(zip(spread.items(), (IMG, ORANGE, GREEN), strict=False)):
         x = torch.arange(len(names))[:, None] + 0.22 * (k - (n - 1) / 2) + torch.zeros_like(each)
         ax.plot(x.flatten(), each.flatten(), "os^"[k], ms=5, color=colour, label=name, alpha=0.85)
-        told.append(f"{name}: from {each.min():.1f} to {each.max():.1f}")
+        summaries.append(f"{name}: from {each.min():.1f} to {each.max():.1f}")
     ax.axhline(tokens, color=BLACK, lw=0.8, ls=":")
     ax.set_yscale("log")
     ax.set_yticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
@@ -222,7 +224,9 @@ def heads_sharp_and_wide(
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.set(xlabel="block", ylabel="tokens looked at", ylim=(1, 1.2 * tokens))
     ax.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    fig.set_label(f"Number of image tokens that a head looks at, exp of the entropy, a dot a head. {'; '.join(told)}.")
+    fig.set_label(
+        f"Number of image tokens that a head looks at, exp of the entropy, a dot a head. {'; '.join(summaries)}."
+    )
     return fig
 
 
@@ -259,6 +263,6 @@ def read_and_needed(rows: Mapping[str, tuple[float, float]]) -> Figure:
         ax.annotate(word, (100 * read, 100 * moved), (4, 4), textcoords="offset points", fontsize=8)
     ax.set(xlabel="read: mean weight of image tokens, %", ylabel="needed: latent moves, %")
     ax.margins(0.12, 0.15)
-    told = "; ".join(f"“{word}” read {read:.1%}, moves {moved:.0%}" for word, (read, moved) in rows.items())
-    fig.set_label(f"For every word how much it is read and how far the latent moves when it is blanked. {told}.")
+    summary = "; ".join(f"“{word}” read {read:.1%}, moves {moved:.0%}" for word, (read, moved) in rows.items())
+    fig.set_label(f"For every word how much it is read and how far the latent moves when it is blanked. {summary}.")
     return fig

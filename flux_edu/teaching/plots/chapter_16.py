@@ -15,7 +15,7 @@ COLOURS = dict(zip(parameters(FLUX1_DEV), (BLUE, SKY, ORANGE, GREEN), strict=Tru
 def where_parameters_are(share: bool = False) -> Figure:
     """A bar a design, cut by kind of part; in billions, or in shares of the whole."""
     fig, ax = new_figure(width=7.6, height=3.0, margins=(0.19, 0.99, 0.17, 0.87))
-    told = []
+    summaries = []
     for y, (name, design) in enumerate(DESIGNS.items()):
         counted = parameters(design)
         whole, left = sum(counted.values()), 0.0
@@ -24,14 +24,16 @@ def where_parameters_are(share: bool = False) -> Figure:
             ax.barh(y, size, left=left, color=COLOURS[part], edgecolor="white", height=0.62)
             left += size
         ax.text(left, y, f" {whole / 1e9:.2f} B", va="center", fontsize=9)
-        told.append(f"{name} {whole / 1e9:.2f} billion, modulation {counted['modulation of the blocks'] / whole:.0%}")
+        summaries.append(
+            f"{name} {whole / 1e9:.2f} billion, modulation {counted['modulation of the blocks'] / whole:.0%}"
+        )
     for part, colour in COLOURS.items():
         ax.barh(0, 0, color=colour, label=part)
     ax.set_yticks(range(len(DESIGNS)), list(DESIGNS))
     ax.set(xlabel="share of the parameters, %" if share else "parameters, billions", ylabel="model")
     ax.set(ylim=(len(DESIGNS) - 0.5, -0.5), xlim=(0, 112 if share else 37))
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.2), ncols=4, columnspacing=1)
-    fig.set_label(f"Parameters by part. {'; '.join(told)}.")
+    fig.set_label(f"Parameters by part. {'; '.join(summaries)}.")
     return fig
 
 

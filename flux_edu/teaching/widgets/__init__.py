@@ -41,7 +41,7 @@ class LiveSchedule(anywidget.AnyWidget):
 class MaskCanvas(anywidget.AnyWidget):
     """A picture to draw a mask on, with mouse, pen or keys; sent when a stroke ends.
 
-    `value` has a letter for each of 32 × 32 squares, row by row: 1 is to be painted. A control of `learn.Panel` like
+    `value` has a letter for each of 32 × 32 squares, row by row: 1 is to be painted. A control of `panel.Panel` like
     any other; `mask_of(value, size)` makes the mask.
     """
 

@@ -35,8 +35,8 @@ function render({ model, el }) {
     pen.strokeStyle = "#D55E00";
     pen.lineWidth = 2;
     if (document.activeElement === canvas) pen.strokeRect(column * square, row * square, square, square);
-    const told = `Mask: ${marked} of ${cells.length} squares are to be painted. ${help.textContent}`;
-    canvas.setAttribute("aria-label", `${told} Row ${row + 1}, column ${column + 1}.`);
+    const summary = `Mask: ${marked} of ${cells.length} squares are to be painted. ${help.textContent}`;
+    canvas.setAttribute("aria-label", `${summary} Row ${row + 1}, column ${column + 1}.`);
   }
 
   function mark(x, y, letter = "1") {

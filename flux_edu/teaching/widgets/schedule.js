@@ -83,18 +83,18 @@ function render({ model, el }) {
   el.append(card);
 
   function draw() {
-    const m = Number(mu.input.value), s = Number(sigma.input.value), found = levels(m, s, marks.length - 1);
+    const m = Number(mu.input.value), s = Number(sigma.input.value), timesteps = levels(m, s, marks.length - 1);
     mu.show(m.toFixed(2));
     sigma.show(s.toFixed(2));
     const points = Array.from({ length: 101 }, (_, i) => i / 100);
     curve.setAttribute("d", "M" + points.map((t) => `${x(t)} ${y(timeShift(m, s, t))}`).join("L"));
     marks.forEach(({ line, dot, even }, i) => {
-      dot.setAttribute("cx", place(found[i]));
-      line.setAttribute("d", `M${place(even)} ${EVEN}L${place(found[i])} ${SHIFTED}`);
+      dot.setAttribute("cx", place(timesteps[i]));
+      line.setAttribute("d", `M${place(even)} ${EVEN}L${place(timesteps[i])} ${SHIFTED}`);
     });
-    card.dataset.levels = JSON.stringify(found);
-    const told = found.map((t) => t.toFixed(3)).join(", ");
-    picture.setAttribute("aria-label", `The time shift for μ = ${m} and σ = ${s}. Levels: ${told}`);
+    card.dataset.levels = JSON.stringify(timesteps);
+    const numbers = timesteps.map((t) => t.toFixed(3)).join(", ");
+    picture.setAttribute("aria-label", `The time shift for μ = ${m} and σ = ${s}. Levels: ${numbers}`);
   }
 
   let waiting = false; // however often a hand moves, one drawing a frame
