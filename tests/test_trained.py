@@ -58,9 +58,9 @@ def test_the_model_card_names_every_file_by_its_hash():
 
 
 def test_the_latents_factors_in_the_file_are_those_of_the_config():
-    noted = read_metadata(TINY_FOLDER / "ae.safetensors")
-    assert float(noted["scale_factor"]) == TINY_AE.scale_factor
-    assert float(noted["shift_factor"]) == TINY_AE.shift_factor
+    metadata = read_metadata(TINY_FOLDER / "ae.safetensors")
+    assert float(metadata["scale_factor"]) == TINY_AE.scale_factor
+    assert float(metadata["shift_factor"]) == TINY_AE.shift_factor
 
 
 def test_the_vocabulary_knows_colours_and_styles():

@@ -77,13 +77,10 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
     noise = torch.randn(x_0.shape, generator=generator).to(x_0.device)
     mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(x_0.shape[1]))
     t = torch.sigmoid(mean + deviation * torch.randn(len(x_0), generator=generator)).to(x_0.device)
-    ratios = []
-    for x, level, txt, vec in zip(*(a.split(256) for a in (interpolate(x_0, noise, t), t, *text)), strict=True):
-        scale = torch.full_like(level, w)
-        v_w = guided_velocity(partial(velocity, teacher), x, level, (txt, vec), empty, scale)
-        v = velocity(student, x, level, (txt, vec), scale)
-        ratios.append((v - v_w).flatten(1).norm(dim=1) / v_w.flatten(1).norm(dim=1))
-    return float(torch.cat(ratios).mean())
+    x_t, scale = interpolate(x_0, noise, t), torch.full_like(t, w)
+    v_w = guided_velocity(partial(velocity, teacher), x_t, t, text, empty, scale)
+    v = velocity(student, x_t, t, text, scale)
+    return float(((v - v_w).flatten(1).norm(dim=1) / v_w.flatten(1).norm(dim=1)).mean())
 
 
 # ---------------------------------------------------------------- training
