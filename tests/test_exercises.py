@@ -145,7 +145,7 @@ def number(monkeypatch):
         (lambda x: (x.tolist(), len(x)), "your function gives a list, expected a tensor"),
         (lambda x: 2 * x, "your function gives a Tensor, expected a tuple"),
         (lambda x: (2 * x,), "the result has 1 entries, expected 2"),
-        (lambda x: (x.mul_(2), len(x)), "your function changes the tensors that it is given"),
+        (lambda x: (x.mul_(2), len(x)), "your function changes what it is given"),
         (lambda x: 1 / 0, "your function divides by zero"),
         (lambda x: torch.cat([x, x[None]]), "✗ 1.9  your function stopped with RuntimeError: Tensors must have"),
     ],

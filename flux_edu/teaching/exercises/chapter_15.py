@@ -123,8 +123,8 @@ MEAN_OFFSET = Exercise(
 # ---------------------------------------------------------------- 15.4
 
 
-def silence(found: Tensor, head: int, num_heads: int) -> Tensor:
-    K, out = found.shape[-1] // num_heads, found.clone()
+def silence(mixed: Tensor, head: int, num_heads: int) -> Tensor:
+    K, out = mixed.shape[-1] // num_heads, mixed.clone()
     out[..., head * K : (head + 1) * K] = 0
     return out
 
@@ -134,15 +134,15 @@ SILENCE = Exercise(
     silence,
     inputs=[(normal(2, 3, 12), 1, 4), (normal(1, 5, 10), 4, 5)],
     mistakes={
-        "nothing is silent: the channels of the head are as they were": lambda found, head, num_heads: found,
+        "nothing is silent: the channels of the head are as they were": lambda mixed, head, num_heads: mixed,
         "you silenced channels that lie apart; a head's channels lie side by side, (h k)":
-            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) % num_heads != head),
+            lambda mixed, head, num_heads: mixed * (torch.arange(mixed.shape[-1]) % num_heads != head),
         "you silenced all the other heads and left this one":
-            lambda found, head, num_heads: found - silence(found, head, num_heads),
+            lambda mixed, head, num_heads: mixed - silence(mixed, head, num_heads),
         "you silenced one channel; a head has K = channels / heads of them":
-            lambda found, head, num_heads: found * (torch.arange(found.shape[-1]) != head),
+            lambda mixed, head, num_heads: mixed * (torch.arange(mixed.shape[-1]) != head),
         "heads are counted from 0: you silenced the one before":
-            lambda found, head, num_heads: silence(found, head - 1, num_heads),
+            lambda mixed, head, num_heads: silence(mixed, head - 1, num_heads),
     },
     advice="This head alone is silent: its channels are head·K to (head + 1)·K.",
 )  # fmt: skip

@@ -37,7 +37,7 @@ class Exercise:
             return "your function returned nothing: did you forget `return`?"
         if not wrong:
             unchanged = same(inputs, self.inputs, 0.0)
-            return None if unchanged else "your function changes the tensors that it is given: make new ones instead"
+            return None if unchanged else "your function changes what it is given: make new tensors instead"
         for diagnosis, mistake in self.mistakes.items():
             if all(map(self.explains, self.results(mistake), results, expected)):
                 return diagnosis
@@ -107,15 +107,16 @@ def difference(result: object, expected: object, tolerance: float) -> str:
             return f"the result has shape {tuple(result.shape)}, expected {tuple(expected.shape)}"
         if kind(result) != kind(expected):
             return f"the result is {result.dtype}, expected {expected.dtype}"
-        off = ~torch.isclose(result.to(expected.dtype), expected, rtol=tolerance, atol=tolerance)
-        place = tuple(off.nonzero()[0].tolist())
+        dtype = torch.promote_types(result.dtype, expected.dtype)
+        close = torch.isclose(result.to(dtype), expected.to(dtype), rtol=tolerance, atol=tolerance)
+        place = tuple((~close).nonzero()[0].tolist())
         return f"at {list(place)} the result is {result[place].item():.5g}, expected {expected[place].item():.5g}"
     if isinstance(expected, list | tuple):
         if not isinstance(result, list | tuple):
             return f"your function gives a {type(result).__name__}, expected a {type(expected).__name__}"
         if len(result) != len(expected):
             return f"the result has {len(result)} entries, expected {len(expected)}"
-        i = next(i for i, pair in enumerate(zip(result, expected, strict=True)) if not same(*pair, tolerance))
+        i = [same(*pair, tolerance) for pair in zip(result, expected, strict=True)].index(False)
         return f"entry {i}: {difference(result[i], expected[i], tolerance)}"
     if isinstance(expected, int | float) and isinstance(result, Real) and result == expected:
         return f"your function gives the {type(result).__name__} {result}, expected an {type(expected).__name__}"
