@@ -23,6 +23,11 @@ NAME = os.environ.get("FLUX_EDU_COMMAND", "flux-edu")  # run.py is another way i
 MODELS = "tiny, tiny-dev or tiny-schnell; with files of your own flux-dev, flux-schnell and their kin; default tiny"
 
 
+def path(text: str) -> Path:
+    """What argparse calls to read a path: `~` is the user's home, also where no shell has said so (--out=~/fox.png)."""
+    return Path(os.path.expanduser(text))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with one line for an error instead of the usage before it."""
 
@@ -51,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog=NAME, description="FLUX.1, equation by equation")
     top.add_argument("--version", action="version", version=f"flux-edu {flux_edu.__version__}")
     commands = top.add_subparsers(dest="command", required=True)
-    some, pixels = number(int, 1), number(int, 16)  # 16 pixels are one token
+    some, steps, pixels = number(int, 1), number(int, 1, 10_000), number(int, 16)  # 16 pixels are one token
 
     def command(name: str, module: str, description: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=description, description=f"{description[0].upper()}{description[1:]}.")
@@ -63,15 +68,15 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--model", default="tiny", metavar="NAME", help=MODELS)
     sample.add_argument("--device", help="cpu, cuda or mps; default the fastest there is")
     sample.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="default: one is drawn, and printed")
-    sample.add_argument("--steps", type=some, help="default: the model's own number, 28 for tiny, 4 for tiny-schnell")
+    sample.add_argument("--steps", type=steps, help="default: the model's own number, 28 for tiny, 4 for tiny-schnell")
     sample.add_argument(
         "--guidance", type=number(float, -100, 100), help="w of Eq. (6.4); default: the model's own, 3 for tiny"
     )
     sample.add_argument("--width", type=pixels, help="pixels; default 128 for tiny, 1024 for the others")
     sample.add_argument("--height", type=pixels, help="pixels; default 128 for tiny, 1024 for the others")
-    sample.add_argument("--out", type=Path, metavar="FILE.png", help="default: output/PROMPT-SEED.png, never twice")
+    sample.add_argument("--out", type=path, metavar="FILE.png", help="default: output/PROMPT-SEED.png, never twice")
     sample.add_argument("--overwrite", action="store_true", help="replace the file of --out if it is there")
-    sample.add_argument("--init", type=Path, metavar="PICTURE", help="start from this picture (image to image)")
+    sample.add_argument("--init", type=path, metavar="PICTURE", help="start from this picture (image to image)")
     sample.add_argument(
         "--strength", type=number(float, 0, 1), help="with --init: 1 ignores the picture, 0 keeps it; default 0.8"
     )
@@ -80,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
     real = command("real", "flux_edu.io.published", "say where the published 12B models are, fetch or convert them")
     real.add_argument("name", nargs="?", default="flux-dev", help="a variant, default flux-dev; or the word convert")
-    real.add_argument("files", nargs="*", type=Path, metavar="FILE", help="convert FILE FILE: from, to (other layout)")
+    real.add_argument("files", nargs="*", type=path, metavar="FILE", help="convert FILE FILE: from, to (other layout)")
     real.add_argument("--download", action="store_true", help="fetch what is missing from the Hugging Face hub")
     real.add_argument("--overwrite", action="store_true", help="with convert: replace the second file if it is there")
 
@@ -97,14 +102,14 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--scaling", action="store_true", help="many sizes and text lengths instead of arms")
 
     batch = command("batch", "flux_edu.apps.batch", "paint every line of a file, under torchrun on every GPU")
-    batch.add_argument("prompts", type=Path, help="a text file, a prompt a line; empty lines are left out")
+    batch.add_argument("prompts", type=path, help="a text file, a prompt a line; empty lines are left out")
     batch.add_argument("--model", default="tiny", metavar="NAME", help=MODELS)
-    batch.add_argument("--out", type=Path, default=Path("output"), metavar="FOLDER", help="default output")
+    batch.add_argument("--out", type=path, default=Path("output"), metavar="FOLDER", help="default output")
     batch.add_argument("--overwrite", action="store_true", help="replace pictures of the same names there")
     batch.add_argument(
         "--seed", type=number(int, 0, 2**62), default=0, help="of the first line; each next one has 1 more"
     )
-    batch.add_argument("--steps", type=some, help="default: the model's own")
+    batch.add_argument("--steps", type=steps, help="default: the model's own")
     batch.add_argument("--size", type=pixels, help="pixels of both sides; default 128 for tiny, 1024 for the others")
     batch.add_argument("--cpu", action="store_true", help="leave the GPUs alone")
     return top

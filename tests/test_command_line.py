@@ -12,7 +12,7 @@ from PIL import Image
 import flux_edu
 from flux_edu.__main__ import main
 from flux_edu.apps.sample import file_name
-from flux_edu.io.images import read_metadata
+from flux_edu.io.images import read_metadata, save_image
 from flux_edu.pipeline import FluxGenerator
 
 PROMPT = "a 3d fox on a blue background"
@@ -59,8 +59,12 @@ def test_sample_paints_saves_and_says_where(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "0"], "argument --steps: 0 is not a whole number from 1 on"),
-        (["--steps", "2.5"], "argument --steps: 2.5 is not a whole number from 1 on"),
+        (["--steps", "0"], "argument --steps: 0 is not a whole number from 1 to 10000"),
+        (["--steps", "2.5"], "argument --steps: 2.5 is not a whole number from 1 to 10000"),
+        (["--width", "1000000", "--height", "1000000"], "choose a smaller size"),
+        (["--out", "folder.png", "--overwrite"], "folder.png is a folder: name a file in it"),
+        (["--out", "precious/fox.png"], "precious is no folder that you may write to"),
+        (["--out", "precious/deeper/fox.png"], "precious is no folder that you may write to"),
         (["--width", "8"], "argument --width: 8 is not a whole number from 16 on"),
         (["--model", "flux-dev-"], "did you mean flux-dev"),
         (["--model", "tiny-fill"], "needs a picture or a mask beside the prompt: notebook 12 paints with it"),
@@ -77,6 +81,8 @@ def test_sample_paints_saves_and_says_where(capsys):
     ],
 )
 def test_mistakes_at_sample(options, message, capsys):
+    Path("folder.png").mkdir()
+    Path("precious").touch()
     assert message in refused("sample", "a fox", *options, capsys=capsys)
 
 
@@ -90,6 +96,50 @@ def test_no_picture_is_replaced_unasked(capsys):
     assert Path("mine.png").read_bytes() == b"mine"
     assert main(["sample", "a fox", "--out", "mine.png", "--overwrite", *QUICK]) == 0
     assert read_metadata("mine.png")["model"] == "tiny-schnell"
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_that_appears_while_this_paints_is_not_replaced_unasked(overwrite, monkeypatch, capsys):
+    generate_image = FluxGenerator.generate_image
+
+    def slowly(self, *arguments, **options):
+        Path("fox.png").write_bytes(b"another run's")
+        return generate_image(self, *arguments, **options)
+
+    monkeypatch.setattr(FluxGenerator, "generate_image", slowly)
+    assert main(["sample", "a fox", "--out", "fox.png", *["--overwrite"] * overwrite, *QUICK]) == 0
+    name = "fox.png" if overwrite else "fox-2.png"
+    assert read_metadata(name)["prompt"] == "a fox" and name in capsys.readouterr().out
+    assert overwrite or Path("fox.png").read_bytes() == b"another run's"
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(monkeypatch, capsys):
+    def save(self, path, **options):
+        Path(path).write_bytes(b"\x89PNG")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert main(["sample", "a fox", "--out", "fox.png", *QUICK]) == 2
+    assert "flux-edu: [Errno 28] No space left on device" in capsys.readouterr().err and not list(Path().iterdir())
+
+
+def test_a_tilde_is_the_home_of_the_user(monkeypatch, tmp_path):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    assert main(["sample", "a fox", "--out=~/fox.png", *QUICK]) == 0
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["fox.png"] and not Path("~").exists()
+    assert save_image(Image.new("RGB", (8, 8)), "~/red.png") == tmp_path / "home" / "red.png"
+
+
+def test_files_of_the_reader_with_names_of_modules_are_left_alone():
+    for name in ("random", "platform", "token", "typing", "calendar", "numpy", "torch", "tqdm"):
+        Path(f"{name}.py").write_text("raise SystemExit('my own exercise')")
+    done = subprocess.run([sys.executable, "-m", "flux_edu", "sample", "a fox", *QUICK], capture_output=True, text=True)
+    assert done.returncode == 0 and "32 × 32 pixels" in done.stdout, done.stderr
+
+
+def test_a_prompt_that_is_no_text_is_told(capsys):
+    assert "prompt holds bytes that are no text" in refused("sample", "caf\udce9", *QUICK, capsys=capsys)
 
 
 def test_guidance_that_does_nothing_is_told(capsys):

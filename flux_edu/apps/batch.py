@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from flux_edu.apps.sample import file_name, free_path, value_or
+from flux_edu.apps.sample import check_writable, file_name, free_path, save_beside, value_or
 from flux_edu.configs import get_spec
 from flux_edu.io.device import pick_device
 from flux_edu.io.images import save_image
@@ -50,9 +50,11 @@ def main(options: argparse.Namespace) -> int:
         i: free_path(options.out / f"{i:05}-{file_name(prompts[i])}.png", options.overwrite)
         for i in share(len(prompts), process, processes)
     }
+    check_writable(options.out)
     side, steps = value_or(options.size, 1024 if spec.repo_id else 128), value_or(options.steps, spec.num_steps)
     generator = FluxGenerator(options.model, device)
+    save = save_image if options.overwrite else save_beside
     for i, path in paths.items():
-        save_image(generator.generate_image(side, side, steps, spec.guidance, options.seed + i, prompts[i]), path)
+        save(generator.generate_image(side, side, steps, spec.guidance, options.seed + i, prompts[i]), path)
     print(f"process {process} of {processes}: {len(paths)} pictures in {options.out}", flush=True)
     return 0

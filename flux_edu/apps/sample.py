@@ -1,6 +1,9 @@
 """One picture from the command line: what was asked for, a progress bar, and a file that replaces no other."""
 
 import argparse
+import os
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
@@ -26,9 +29,10 @@ def main(options: argparse.Namespace) -> int:
         advise(f"{options.model} takes no guidance: it was distilled at a fixed one, and --guidance changes nothing")
     init_image = open_picture(options.init) if options.init else None
     path = free_path(options.out, options.overwrite) if options.out else None
+    check_writable(path.parent if path else Path("output"))
     steps = value_or(options.steps, spec.num_steps)
     generator = FluxGenerator(options.model, options.device)
-    with tqdm(total=steps, desc="painting", unit="step") as bar:
+    with tqdm(total=steps, desc="painting", unit="step", delay=0.01) as bar:  # not shown if nothing is painted
         picture = generator.generate_image(
             width=value_or(options.width, side),
             height=value_or(options.height, side),
@@ -42,7 +46,8 @@ def main(options: argparse.Namespace) -> int:
         )
         bar.total = bar.n  # image to image takes fewer steps than asked for
     seed = picture.info["seed"]
-    path = save_image(picture, path or next_path(Path("output"), f"{file_name(options.prompt)}-{seed}"))
+    save = save_image if path and options.overwrite else save_beside
+    path = save(picture, path or Path("output", f"{file_name(options.prompt)}-{seed}.png"))
     print(f"{picture.width} × {picture.height} pixels, {options.model}, seed {seed}: {path.resolve()}")
     return 0
 
@@ -66,12 +71,21 @@ def free_path(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def next_path(folder: Path, stem: str) -> Path:
-    """folder/stem.png, or the first of stem-2.png, stem-3.png … that is not there yet."""
-    path, number = folder / f"{stem}.png", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path
+def check_writable(folder: Path) -> None:
+    """Stop before anything is painted if no file can be written to a folder, which need not be there yet."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise PermissionError(f"no picture can be saved in {folder}: {there} is no folder that you may write to")
+
+
+def save_beside(picture: Image.Image, path: Path) -> Path:
+    """Save under this name or, where a file has it, under the first of name-2, name-3 … that is free."""
+    free = path
+    for number in count(2):
+        if not free.exists():
+            with suppress(FileExistsError):  # another run was quicker
+                return save_image(picture, free, overwrite=False)
+        free = path.with_stem(f"{path.stem}-{number}")
 
 
 def file_name(prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,25 +32,38 @@ def picture_hash(picture: Image.Image) -> str:
 
 
 def png_path(path: str | Path) -> Path:
-    """The path, if its name ends in .png."""
-    path = Path(path)
+    """The path, if its name ends in .png and a file can be there; `~` is the user's home."""
+    path = Path(os.path.expanduser(path))
     if path.suffix.lower() != ".png":
         raise ValueError(
             f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
         )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
     return path
 
 
-def save_image(picture: Image.Image, path: str | Path) -> Path:
-    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written."""
+def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -> Path:
+    """Save as PNG with the metadata in text chunks, readable by any program; nothing is left half-written.
+
+    With overwrite=False a file of that name is never replaced, not even one that has appeared a moment ago:
+    FileExistsError.
+    """
     path = png_path(path)
     chunks = PngImagePlugin.PngInfo()
     for key, value in picture.info.items():
         chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))
+    if path.parent.is_file():
+        raise NotADirectoryError(f"{path.parent} is a file: no picture can be saved in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    picture.save(half, format="PNG", pnginfo=chunks)
-    half.replace(path)
+    half = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may paint the same name
+    try:
+        picture.save(half, format="PNG", pnginfo=chunks)
+        if not overwrite:
+            path.open("xb").close()
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
     return path
 
 
