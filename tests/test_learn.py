@@ -137,6 +137,11 @@ def test_sweep_goes_to_the_ends_and_comes_back(panel):
     assert panel.values() == panel.first and alt(panel) == "a line up to 0.5, plain, grid False"
 
 
+def test_a_menu_of_labels_is_swept_by_its_values():
+    panel = panels.explore(draw, height=[("low", 0.5), ("high", 2.0)])
+    assert [(move.value, move.error) for move in panel.sweep()] == [(2.0, None), (None, None)]
+
+
 def test_an_error_is_shown_in_the_panel_and_kept():
     panel = panels.explore(draw, kind=["plain", "broken"])
     panel.controls["kind"].value = "broken"  # does not raise: a callback has nobody to raise to

@@ -123,8 +123,8 @@ def ends(control: W.Widget) -> list:
     """The values of a control worth trying: both ends of a slider, all options of a menu, both states of a box."""
     if hasattr(control, "min"):
         return [control.min, control.max]
-    if hasattr(control, "options"):  # the values themselves, no (label, value) pairs
-        return list(control.options)
+    if hasattr(control, "options"):  # values, or pairs of a label and a value
+        return [option[1] if isinstance(option, tuple) else option for option in control.options]
     return [False, True] if isinstance(control.value, bool) else [control.value]
 
 
