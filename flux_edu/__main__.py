@@ -127,10 +127,8 @@ def read(arguments: list[str]) -> argparse.Namespace:
 
 
 def note(message: Warning | str, category: type[Warning], *place, **file) -> None:
-    """A warning as one line above the progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(f"note: {message}", file=sys.stderr)
+    """A warning as one line; they come before anything is painted."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:

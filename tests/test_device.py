@@ -33,14 +33,14 @@ def test_what_is_asked_for_is_taken(machine):
 def test_what_is_not_there_is_an_error_that_says_what_is(machine):
     machine(cuda=0, mps=True)
     with pytest.raises(
-        ValueError, match="device 'cuda' is not available on this machine; there is mps, cpu. Pass None"
+        ValueError, match="device 'cuda' is not available on this machine; there is mps, cpu. Name none"
     ):
         device.pick_device("cuda")
     machine(cuda=2)
-    with pytest.raises(ValueError, match=r"device 'cuda:2' is not available .* there is cuda \(0 to 1\), cpu\. Pass"):
+    with pytest.raises(ValueError, match=r"device 'cuda:2' is not available .* there is cuda \(0 to 1\), cpu\. Name"):
         device.pick_device("cuda:2")
 
 
 def test_a_word_that_is_no_device_is_an_error():
-    with pytest.raises(ValueError, match="'gpu' is no device; choose one of cuda, mps, cpu, or None"):
+    with pytest.raises(ValueError, match="'gpu' is no device; choose one of cuda, mps, cpu, or none"):
         device.pick_device("gpu")

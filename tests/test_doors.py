@@ -70,7 +70,7 @@ PICTURE = "pass a PIL picture, e.g. PIL.Image.open(path)"
 ROWS = {
     # models and devices
     "FluxGenerator('flux-shnell')": "ValueError: no variant is called 'flux-shnell'; did you mean flux-schnell",
-    "FluxGenerator('tiny', 'gpu')": "ValueError: 'gpu' is no device; choose one of cuda, mps, cpu, or None",
+    "FluxGenerator('tiny', 'gpu')": "ValueError: 'gpu' is no device; choose one of cuda, mps, cpu, or none",
     "FluxGenerator('tiny', 'cuda:99')": "ValueError: device 'cuda:99' is not available on this machine; there is",
     "FluxGenerator('flux-dev', 'cpu')": "FileNotFoundError: flux-dev is not shipped with this package. Accept its",
     "without_weights()": "FileNotFoundError: nowhere/canny.safetensors is not there: this model is 'tiny' and that",

@@ -334,9 +334,9 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device() == pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="'gpu' is no device; choose one of cuda, mps, cpu, or None"):
+    with pytest.raises(ValueError, match="'gpu' is no device; choose one of cuda, mps, cpu, or none"):
         pick_device("gpu")
-    with pytest.raises(ValueError, match="device 'cuda:1' is not available on this machine; there is cpu. Pass None"):
+    with pytest.raises(ValueError, match="device 'cuda:1' is not available on this machine; there is cpu. Name none"):
         pick_device("cuda:1")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device() == torch.device("mps")

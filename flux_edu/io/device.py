@@ -15,12 +15,12 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError:
         raise ValueError(
-            f"{device!r} is no device; choose one of {', '.join(there)}, or None for the fastest here"
+            f"{device!r} is no device; choose one of {', '.join(there)}, or none for the fastest here"
         ) from None
     if wanted.type != "meta" and (wanted.index or 0) >= there.get(wanted.type, 0):
         found = ", ".join(name + f" (0 to {n - 1})" * (n > 1) for name, n in there.items() if n)
         raise ValueError(
-            f"device {str(device)!r} is not available on this machine; there is {found}. Pass None to have one chosen"
+            f"device {str(device)!r} is not available on this machine; there is {found}. Name none to have one chosen"
         )
     return wanted
 
