@@ -7,6 +7,8 @@ import struct
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from flux_edu.configs import configs
@@ -169,6 +171,25 @@ def test_a_file_cut_short_is_refused(tmp_path, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointError, match="cannot be read .* damaged or was cut short, download or copy it again"):
         checkpoint.read(path)
+
+
+WHOLE = safetensors.torch.save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.int8)})
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80) | st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 20), st.binary(max_size=12)))
+def test_any_bytes_are_tensors_or_a_clear_error(tmp_path, data):
+    """Bytes at random, and a good file with a piece of it exchanged."""
+    if isinstance(data, tuple):
+        begin, length, piece = data
+        data = WHOLE[:begin] + piece + WHOLE[begin + length :]
+    (tmp_path / "x.safetensors").write_bytes(data)
+    try:
+        state = checkpoint.read(tmp_path / "x.safetensors")
+    except CheckpointError as error:
+        assert "x.safetensors" in str(error) and "\n" not in str(error)
+    else:
+        assert all(isinstance(x, torch.Tensor) for x in state.values())
 
 
 # ---------------------------------------------------------------- state dicts that do not fit

@@ -127,11 +127,81 @@ def test_a_cpu_holds_no_copy_beside_the_file(tmp_path):
 # ---------------------------------------------------------------- damaged and strange
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"weight_map": 3}', '{"metadata": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"weight_map": 3}', '{"metadata": {}}', '{"weight_map": {"a": 5}}'])
 def test_an_index_that_is_none(tmp_path, text):
     (tmp_path / "x.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match="x.safetensors.index.json is no index of shards, or it is damaged"):
         checkpoint.read(tmp_path)
+
+
+def test_an_index_that_an_editor_saved_with_a_mark_is_read(tmp_path):
+    state = flux().state_dict()
+    index = write_shards(state, tmp_path)
+    index.write_text(index.read_text(), encoding="utf-8-sig")
+    assert same(checkpoint.read(tmp_path), state)
+
+
+@pytest.mark.parametrize("variant", ["x.fp16.safetensors.index.json", "x.safetensors.index.fp16.json"])
+def test_of_two_indices_the_path_has_to_name_one(tmp_path, variant):
+    state = flux().state_dict()
+    index = write_shards(state, tmp_path)
+    (tmp_path / variant).write_text(index.read_text())
+    with pytest.raises(CheckpointError, match=f"it holds .*{variant}. Give the path of the file itself"):
+        checkpoint.read(tmp_path)
+    assert same(checkpoint.read(tmp_path / variant), state)
+
+
+def test_the_root_of_a_pipeline_points_to_its_transformer(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="it holds none. Give .* itself; its folder transformer is meant"):
+        checkpoint.read(tmp_path)
+
+
+# ---------------------------------------------------------------- fp8 with scales
+
+
+def scaled(state, name, rows):
+    """Matrices in fp8 with one scale each, or one a row, under the names of other programs."""
+    out = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for key, x in state.items():
+        if x.ndim == 2:
+            scale = x.abs().amax(1, keepdim=True) / 448 if rows else x.abs().max().reshape(1) / 448
+            x = (x / scale).to(torch.float8_e4m3fn)
+            out[key.removesuffix("weight") + name] = scale
+            out[key.removesuffix("weight") + "input_scale"] = torch.ones(1)
+        out[key] = x
+    return out
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_scaled_fp8_comes_with_its_scales(tmp_path, name, rows):
+    state = flux().state_dict()
+    checkpoint.save(scaled(state, name, rows), tmp_path / "x.safetensors")
+    net = on_meta()
+    diffusers_layout.load(net, tmp_path / "x.safetensors", dtype=torch.bfloat16)
+    for key, x in net.state_dict().items():
+        assert (x.float() - state[key]).abs().max() <= 0.07 * state[key].abs().max(), key
+    diffusers_layout.convert_file(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert checkpoint.read(tmp_path / "y.safetensors")["x_embedder.weight"].dtype == torch.bfloat16
+
+
+def test_scales_of_another_kind_are_refused(tmp_path):
+    """One for every 128 × 128 numbers, say."""
+    state = scaled(flux().state_dict(), "weight_scale", rows=False)
+    state["img_in.weight_scale"] = torch.ones(2, 3)
+    checkpoint.save(state, tmp_path / "x.safetensors")
+    refused(
+        tmp_path / "x.safetensors", r"img_in.weight_scale is \(2, 3\) beside img_in.weight .*: only one scale"
+    )
+
+
+def test_scales_without_fp8_are_extra(tmp_path):
+    checkpoint.save(flux().state_dict() | {"img_in.weight_scale": torch.ones(1)}, tmp_path / "x.safetensors")
+    refused(tmp_path / "x.safetensors", "1 extra: img_in.weight_scale")
+
+
+# ---------------------------------------------------------------- lost and doubled
 
 
 def test_a_lost_shard_is_named(tmp_path):

@@ -106,9 +106,9 @@ class LazyStateDict(Mapping[str, Tensor]):
 
     path is a safetensors file, an index of shards (*.safetensors.index.json), or a folder that holds one of them. On a
     CPU a tensor is a window into the file, no copy. dtype changes floating point numbers on the way. What is stored in
-    8 bits with scales comes back as float32 with the scales multiplied in: rows by `save_int8`, and fp8 weights with
-    their `scale_weight` or `weight_scale`, as other programs write them. `shapes` holds what there is, on the meta
-    device, `metadata` the texts of the header.
+    8 bits with scales comes back with the scales multiplied in: rows by `save_int8` as float32, and fp8 weights with
+    their `scale_weight` or `weight_scale`, as other programs write them, as bfloat16. `shapes` holds what there is, on
+    the meta device, `metadata` the texts of the header.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
@@ -145,7 +145,9 @@ class LazyStateDict(Mapping[str, Tensor]):
         if orphans := [name for name in kinds if name.endswith(ROW_SCALE) and name not in aside]:
             raise CheckpointError(f"{path} holds {listed(orphans)} without its rows: it was not written whole")
         for name in (name for name in kinds if name not in aside):
-            dtype = torch.float32 if name in self.scales else DTYPES[kinds[name]]
+            dtype = DTYPES[kinds[name]]
+            if name in self.scales:
+                dtype = torch.float32 if dtype is torch.int8 else torch.bfloat16
             dtype = self.dtype if self.dtype and dtype.is_floating_point else dtype
             self.shapes[name] = torch.empty(slices[name].get_shape(), dtype=dtype, device="meta")
 
@@ -159,7 +161,8 @@ class LazyStateDict(Mapping[str, Tensor]):
                     " one a row, is read here. Take the file in bfloat16"
                 )
             x = x.float() * scale.reshape(-1, *[1] * (x.ndim - 1))
-        return x.to(self.dtype) if self.dtype and x.is_floating_point() else x
+        dtype = self.shapes[name].dtype
+        return x.to(self.dtype if self.dtype and dtype.is_floating_point else dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

@@ -34,7 +34,7 @@ def load_embedder(path: str | Path, kind: Kind, max_length: int) -> TextEmbedder
         )
     with LazyStateDict(path) as weights:
         floats = {x.dtype for x in weights.shapes.values() if x.is_floating_point()}
-        weights.dtype = torch.float32 if floats == {torch.float32} and not weights.scales else torch.bfloat16
+        weights.dtype = torch.float32 if floats == {torch.float32} else torch.bfloat16
         state = dict(weights)
     check_finite(state, str(path))
     how = dict(config=config, state_dict=state, dtype=weights.dtype)
