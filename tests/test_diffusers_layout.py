@@ -191,9 +191,7 @@ def test_scales_of_another_kind_are_refused(tmp_path):
     state = scaled(flux().state_dict(), "weight_scale", rows=False)
     state["img_in.weight_scale"] = torch.ones(2, 3)
     checkpoint.save(state, tmp_path / "x.safetensors")
-    refused(
-        tmp_path / "x.safetensors", r"img_in.weight_scale is \(2, 3\) beside img_in.weight .*: only one scale"
-    )
+    refused(tmp_path / "x.safetensors", r"img_in.weight_scale is \(2, 3\) beside img_in.weight .*: only one scale")
 
 
 def test_scales_without_fp8_are_extra(tmp_path):
