@@ -64,7 +64,7 @@ class Flux(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """The vector that steers every block.
 
-        Eq. (4.3):  **v** = MLP_t(emb(t)) + MLP_w(emb(w)) + MLP_y(y)
+        Eq. (4.3):  `vec` = MLP_t(emb(t)) + MLP_w(emb(w)) + MLP_y(y)
 
         t is the noise level in [0, 1], y CLIP's pooled text, w the guidance: only
         models that are distilled to take it have MLP_w.

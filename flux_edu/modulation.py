@@ -22,7 +22,7 @@ class ModulationOut:
 class Modulation(nn.Module):
     """Adaptive layer norm: one linear layer makes a block's modulations of the vector.
 
-    Eq. (4.4):  (b¹, s¹, g¹, b², s², g²) = chunk(W SiLU(**v**) + c)
+    Eq. (4.4):  (b¹, s¹, g¹, b², s², g²) = chunk(W SiLU(`vec`) + c)
 
     The order is shift, scale, gate. `double` blocks have two branches (attention, MLP),
     single blocks one. The gates are not bounded: no sigmoid. Swapping shift and scale

@@ -11,7 +11,7 @@ from flux_edu.modulation import Modulation, ModulationOut, modulate
 class SingleStreamBlock(nn.Module):
     """One set of weights for all tokens; attention and MLP side by side.
 
-    Eq. (5.1):  (b, s, g) = chunk₃(W_mod SiLU(**v**) + c_mod),  x̃ = (1 + s) ⊙ LN(x) + b
+    Eq. (5.1):  (b, s, g) = chunk₃(W_mod SiLU(`vec`) + c_mod),  x̃ = (1 + s) ⊙ LN(x) + b
     Eq. (5.2):  [q, k, v, m] = W_1 x̃ + c_1,  of 3D and 4D channels
     Eq. (5.3):  o = W_2 [Attn(R q̂, R k̂, v) ; GELU(m)] + c_2
     Eq. (5.4):  x ← x + g ⊙ o
@@ -48,7 +48,7 @@ class SingleStreamBlock(nn.Module):
 class LastLayer(nn.Module):
     """From the network's width to the numbers of a patch: the velocity of its token.
 
-    Eq. (5.5):  (b, s) = chunk₂(W_a SiLU(**v**) + c_a),  y = W((1 + s) ⊙ LN(x) + b) + c
+    Eq. (5.5):  (b, s) = chunk₂(W_a SiLU(`vec`) + c_a),  y = W((1 + s) ⊙ LN(x) + b) + c
 
     Shift, then scale, and no gate. diffusers keeps the same layer with the halves
     swapped: a checkpoint moved without swapping them back loads silently and is wrong.

@@ -163,7 +163,7 @@ ENTRIES = [
     Erratum(
         20, PART, "guidance", r"$\text{guidance}$ is the guidance scale", "imprecise",
         r"A scale multiplies a difference, $v_\varnothing + w(v_c - v_\varnothing)$, and takes two velocities a step."
-        " In FLUX.1 dev w is an *input* of a distilled network: times 1000, embedded, added to **v**. One velocity a"
+        " In FLUX.1 dev w is an *input* of a distilled network: times 1000, embedded, added to `vec`. One velocity a"
         " step, no negative prompt. schnell ignores it.",
         ("4.3", "6.4"), ("06_sampling", 'Where the notes are wrong: "the guidance scale"'),
         Check("velocities that dev computes a step", guidance_notes, guidance_right, 1, (rows_asked,)),

@@ -191,7 +191,7 @@ ADDED = ("03_rope", "Where the notes are wrong: Softmax(QKᵀ/√d + φ(P))")
 ENTRIES = [
     Erratum(
         7, PART, "the width of v", r"\( \mathbf{v} \in \mathbb{R}^{B \times d} \)", "imprecise",
-        r"$\mathbf{v} \in \mathbb{R}^{B \times D}$, as wide as a token, and $\mathbf{v} ="
+        r"$\mathrm{vec} \in \mathbb{R}^{B \times D}$, as wide as a token, and $\mathrm{vec} ="
         r" \mathrm{MLP}_t(\mathrm{emb}(t)) + \mathrm{MLP}_w(\mathrm{emb}(w)) + \mathrm{MLP}_y(\mathbf{y})$. The notes"
         " use d again under the root.",
         ("4.3",), ("04_double_stream", "Where the notes are imprecise: the size of v"),
@@ -207,7 +207,7 @@ ENTRIES = [
     Erratum(
         8, PART, "the order of a modulation", MOD, "wrong",
         r"The chunks are **shift, scale, gate**: $(b^1, s^1, g^1, b^2, s^2, g^2) = \mathrm{chunk}(W\,\mathrm{SiLU}"
-        r"(\mathbf{v}) + c)$. The notes' tuple has scale first, and no SiLU.",
+        r"(\mathrm{vec}) + c)$. The notes' tuple has scale first, and no SiLU.",
         ("4.4",), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
         Check("a token (−1, −1, 1, 1), shift 0.1, scale 0.5", order_notes, order_right, (-1.4, -1.4, 1.6, 1.6)),
     ),
@@ -257,7 +257,7 @@ ENTRIES = [
     ),
     Erratum(
         6, PART, "the number under the root", r"$\sqrt{d}$", "imprecise",
-        r"$\sqrt{d_h} = \sqrt{128}$, the width of one head; d was the width of **v** a page before. With"
+        r"$\sqrt{d_h} = \sqrt{128}$, the width of one head; d was the width of `vec` a page before. With"
         r" $\sqrt{3072}$ the scores are $\sqrt{24}$ times too small.",
         ("4.9",), ("04_double_stream", "Where the notes are wrong: position is not added"),
         Check("standard deviation of the scores of unit q and k", root_notes, root_right, 1.0),

@@ -80,7 +80,7 @@ PARTS = [
     Erratum(
         40, MODEL, "the list of parts", "它主要的结构包括", "missing",
         "Three are left out: the matrices that bring picture and text to the network's width (`img_in`, `txt_in`),"
-        " and the pooled text's way into **v** (`vector_in`). Guidance has an embedding in dev only, not in schnell.",
+        " and the pooled text's way into `vec` (`vector_in`). Guidance has an embedding in dev only, not in schnell.",
         ("4.3",), ("05_single_stream", "The whole network in five stages"),
         Check("parameters of dev", parts_notes, parts_right, 11_901_408_320),
     ),
