@@ -26,6 +26,29 @@ REPOSITORIES = {
     "OminiControl": "Yuanshi9815/OminiControl",
 }
 
+ENGLISH = {
+    9: "g: gate scalar (controls the weight of the residual branch)",
+    11: "cross-modal attention",
+    12: "when μ grows, the curve moves to the right",
+    13: "μ: controls the position of the curve's centre",
+    14: "when σ grows, the curve becomes steeper",
+    15: "takes values in [0, 1]",
+    16: "that is, computes from the resolution the parameter that adjusts the time steps; to 256 belongs μ = 0.5",
+    17: "max_shift: the greatest value of the time adjustment",
+    18: "shift: whether to adjust the time steps",
+    26: "because the whole picture is cut into many small blocks of 2 × 2",
+    27: "these img_ids record the number of each small block",
+    28: "img_ids are the coordinates of the picture, txt_ids those of the text, at present 0",
+    32: "one is CLIP, one is T5, for global and for local features of the text",
+    37: "base_shift: the base value of the time adjustment",
+    40: "its main structure comprises",
+    42: "split_heads splits the tensor into the multi-head form",
+    44: "MLP: multilayer perceptron (usually linear + activation + linear)",
+    45: "the formulas describe completely the tensor operations and the flow of information in the code",
+    46: "generates evenly spaced time step lengths from 1 to 0",
+    48: "uses the dynamic modulation parameters (made of v) to normalise and affinely transform the features",
+}
+
 
 def anchor(heading: str) -> str:
     """The fragment under which Jupyter finds a heading; brackets are escaped, since they would end a link."""
@@ -66,7 +89,7 @@ def explanation(erratum: Erratum) -> str:
     where = [f"Eq. {numbers}" if numbers else "", section_link(erratum)]
     parts = [
         f"### {heading(erratum)}",
-        f"> {readable(erratum.quote)}",
+        f"> {readable(erratum.quote)}" + (f"  \n> *{ENGLISH[erratum.number]}*" if erratum.number in ENGLISH else ""),
         f"**{erratum.verdict.capitalize()}.** {erratum.right}",
         "; ".join(filter(None, where)) + ".",
     ]

@@ -43,8 +43,18 @@ def size_notes():
 
 
 def size_right():
-    with collect():
-        return round_size(1000, 700)
+    rows, columns = get_noise(1, 700, 1000, "cpu", torch.float32, 0).shape[2:]
+    return 8 * columns, 8 * rows  # the decoder makes 8 × 8 pixels of each place
+
+
+def full_schedule():
+    return len(get_schedule(28, 64)) - 1
+
+
+def half_strength():
+    z, noise = torch.randn(2, 1, 16, 4, 4)
+    _, timesteps = image_to_image_start(z, noise, get_schedule(28, 64), strength=0.5)
+    return len(timesteps) - 1
 
 
 def guidance_notes():
@@ -139,15 +149,26 @@ ENTRIES = [
         "out of date",
         r"The loss has been published since: a rectified flow, $E\,\lVert v_\theta(x_t, t, c) - (\varepsilon - x_0)"
         r"\rVert^2$ on $x_t = (1-t)x_0 + t\varepsilon$. dev is then guidance-distilled, schnell distilled to few steps"
-        " (LADD). Data, optimiser and the exact distribution of t are still not published.",
+        " (LADD). The levels are logit-normal, shifted with the size of the picture. Data, optimiser and the numbers of"
+        " that distribution are still not published.",
         ("9.1", "9.2"), ("09_training", "What the notes leave open: how is it trained?"),
-        source="FLUX.1 Kontext, arXiv 2506.15742; LADD, arXiv 2403.12015; the threads flux#9, flux#15 and flux#68",
+        source="FLUX.1 Kontext, arXiv 2506.15742; LADD, arXiv 2403.12015; asked for in flux#68 and flux#478",
     ),
     Erratum(
         35, PART, "the size of the picture", "are the dimensions of the output image", "imprecise",
-        "A token is 16 × 16 pixels, so only multiples of 16 can be painted. The sizes asked for are rounded down.",
+        "A token is 16 × 16 pixels, so only multiples of 16 can be painted. This function, the demo's, does not round;"
+        " the noise has 2⌈H/16⌉ rows, so the picture comes out **larger** than asked for. The reference's command line"
+        " and this package round down instead, here to 992 × 688, before anything is drawn.",
         ("2.1",), SIZES,
-        Check("what 1000 × 700 pixels become", size_notes, size_right, (992, 688)),
+        Check("what 1000 × 700 pixels become in the demo", size_notes, size_right, (1008, 704)),
+        "get_noise in sampling.py, demo_gr.py and cli.py of the reference",
+    ),
+    Erratum(
+        49, PART, "the number of steps", r"$\text{num\_steps}$ is the number of denoising steps", "imprecise",
+        r"Without a start picture. With one, the walk begins at step $i$ of the same schedule, and only $N - i$ steps"
+        " are run, $i$ being chosen by the strength.",
+        ("6.3",), ("06_sampling", "Where the notes are wrong: what strength is"),
+        Check("steps run for num_steps = 28, strength 0.5", full_schedule, half_strength, 14),
     ),
     Erratum(
         24, PART, "the size of a start picture",
@@ -157,7 +178,8 @@ ENTRIES = [
         " encoder gives 9 rows of latent and the noise has 10, and they cannot be mixed. The demo's sliders step by"
         " 16 and hide it.",
         ("2.1", "6.3"), SIZES,
-        Check("latent and noise have the same rows for 72 pixels", rows_notes, rows_right, True),
+        Check("latent and noise have the same rows for 72 pixels", rows_notes, rows_right, True,
+              speaker="the reference"),
         "demo_gr.py of the reference",
     ),
     Erratum(
@@ -170,20 +192,20 @@ ENTRIES = [
     ),
     Erratum(
         36, PART, "seed", r"$\text{seed}$ is the random seed", "missing",
-        "The seed decides the noise, drawn on the CPU so that it is the same on every machine. It decides the picture"
-        " only if nothing else is drawn. Until June 2025 the reference also *drew* the start picture's latent, out of"
-        " the seed's reach; the mean is taken now.",
+        "The seed decides the noise. It decides the picture only if nothing else is drawn. Until June 2025 the"
+        " reference also *drew* the start picture's latent, out of the seed's reach; the mean is taken now.",
         ("2.1", "8.1"), ("08_autoencoder", "The mean or a sample?"),
-        Check("one picture encoded twice differs by", seed_notes, seed_right, 0.0),
-        "the thread flux#37",
+        Check("one picture encoded twice differs by", seed_notes, seed_right, 0.0, speaker="the reference"),
+        "autoencoder.py of the reference; the symptom, other pictures for one seed, is asked about in flux#37",
     ),
     Erratum(
         23, PART, "the range of a start picture", r"$\text{init\_image}$ is the optional initial image", "missing",
         "The reference behind this argument divides the pixels by 255. The autoencoder reads [−1, 1], so the picture"
         " comes back pale. Nothing complains.",
         ("8.1",), ("08_autoencoder", "What the notes leave out: [0, 1] is not [−1, 1]"),
-        Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0)),
-        "demo_gr.py of the reference; the threads flux#133, flux#180 and flux#402",
+        Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0),
+              speaker="the reference"),
+        "demo_gr.py of the reference; flux#180 asks which range is right, flux#402 shows both",
     ),
     Erratum(
         21, PART, "strength", "is the strength of the image-to-image guidance", "wrong",
@@ -198,7 +220,8 @@ ENTRIES = [
         "The reference behind this argument computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
         r" under 10 in floating point. Round instead: $i = \lfloor (1-\varsigma)N + ½ \rfloor$, guarded.",
         ("6.3",), ("06_sampling", "Where the reference is wrong: int() loses steps"),
-        Check("start index for (ς, N) = " + ", ".join(map(str, CASES)), index_notes, index_right, (10, 5, 4, 5, 14)),
+        Check("start index for (ς, N) = " + ", ".join(map(str, CASES)), index_notes, index_right, (10, 5, 4, 5, 14),
+              speaker="the reference"),
         "demo_gr.py of the reference; sd3-ref has the same line",
     ),
     Erratum(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flux_edu.attention import QKNorm, SelfAttention, attention_weights, split_heads
+from flux_edu.attention import QKNorm, SelfAttention, attention_explicit, attention_weights, split_heads
 from flux_edu.double_stream import mlp
 from flux_edu.modulation import Modulation, ModulationOut, modulate
 from flux_edu.patchify import make_img_ids, make_txt_ids
@@ -147,6 +147,17 @@ def root_right():
     return round(weights.log().std(dim=-1).mean().item(), 1)  # a row's scores, but for a constant
 
 
+def merged_notes():
+    A = torch.arange(8.0).reshape(1, 2, 2, 2)  # "b h l k": two heads, two tokens, two channels a head
+    return A.reshape(1, 2, 4)[0, 0]  # the shape that W_proj needs
+
+
+def merged_right():
+    v = torch.arange(8.0).reshape(1, 2, 2, 2)
+    q = 100 * torch.eye(2).expand(1, 2, 2, 2)  # so each token takes from itself alone, and A = V
+    return attention_explicit(q, q, v, torch.eye(2).expand(1, 1, 2, 1, 2, 2))[0, 0]
+
+
 def gate_notes():
     return torch.randn(2).shape  # a scalar for each picture
 
@@ -207,7 +218,8 @@ ENTRIES = [
     Erratum(
         8, PART, "the order of a modulation", MOD, "wrong",
         r"The chunks are **shift, scale, gate**: $(b^1, s^1, g^1, b^2, s^2, g^2) = \mathrm{chunk}(W\,\mathrm{SiLU}"
-        r"(\mathrm{vec}) + c)$. The notes' tuple has scale first, and no SiLU.",
+        r"(\mathrm{vec}) + c)$. The notes' tuple has scale first: wrong if it is read as the order of the chunks, which"
+        r" is how one would write the code from it. And there is no SiLU in it.",
         ("4.4",), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
         Check("a token (−1, −1, 1, 1), shift 0.1, scale 0.5", order_notes, order_right, (-1.4, -1.4, 1.6, 1.6)),
     ),
@@ -219,11 +231,11 @@ ENTRIES = [
         Check("shape in FLUX.1", matrix_notes, matrix_right, (9216, 3072)),
     ),
     Erratum(
-        42, PART, "split_heads", "`split_heads` 将张量分割为多头形式。", "imprecise",
+        42, PART, "split_heads", "`split_heads` 将张量分割为多头形式。", "missing",
         "Which channels are whose? First all queries, then all keys, then all values, and inside each head by head."
         " Another order has the same shapes and loads silently.",
         ("4.6",), ("04_double_stream", "Mistakes that load silently: another order of the channels"),
-        Check("query of the second head, of channels 0 … 17", heads_notes, heads_right, (3, 4, 5)),
+        Check("query of the second head, of channels 0 … 17", heads_notes, heads_right, (3, 4, 5), speaker="a guess"),
     ),
     Erratum(
         10, PART, "one norm or two", NORM, "imprecise",
@@ -235,11 +247,12 @@ ENTRIES = [
     ),
     Erratum(
         11, PART, "cross-modal attention", "跨模态注意力", "imprecise",
-        "Joint self-attention over [text; image]: text looks at text and image, image at both. Nothing is masked, T5's"
-        " padding included.",
+        "The words suggest attention between the two kinds only. It is joint self-attention over [text; image], as"
+        " the notes' own formula has it: text looks at text and image, image at both. Nothing is masked, T5's padding"
+        " included.",
         ("4.8", "4.9"), ("04_double_stream", "Four quadrants"),
-        Check("quadrants of the matrix that carry attention", cross_notes, cross_right, 4, (quadrants,)),
-        "the threads flux#507 and x-flux#161, for the padding",
+        Check("quadrants of the matrix that carry attention", cross_notes, cross_right, 4, (quadrants,), "a guess"),
+        "that T5 too reads its padding without a mask is noticed in flux#507 and x-flux#161",
     ),
     Erratum(
         3, PART, "where position enters", ATTENTION, "wrong",
@@ -263,17 +276,26 @@ ENTRIES = [
         Check("standard deviation of the scores of unit q and k", root_notes, root_right, 1.0),
     ),
     Erratum(
-        43, PART, "biases", PROJ, "imprecise",
+        47, PART, "the heads, put together again", PROJ, "missing",
+        r"After the softmax A is $B \times H \times L \times d_h$, and $W_{proj}$ takes D channels of a token. Between"
+        " them stands \"b h l k -> b l (h k)\": the H results of a token side by side. A plain reshape has the same"
+        " shape and mixes tokens.",
+        ("4.9", "4.11"), ("04_double_stream", "Eq. 4.9 · Joint attention"),
+        Check("channels of the first token, A counted 0 … 7 by head, token, channel", merged_notes, merged_right,
+              (0.0, 1.0, 4.0, 5.0), speaker="a guess"),
+    ),
+    Erratum(
+        43, PART, "biases", PROJ, "missing",
         r"The projections have biases: $W_{proj}A + c_{proj}$, and $c_{qkv}$ before it.",
         ("4.6", "4.11"), ("04_double_stream", "Eq. 4.11 · What attention found, let in by the gate"),
         Check("parameters of one stream's attention", bias_notes, bias_right, 37_761_280),
     ),
     Erratum(
-        44, PART, "the MLP", r"\( \text{MLP} \): 多层感知机（通常为线性层 + 激活函数 + 线性层）", "imprecise",
+        44, PART, "the MLP", r"\( \text{MLP} \): 多层感知机（通常为线性层 + 激活函数 + 线性层）", "missing",
         r"Which activation? GELU in its tanh form, $\tfrac{x}{2}(1 + \tanh(\sqrt{2/\pi}\,(x + 0.044715\,x^3)))$,"
         " between linear layers of D → 4D → D, both with biases.",
         ("4.12",), ("04_double_stream", "Eq. 4.12 · And what the MLP makes of it"),
-        Check("activation at −1 (another usual one: ReLU)", mlp_notes, mlp_right, -0.158808),
+        Check("activation at −1 (another usual one: ReLU)", mlp_notes, mlp_right, -0.158808, speaker="a guess"),
     ),
     Erratum(
         9, PART, "the gate", r"\( g \): 门控标量（控制残差分支的权重）", "wrong",

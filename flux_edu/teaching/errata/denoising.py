@@ -50,7 +50,7 @@ def sign_right():
 
 
 def points_notes():
-    t = torch.linspace(1, 0, 4)  # n = 0 … N - 1
+    t = torch.linspace(1, 0, 4)  # n = 0 … N - 1, for N steps
     return len(t) - 1
 
 
@@ -58,12 +58,12 @@ def points_right():
     return len(get_schedule(4, 4096)) - 1
 
 
-def unsigned_notes():
-    x = interpolate(X_0, NOISE, torch.tensor([0.25]))
-    return predict_x0(x, X_0 - NOISE, 0.25)[0]  # f_pred as picture minus noise
+def derivative_notes():
+    x, later = (interpolate(X_0, NOISE, torch.tensor([t])) for t in (0.25, 0.75))
+    return predict_x0(x, (later - x) / 0.5, 0.25)[0]  # f = dx/dt, taken along the straight path
 
 
-def unsigned_right():
+def derivative_right():
     x = interpolate(X_0, NOISE, torch.tensor([0.25]))
     return predict_x0(x, NOISE - X_0, 0.25)[0]
 
@@ -88,12 +88,13 @@ ENTRIES = [
     Erratum(
         31, PART, "the dtype of t", "`t = torch.full((img.shape[0],), t_curr, dtype=img.dtype, device=img.device)`",
         "missing",
-        "In the reference img is bfloat16, with 8 significant bits, so t is rounded before it is embedded: 0.987"
-        " becomes 988 thousandths, and guidance 3.5 becomes 3504. The sum of the steps is bfloat16 too. Keep t and"
-        " the sum in float32.",
+        "In the reference img is bfloat16, with 8 significant bits, so t is rounded before it is multiplied by 1000,"
+        " and once more after: 0.987 is embedded as 988, and guidance 3.5 as 3504. The sum of the steps is bfloat16"
+        " too. Keep t and the sum in float32.",
         ("4.1", "6.2"), ("04_double_stream", "Where the notes leave something out: t is rounded"),
-        Check("first cosine of the embedding of t = 0.987", rounded_notes, rounded_right, math.cos(987)),
-        "the thread diffusers#9405",
+        Check("first cosine of the embedding of t = 0.987", rounded_notes, rounded_right, math.cos(987),
+              speaker="the reference"),
+        "sampling.py and layers.py of the reference; diffusers rounds in the other order, see diffusers#9405",
     ),
     Erratum(
         30, PART, "img_cond", "`img=torch.cat((img, img_cond), dim=-1) if img_cond is not None else img,`",
@@ -101,7 +102,8 @@ ENTRIES = [
         "A second picture as more *channels* of the same tokens: a control image (64 more) for canny and depth, the"
         " masked picture and the mask (64 + 256 more) for fill. Kontext appends *tokens* instead.",
         ("12.1", "12.2", "12.3"), ("12_tools", "Eq. 12.1 · Control: another picture of the same place"),
-        Check("channels a token for canny, depth, fill", channels_notes, channels_right, (128, 128, 384)),
+        Check("channels a token for canny, depth, fill", channels_notes, channels_right, (128, 128, 384),
+              speaker="a guess"),
     ),
     Erratum(
         1, PART, "the sign of the step", STEP, "wrong",
@@ -116,18 +118,22 @@ ENTRIES = [
         ),
     ),
     Erratum(
-        2, PART, "how many levels", r"where $t_n,n=0,1,\ldots,N-1$  starts from 1 and ends at 0.", "wrong",
-        "N steps need N + 1 levels, n = 0 … N. The network is evaluated at the first N of them and never at 0.",
+        2, PART, "how many levels", r"where $t_n,n=0,1,\ldots,N-1$  starts from 1 and ends at 0.", "imprecise",
+        "The notes do not say what N counts. If N is the number of steps, as in their `num_steps`, there are N + 1"
+        " levels, n = 0 … N; their line holds if N counts the levels. Their own `linspace(1, 0, num_steps + 1)` has it"
+        " right (No. 34). The network is evaluated at the first N levels and never at 0.",
         ("1.5",), ("01_schedule", "Where the notes are wrong: N steps have N + 1 points"),
-        Check("steps for N = 4", points_notes, points_right, 4),
+        Check("steps of the list, if N = 4 is the number of steps", points_notes, points_right, 4),
     ),
     Erratum(
-        33, PART, "which way f points", ODE, "imprecise",
-        r"Right, but unsigned. $v = dx/dt = \varepsilon - x_0$ points to the noise; the picture in mind is $\hat x_0 ="
-        r" x_t - t\,v$, the noise $\hat\varepsilon = x_t + (1-t)\,v$.",
+        33, PART, "which way f points", ODE, "right",
+        r"On the path $x_t = (1-t)x_0 + t\varepsilon$ the ODE leaves no choice: $f = dx/dt = \varepsilon - x_0$,"
+        r" towards the noise. So the picture in mind is $\hat x_0 = x_t - t\,v$, the noise $\hat\varepsilon ="
+        r" x_t + (1-t)\,v$."
+        " The notes never name the path; their step (No. 1) has the other sign.",
         ("6.1",), ("06_sampling", "Where the notes are wrong: the ODE without a sign"),
-        Check("the picture, from a state at t = 0.25", unsigned_notes, unsigned_right, (0.3, -0.7)),
-        "the thread x-flux#32",
+        Check("the picture, from a state at t = 0.25", derivative_notes, derivative_right, (0.3, -0.7)),
+        "the sign of the training target is asked about in x-flux#32",
     ),
     Erratum(
         39, PART, "what f depends on", r"$f_\text{pred}(x,t)$", "missing",

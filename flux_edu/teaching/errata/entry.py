@@ -20,7 +20,8 @@ class Check:
     """A quantity as the notes have it and as it is: `notes_form` must miss `expected`, `right_form` must give it.
 
     expected is a number, a word or a row of them that neither form computed. Where the verdict is "right", both forms
-    must give it; where it is "missing", the notes' form is what a reader would fill in.
+    must give it. speaker is whose form the first one is: the notes' own, the reference's, or "a guess" where the notes
+    are silent and a reader would fill something in.
     """
 
     what: str
@@ -28,6 +29,7 @@ class Check:
     right_form: Callable[[], object]
     expected: object
     uses: tuple[Callable, ...] = ()  # helpers of both forms that a reader should see
+    speaker: str = "the notes"
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,16 @@ def source_of(check: Check) -> str:
 
 
 def show_check(erratum: Erratum) -> None:
-    """Display both forms, what they give, and the verdict."""
+    """Display both forms, what they give, each under its speaker, and the verdict."""
     check = erratum.check
     if check is None:
         print(f"No. {erratum.number} is a matter of words; the source is {erratum.source}")
         return
     display(Code(source_of(check).strip(), language="python"))
     notes, right = evaluate(erratum)
-    rows = [("the notes", notes), ("right", right)]
+    rows = [(check.speaker, notes), ("right", right)]
     marks = ["✓" if agrees(value, check.expected) else "✗" for _, value in rows]
     print(f"{check.what}: {told(check.expected)}")
     for (name, value), mark in zip(rows, marks, strict=True):
-        print(f"  {mark} {name:<10} {told(value)}")
+        print(f"  {mark} {name:<13} {told(value)}")
     print(f"No. {erratum.number}, {erratum.topic}: {erratum.verdict}")

@@ -109,7 +109,7 @@ ENTRIES = [
         "Repeats one text for many pictures, or one picture for many texts. Two pictures and three texts go through in"
         " silence and fail deep inside the network. Here they are refused at once.",
         (), ("02_patchify", "Everything the network reads: `prepare`"),
-        Check("two pictures, three prompts", batch_notes, batch_right, "refused"),
+        Check("two pictures, three prompts", batch_notes, batch_right, "refused", speaker="the reference"),
     ),
     Erratum(
         32, PART, "two text encoders", "一个是clip, 一个是t5,分别用于global的文本特征和局部的文本特征", "right",
@@ -126,8 +126,8 @@ ENTRIES = [
         " put it into what it hands over: T5 into each row, or CLIP into its vector (notebook 07).",
         ("2.5", "3.2"), ("02_patchify", 'What the notes leave out: the consequence of "目前为0"'),
         Check("shuffling text tokens changes the velocity", order_notes, order_right, False,
-              (moved_by_shuffling,)),
-        "the threads flux#71 and OminiControl#12",
+              (moved_by_shuffling,), "a guess"),
+        "the question is put in flux#71 and OminiControl#12; the makers have not answered it there",
     ),
     Erratum(
         26, PART, "what is cut into 2 × 2", r"因为整张图片会被分成很多个$2\times 2$ 的小块", "imprecise",

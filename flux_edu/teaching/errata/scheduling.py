@@ -99,6 +99,16 @@ def maximum_right():
     return get_lin_function(y2=1.15)(128 * 128)
 
 
+def lengths_notes():
+    lengths = [1 / 4] * 4  # "时间步长", step lengths: four of them
+    return len(lengths), lengths[0], lengths[-1]
+
+
+def lengths_right():
+    levels = get_schedule(4, 4096)
+    return len(levels), levels[0], levels[-1]
+
+
 def schnell_notes():
     return get_schedule(4, 4096)
 
@@ -128,8 +138,8 @@ ENTRIES = [
     Erratum(
         12, PART, "the direction of μ", r"当 \(\mu\) 增大时，函数曲线向右偏移", "wrong",
         r"In the plot of t' over t it moves to the **left**: the half-point is $t^* = 1/(1+e^{\mu/\sigma})$, 0.5,"
-        " 0.378 and 0.240 for μ = 0, 0.5 and 1.15, and t' > t for μ > 0. The notes' figure has the step index on its"
-        " axis, where t falls: there the same curve bulges to the upper right. Name the axes.",
+        " 0.378 and 0.240 for μ = 0, 0.5 and 1.15, and t' > t for μ > 0. Plotted over the step index, along which t"
+        " falls, the same curve does bulge to the upper right; perhaps that was meant. Name the axes.",
         ("1.3", "1.4"), ("01_schedule", 'Where the notes are wrong: "mu 增大，曲线向右偏移"'),
         Check("the t that becomes one half, μ = 1.15", direction_notes, direction_right, 0.240489),
         figure=(
@@ -175,10 +185,18 @@ ENTRIES = [
         Check("μ of 2048 × 2048 pixels", maximum_notes, maximum_right, 3.23),
     ),
     Erratum(
+        46, PART, "levels, not lengths", "生成从 1 到 0 的等间隔时间步长。", "imprecise",
+        "时间步长 is the *length* of a step. What the list holds are noise **levels** (噪声水平), N + 1 of them for N"
+        " steps; the lengths are their N differences, $t_i - t_{i+1}$, and shifted ones are not equal. `num_steps`"
+        " counts the lengths, `timesteps` holds the levels.",
+        ("1.5",), ("01_schedule", "Eq. 1.5 · The schedule"),
+        Check("for four steps: how many numbers, the first, the last", lengths_notes, lengths_right, (5, 1.0, 0.0)),
+    ),
+    Erratum(
         18, PART, "is there always a shift?", r"\(\text{shift}\)：是否对时间步长进行调整。", "missing",
         "When is it off? For schnell: its levels stay evenly spaced, whatever the size. Only the dev family is"
         " shifted.",
         ("1.5",), ("01_schedule", "What the notes leave out: schnell has no shift"),
-        Check("schnell's four steps", schnell_notes, schnell_right, (1, 0.75, 0.5, 0.25, 0)),
+        Check("schnell's four steps", schnell_notes, schnell_right, (1, 0.75, 0.5, 0.25, 0), speaker="a guess"),
     ),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from flux_edu.attention import split_streams
 from flux_edu.configs import DEV
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.model import Flux
-from flux_edu.modulation import modulate
+from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.rope import EmbedND
 from flux_edu.teaching.errata.arguments import small_flux, small_inputs
 from flux_edu.teaching.errata.entry import Check, Erratum
@@ -76,6 +76,19 @@ def whole_right():
     return torch.allclose(by_hand, through_block(block, img, vec), atol=1e-6)
 
 
+TOKEN = torch.tensor([[[-5.0, -5.0, 5.0, 5.0]]])
+
+
+def spread_notes():
+    s = b = torch.zeros(1, 1, 4)
+    return ((1 + s) * TOKEN + b).std(unbiased=False)  # nothing to normalise with: s and b are 0
+
+
+def spread_right():
+    nothing = ModulationOut(shift=torch.zeros(1, 1, 4), scale=torch.zeros(1, 1, 4))
+    return modulate(TOKEN, nothing).std(unbiased=False)
+
+
 PARTS = [
     Erratum(
         40, MODEL, "the list of parts", "它主要的结构包括", "missing",
@@ -90,12 +103,22 @@ PARTS = [
         " single block runs attention and MLP side by side over text *and* image, under one gate; text is dropped"
         " after the last of them.",
         ("5.1", "5.2", "5.3", "5.4", "5.5"), ("05_single_stream", "What the notes leave out"),
-        Check("where text tokens are dropped", dropped_notes, dropped_right, "after the last single block"),
+        Check("where text tokens are dropped", dropped_notes, dropped_right, "after the last single block",
+              speaker="a guess"),
         "Dehghani et al., arXiv 2302.05442, for the parallel form",
     ),
 ]  # fmt: skip
 
+NORMALISES = r"利用**动态调制参数**（由向量 \(\mathbf{v}\) 生成）对特征进行归一化和仿射变换"
+
 CLOSING = [
+    Erratum(
+        48, END, "what modulation does", NORMALISES, "imprecise",
+        "It transforms only. A layer norm without parameters normalises each token by the token's own mean and"
+        " variance, whatever the modulation says; scale and shift come after it, the gate later still.",
+        ("4.5",), ("04_double_stream", "Eq. 4.5 · Modulate: a norm with borrowed numbers"),
+        Check("spread of a token (−5, −5, 5, 5) when shift and scale are 0", spread_notes, spread_right, 1.0),
+    ),
     Erratum(
         45, END, "complete?", "数学公式完整描述了代码中的张量操作与信息流动。", "wrong",
         "The formulas leave out the SiLU before the modulation, the biases, the kind of activation, the order of"
