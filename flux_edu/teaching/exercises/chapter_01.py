@@ -65,19 +65,12 @@ MY_SCHEDULE = Exercise(
     mistakes={
         "a division by zero: the last level is t = 0, where 1/t has no value. Multiply numerator and denominator by t:"
         " t' = e^μ t / (e^μ t + 1 - t)": lambda N, width, height: [1 / (1 + (1 / t - 1)) for t in even(N)],
-        "N steps need N + 1 levels, both ends included": lambda N, width, height: my_schedule(N, width, height)[:-1],
-        "the levels rise: they must start at 1 (noise) and end at 0 (the picture)":
-            lambda N, width, height: my_schedule(N, width, height)[::-1],
         "the levels are evenly spaced: that is right so far, the time shift of Eq. (1.3) is missing":
             lambda N, width, height: even(N),
         "a picture whose sides are no multiples of 16 still needs whole tokens: round up, ⌈width/16⌉":
             lambda N, width, height: shifted(N, mu_of((width // 16) * (height // 16))),
         "you counted pixels; L is the number of tokens, one for 16 × 16 pixels":
             lambda N, width, height: shifted(N, mu_of(width * height)),
-        "you counted the places of the latent (8 × 8 pixels each); a token is a 2 × 2 patch of those":
-            lambda N, width, height: shifted(N, mu_of((width // 8) * (height // 8))),
-        "the sign of μ is the other way. A positive μ keeps the levels high, so that more steps are spent on noisy"
-        " pictures": lambda N, width, height: shifted(N, -mu_of(tokens(width, height))),
     },
     advice="Check L, then μ(L), then Eq. (1.3), each by itself.",
 )  # fmt: skip

@@ -27,8 +27,6 @@ TOKEN_OF_PIXEL = Exercise(
             lambda y, x, width: (y // 8) * -(-width // 8) + x // 8,
         "rows and columns are exchanged: tokens run row by row, y // 16 rows come first":
             lambda y, x, width: (x // 16) * -(-width // 16) + y // 16,
-        "count from 0, as Python does": lambda y, x, width: token_of_pixel(y, x, width) + 1,
-        "that is the number of the pixel; 16 × 16 pixels share a token": lambda y, x, width: y * width + x,
         "a row holds ⌈width/16⌉ tokens, not width": lambda y, x, width: (y // 16) * width + x // 16,
     },
     advice="Count the full rows above, then add the place in this row.",
@@ -54,8 +52,6 @@ MY_PATCHIFY = Exercise(
             lambda x: rearrange(x, "b c (h ph) (w pw) -> b (h w) (c pw ph)", ph=2, pw=2),
         "the tokens run column by column; they must run row by row, (h w)":
             lambda x: rearrange(x, "b c (h ph) (w pw) -> b (w h) (c ph pw)", ph=2, pw=2),
-        "you split h into (2, h/2); a patch is made of neighbours, so the 2 comes last: (h/2, 2)":
-            lambda x: rearrange(x, "b c (ph h) (pw w) -> b (h w) (c ph pw)", ph=2, pw=2),
         "a plain reshape has the right shape and cuts the picture into strips; the axes must be permuted in between":
             lambda x: x.reshape(my_patchify(x).shape),
     },
@@ -76,13 +72,9 @@ MY_IDS = Exercise(
     inputs=[(3, 5, 0.0), (4, 2, 1.0), (2, 2100, 1.0)],
     mistakes={
         "ids in bfloat16 cannot count beyond 256; return float32": lambda h, w, first: my_ids(h, w, first).bfloat16(),
-        "ids in float16 cannot count beyond 2048; return float32": lambda h, w, first: my_ids(h, w, first).half(),
-        "ids are whole numbers here: RoPE multiplies them by frequencies, return float32":
-            lambda h, w, first: my_ids(h, w, first).long(),
         "the first number is always 0: it must be `first`, 0 for the picture that is painted, 1 for a reference":
             lambda h, w, first: my_ids(h, w, 0.0),
         "row and column are exchanged: an id is (first, row, column)": lambda *args: my_ids(*args)[:, [0, 2, 1]],
-        "count from 0: the upper left token is (first, 0, 0)": lambda *args: my_ids(*args) + torch.tensor([0, 1, 1]),
         "the ids run column by column; tokens run row by row":
             lambda h, w, first: rearrange(my_ids(h, w, first), "(h w) c -> (w h) c", h=h),
     },

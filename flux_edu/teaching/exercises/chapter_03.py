@@ -1,7 +1,6 @@
 """Exercises and questions of chapter 3: wavelengths, rotation by real pairs, ids of a reference, half-split pairs."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from einops import rearrange
@@ -56,32 +55,18 @@ def half_split(x: Tensor, pos: Tensor, theta: float) -> Tensor:
     return torch.cat([turned[:, 0::2], turned[:, 1::2]], dim=1)
 
 
-def left_complex(x: Tensor, pos: Tensor, theta: float) -> Tensor:
-    return torch.view_as_complex(rotate_pairs(x, pos, theta).unflatten(-1, (-1, 2)))
-
-
-def sine_for_cosine(x: Tensor, pos: Tensor, theta: float) -> Tensor:
-    """cos(90° - φ) = sin φ: the angle is taken from a right angle."""
-    a, b = x[:, 0::2], x[:, 1::2]
-    angle = pos[:, None] * rope_frequencies(x.shape[1], theta).to(x.dtype)
-    return interleave(angle.sin() * a - angle.cos() * b, angle.cos() * a + angle.sin() * b)
-
-
 POSITIONS = torch.tensor([0.0, 1, 2, 11, 30], dtype=torch.float64)
 ROTATE_PAIRS = Exercise(
     "3.2",
     rotate_pairs,
     inputs=[(normal(5, 14).double(), POSITIONS, 700.0), (normal(3, 6).double(), POSITIONS[1:4], 50.0)],
     mistakes={
-        "the result is still complex: torch.view_as_real makes pairs of it again": left_complex,
-        "nothing has turned: every pair turns by the angle p ω_j": lambda x, pos, theta: x,
         "you paired channel j with j + K/2, half-split, as transformers' Llama does; FLUX pairs the neighbours 2j and"
         " 2j+1": half_split,
         "the rotation is right, but all first halves now stand before all second halves: interleave the pairs again":
             lambda x, pos, theta: rearrange(rotate_pairs(x, pos, theta), "l (j half) -> l (half j)", half=2),
         "you turned the wrong way round: (a, b) becomes (cos a - sin b, sin a + cos b)":
             lambda x, pos, theta: rotate_pairs(x, -pos, theta),
-        "sine and cosine are swapped: at angle 0 nothing may turn": sine_for_cosine,
         "every token turned by ω_j alone: the angle is position times frequency":
             lambda x, pos, theta: rotate_pairs(x, torch.ones_like(pos), theta),
     },
@@ -97,16 +82,6 @@ def kontext_ids(h: int, w: int) -> Tensor:
     return torch.cat([target, reference], dim=1)
 
 
-def offset_ids(offset: Callable[[int, int], list[int]]) -> Callable[[int, int], Tensor]:
-    """Ids whose second half is the first one plus an offset."""
-
-    def answer(h: int, w: int) -> Tensor:
-        ids = make_img_ids(1, h, w)
-        return torch.cat([ids, ids + torch.tensor(offset(h, w))], dim=1)
-
-    return answer
-
-
 KONTEXT_IDS = Exercise(
     "3.3",
     kontext_ids,
@@ -116,11 +91,11 @@ KONTEXT_IDS = Exercise(
         "the order is the other way: the picture being painted comes first and keeps 0 on axis 0":
             lambda h, w: kontext_ids(h, w).roll(h * w, dims=1),
         "both pictures have the same ids: every token of the reference would be confused with the one it stands on;"
-        " axis 0 tells them apart": offset_ids(lambda h, w: [0, 0, 0]),
+        " axis 0 tells them apart": lambda h, w: make_img_ids(1, h, w).repeat(1, 2, 1),
         "axis 0 of the reference is still 0 and its columns are moved instead: FLUX.1 Kontext keeps the places and sets"
-        " axis 0 to 1": offset_ids(lambda h, w: [0, 0, w]),
-        "axis 0 of the reference is still 0 and its rows are moved instead: FLUX.1 Kontext keeps the places and sets"
-        " axis 0 to 1": offset_ids(lambda h, w: [0, h, 0]),
+        " axis 0 to 1": (
+                lambda h, w: torch.cat([make_img_ids(1, h, w), make_img_ids(1, h, w) + torch.tensor([0, 0, w])], dim=1)
+            ),
     },
     advice="First the ids (0, row, column), then (1, row, column).",
 )  # fmt: skip

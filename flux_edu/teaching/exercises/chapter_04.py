@@ -34,8 +34,6 @@ EMBED_NUMBER = Exercise(
     mistakes={
         "sines come first in yours; FLUX puts the cosines first":
             lambda t, dim: embed_number(t, dim).roll(dim // 2, dims=-1),
-        "cosines and sines take turns in yours; FLUX has all cosines, then all sines":
-            lambda t, dim: rearrange(embed_number(t, dim), "b (two i) -> b (i two)", two=2),
         "the factor 1000 is missing: t in [0, 1] would hardly turn anything": partial(embed_number, factor=1.0),
         "your exponent ends at exactly 1 (you divided by half - 1); FLUX divides i by half":
             lambda t, dim: embed_number(t, dim, steps=dim // 2 - 1),
@@ -59,13 +57,12 @@ def adaptive_norm(
     order: tuple[int, int, int] = (0, 1, 2),
     activation: Callable[[Tensor], Tensor] = F.silu,
     one: float = 1.0,
-    norm: Callable[[Tensor], Tensor] = lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6),
     squash: Callable[[Tensor], Tensor] = lambda gate: gate,
 ) -> Tensor:
     """Eq. (4.4), (4.5) and the gate of a single branch: from tokens and the conditioning vector to updated tokens."""
     parts = F.linear(activation(vec), W, c)[:, None].chunk(3, dim=-1)
     shift, scale, gate = (parts[i] for i in order)
-    return x + squash(gate) * branch((one + scale) * norm(x) + shift)
+    return x + squash(gate) * branch((one + scale) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + shift)
 
 
 def adaptive_inputs(B: int, L: int, D: int, seed: int) -> tuple:
@@ -84,9 +81,6 @@ ADAPTIVE_NORM = Exercise(
         "the SiLU before the linear layer is missing: W SiLU(v) + c": partial(adaptive_norm, activation=lambda v: v),
         "you put a sigmoid on the gate; FLUX's gates are not bounded": partial(adaptive_norm, squash=torch.sigmoid),
         "you multiplied by s; it is 1 + s, so that s = 0 leaves the norm as it is": partial(adaptive_norm, one=0.0),
-        "the residual is missing: the branch is added to x": lambda x, *rest: adaptive_norm(x, *rest) - x,
-        "the layer norm is missing: modulate normalises every token first": partial(adaptive_norm, norm=lambda x: x),
-        "the gate is missing: x + g ⊙ branch": partial(adaptive_norm, squash=torch.ones_like),
     },
     advice="Go through it in order: SiLU, linear, three parts, norm, stretch and move, branch, gate, add.",
 )  # fmt: skip
@@ -106,28 +100,16 @@ def joint_attention(
     num_heads: int,
     *,
     cut: str = "(qkv h k)",
-    text_first: bool = True,
     factor: float = 1.0,
-    still: bool = False,
     turn_v: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Eq. (4.6) and (4.8) to (4.10): from the projections of both streams to (txt, img). No QK norm here."""
     txt, img = (rearrange(x, f"b l {cut} -> qkv b h l k", qkv=3, h=num_heads) for x in (txt_qkv, img_qkv))
-    q, k, v = torch.cat([txt, img] if text_first else [img, txt], dim=3)
-    if not still:
-        q, k, v = turn(q, pe), turn(k, pe), turn(v, pe) if turn_v else v
+    q, k, v = torch.cat([txt, img], dim=3)
+    q, k, v = turn(q, pe), turn(k, pe), turn(v, pe) if turn_v else v
     weights = (factor * q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     mixed = (weights @ v).transpose(1, 2).flatten(2)
-    if text_first:
-        return mixed[:, : txt_qkv.shape[1]], mixed[:, txt_qkv.shape[1] :]
-    return mixed[:, img_qkv.shape[1] :], mixed[:, : img_qkv.shape[1]]
-
-
-def streams_apart(txt_qkv: Tensor, img_qkv: Tensor, pe: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Every stream attends to itself alone."""
-    L_txt = txt_qkv.shape[1]
-    txt = joint_attention(txt_qkv, img_qkv[:, :0], pe[:, :, :L_txt], num_heads)[0]
-    return txt, joint_attention(txt_qkv[:, :0], img_qkv, pe[:, :, L_txt:], num_heads)[1]
+    return mixed[:, : txt_qkv.shape[1]], mixed[:, txt_qkv.shape[1] :]
 
 
 def joint_inputs(B: int, H: int, L_txt: int, rows: int, columns: int) -> tuple:
@@ -141,15 +123,9 @@ JOINT_ATTENTION = Exercise(
     joint_attention,
     inputs=[joint_inputs(2, 3, 4, 2, 3), joint_inputs(1, 2, 5, 1, 3)],
     mistakes={
-        "you return image, then text: text comes first, as in the sequence": lambda *args: joint_attention(*args)[::-1],
-        "image stands before text in your sequence, but pe has text first": partial(joint_attention, text_first=False),
         "you divided by √D; the scores are divided by the root of the width of one head":
             lambda txt, img, pe, H: joint_attention(txt, img, pe, H, factor=H**-0.5),
-        "the division by √d_h is missing":
-            lambda txt, img, pe, H: joint_attention(txt, img, pe, H, factor=(txt.shape[-1] / (3 * H)) ** 0.5),
-        "positions are missing: turn q and k by pe (apply_rope)": partial(joint_attention, still=True),
         "you turned v as well; RoPE turns queries and keys only": partial(joint_attention, turn_v=True),
-        "every stream attends only to itself in yours: join them before the softmax": streams_apart,
         **{
             f"you cut the channels as {cut}; it is (qkv h k), see split_heads": partial(joint_attention, cut=cut)
             for cut in ("(h qkv k)", "(qkv k h)")
@@ -179,8 +155,6 @@ COUNT_MODULATIONS = Exercise(
             lambda D, double, single: (double * 12 + single * 6) * (D * D + D),
         "a modulation is shift, scale and gate, three parts a branch, not two":
             lambda D, double, single: (double * 8 + single * 2) * (D * D + D),
-        "that is how many numbers come out, not how many weights make them":
-            lambda D, double, single: (double * 12 + single * 3) * D,
     },
     advice="Each part takes a D × D matrix and D biases.",
 )  # fmt: skip

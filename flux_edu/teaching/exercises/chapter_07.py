@@ -23,14 +23,8 @@ FIT = Exercise(
     mistakes={
         "the end token was cut off, and CLIP pools there: cut the words to length - 1 first":
             lambda ids, length: ([*ids, END] + [PAD] * length)[:length],
-        "all texts get the same length: cut long ones, pad short ones": lambda ids, length: [
-            *ids,
-            END,
-        ],
         "you padded with the end token, as the published CLIP does; here padding is 0":
             lambda ids, length: [*ids[: length - 1], END] + [END] * (length - 1 - len(ids)),
-        "the padding belongs behind the text, not before it":
-            lambda ids, length: [PAD] * (length - 1 - len(ids)) + [*ids[: length - 1], END],
         "the end token comes directly after the words, the padding after it":
             lambda ids, length: [*ids[: length - 1], *[PAD] * (length - 1 - len(ids)), END],
     },
@@ -66,10 +60,6 @@ POOL = Exercise(
             lambda states, ids, end: state_at(states, ids.argmax(1)),
         "with end tokens as padding there are several: take the first, not the last":
             lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end)),
-        "you took the state before the end token; it has not seen that the text is over":
-            lambda states, ids, end: state_at(states, first_end(ids, end) - 1),
-        "one vector a text: a single index for the sequence axis takes the places of all texts, from all texts":
-            lambda states, ids, end: states[:, first_end(ids, end)],
     },
     advice="Find the first place where ids == end in every row, take that state.",
 )  # fmt: skip
@@ -92,17 +82,12 @@ T5_ATTENTION = Exercise(
     mistakes={
         "you divided by the root of the head dimension, as FLUX does; T5 does not, its weights carry that factor":
             lambda q, k, v, bias: t5_attention(q / q.shape[-1] ** 0.5, k, v, bias),
-        "you divided scores and bias by the root of the head dimension; T5 divides by nothing":
-            lambda q, k, v, bias: ((q @ k.mT + bias) / q.shape[-1] ** 0.5).softmax(-1) @ v,
         "the bias is missing: without it T5 does not know the order of the words":
             lambda q, k, v, bias: t5_attention(q, k, v, 0 * bias),
         "the bias is added to the weights; it belongs to the scores, before the softmax":
             lambda q, k, v, bias: ((q @ k.mT).softmax(-1) + bias) @ v,
-        "you subtracted the bias; it is added": lambda q, k, v, bias: t5_attention(q, k, v, -bias),
         "the bias is transposed: its rows are the tokens that look, its columns those looked at":
             lambda q, k, v, bias: t5_attention(q, k, v, bias.mT),
-        "the softmax runs over the tokens that look; it must run over those looked at, dim=-1":
-            lambda q, k, v, bias: (q @ k.mT + bias).softmax(-2) @ v,
     },
     advice="Softmax over the last axis of q kᵀ + bias, then times v.",
 )  # fmt: skip

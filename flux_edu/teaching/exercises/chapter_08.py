@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -28,18 +27,12 @@ TO_LATENT = Exercise(
     to_latent,
     inputs=[(normal(2, 10, 3, 7), 0.3611, 0.1159), (normal(1, 6, 5, 2), 1.7, -0.6)],
     mistakes={
-        "the latent has too many channels: half of the moments are log variances, leave them out":
-            lambda moments, scale, shift: scale * (moments - shift),
         "you took the second half: those are the log variances, the mean stands first":
             lambda moments, scale, shift: scale * (moments.chunk(2, dim=1)[1] - shift),
         "you scaled before you shifted: the shift is taken off first, scale · (mean − shift)":
             lambda moments, scale, shift: to_latent(moments, scale, 0) - shift,
-        "you added the shift; it is subtracted (decoding adds it)":
-            lambda moments, scale, shift: to_latent(moments, scale, -shift),
         "that is decoding, mean / scale + shift; encoding is the other way round":
             lambda moments, scale, shift: to_latent(moments, 1 / scale, 0) + shift,
-        "the scale is missing: z = scale · (mean − shift)": lambda moments, scale, shift: to_latent(moments, 1, shift),
-        "the shift is missing: z = scale · (mean − shift)": lambda moments, scale, shift: to_latent(moments, scale, 0),
         "two calls give two latents: nothing is drawn, FLUX takes the mean itself": draw_latent,
     },
     advice="z = scale (mean − shift), with the first half of the channels.",
@@ -65,10 +58,6 @@ HALVE = Exercise(
         "you padded above and to the right: F.pad counts the last axis first, (left, right, above, below)":
             lambda x, weight, bias: F.conv2d(F.pad(x, (0, 1, 1, 0)), weight, bias, stride=2),
         "without padding the last row and column are lost": lambda x, weight, bias: F.conv2d(x, weight, bias, stride=2),
-        "the stride of 2 is missing: the picture has not been halved":
-            lambda x, weight, bias: F.conv2d(x, weight, bias, padding=1),
-        "the bias is missing: every output channel adds a number of its own":
-            lambda x, weight, bias: halve(x, weight, 0 * bias),
     },
     advice="Pad one row of zeros below and one column right, then stride 2.",
     tolerance=1e-4,
@@ -95,12 +84,8 @@ FACTORS = Exercise(
             lambda means: (1 / means.std((0, 2, 3)), means.mean((0, 2, 3))),
         "that scale is the standard deviation itself; the latent is multiplied by it, so it is 1 / std":
             lambda means: (means.std().item(), means.mean().item()),
-        "that scale is one over the variance; take the root":
-            lambda means: (1 / means.var().item(), means.mean().item()),
         "the sign of the shift is the other way: the shift is subtracted in encoding":
             lambda means: (1 / means.std().item(), -means.mean().item()),
-        "that shift is the mean after scaling; the shift comes off first, in the encoder's own units":
-            lambda means: (1 / means.std().item(), (means.mean() / means.std()).item()),
         "the two are exchanged: return (scale, shift)": lambda means: factors(means)[::-1],
     },
     advice="With them, scale · (means − shift) must have mean 0 and standard deviation 1.",
@@ -116,20 +101,9 @@ def my_group_norm(x: Tensor, groups: int) -> Tensor:
     return normed.reshape(x.shape)
 
 
-def groups_in_turns(x: Tensor, groups: int) -> Tensor:
-    """Channels 0, 4, 8 make a group, 1, 5, 9 the next one."""
-    normed = my_group_norm(rearrange(x, "b (n g) h w -> b (g n) h w", g=groups), groups)
-    return rearrange(normed, "b (g n) h w -> b (n g) h w", g=groups)
-
-
 def unbiased_norm(x: Tensor, groups: int) -> Tensor:
     parts = x.reshape(len(x), groups, -1)
     return ((parts - parts.mean(-1, keepdim=True)) / parts.std(-1, keepdim=True)).reshape(x.shape)
-
-
-def rms_norm(x: Tensor, groups: int) -> Tensor:
-    parts = x.reshape(len(x), groups, -1)
-    return (parts / parts.square().mean(-1, keepdim=True).sqrt()).reshape(x.shape)
 
 
 def channels_of_their_own(B: int, C: int, h: int, w: int) -> Tensor:
@@ -144,12 +118,9 @@ MY_GROUP_NORM = Exercise(
     mistakes={
         "that is one channel a group (instance norm): every channel has lost its level. A group has C / groups":
             lambda x, groups: my_group_norm(x, x.shape[1]),
-        "that is one group for all channels; split them into `groups` first": lambda x, groups: my_group_norm(x, 1),
         "you took `groups` for the number of channels in a group; it is the number of groups":
             lambda x, groups: my_group_norm(x, x.shape[1] // groups),
-        "a group is made of neighbours: channels 0, 1, 2 belong together, not 0, 4, 8": groups_in_turns,
         "you divided by the standard deviation with n − 1; a norm divides by n (correction=0)": unbiased_norm,
-        "the mean is not taken away: that is an RMS norm": rms_norm,
     },
     advice="Over a group's channels and all places, (x − mean) / √(var + 1e-6).",
     tolerance=1e-4,

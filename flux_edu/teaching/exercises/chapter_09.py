@@ -1,7 +1,6 @@
 """Exercises and questions of chapter 9, training."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,21 +19,6 @@ def training_pair(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     return (1 - t) * x_0 + t * noise, noise - x_0
 
 
-def level_for(*shape: int) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The pair with t reshaped in another way."""
-    return lambda x_0, noise, t: ((1 - t.reshape(shape)) * x_0 + t.reshape(shape) * noise, noise - x_0)
-
-
-def with_target(target: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
-    """The right state with another target, of (x_0, noise, x_t)."""
-
-    def answer(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        x_t = training_pair(x_0, noise, t)[0]
-        return x_t, target(x_0, noise, x_t)
-
-    return answer
-
-
 T = torch.tensor([0.1, 0.4, 0.8])
 TRAINING_PAIR = Exercise(
     "9.1",
@@ -48,17 +32,10 @@ TRAINING_PAIR = Exercise(
             lambda x_0, noise, t: training_pair(x_0, noise, 1 - t),
         "your x_t uses one noise level for the whole batch; every sample has its own":
             lambda x_0, noise, t: training_pair(x_0, noise, t[:1].expand(len(t))),
-        "your x_t gives every token its own level: t was broadcast along the wrong axis, make it (B, 1, 1)":
-            level_for(1, -1, 1),
         "your target is x_0 - ε: it points to the picture, and Eq. (6.2) would walk away from it":
-            with_target(lambda x_0, noise, x_t: x_0 - noise),
+            lambda x_0, noise, t: (training_pair(x_0, noise, t)[0], x_0 - noise),
         "your target is the noise ε: that is what other diffusion models learn; here it is ε - x_0":
-            with_target(lambda x_0, noise, x_t: noise),
-        "your target is the picture x_0: here it is the direction of the path, ε - x_0":
-            with_target(lambda x_0, noise, x_t: x_0),
-        "your target is ε - x_t, which is only (1 - t) times the velocity: the path starts at x_0":
-            with_target(lambda x_0, noise, x_t: noise - x_t),
-        "your target is x_t - x_0, which is only t times the velocity": with_target(lambda x_0, noise, x_t: x_t - x_0),
+            lambda x_0, noise, t: (training_pair(x_0, noise, t)[0], noise),
     },
     advice="x_t = (1 - t) x_0 + t ε with one t a sample, target = d x_t / dt.",
 )  # fmt: skip
@@ -85,9 +62,6 @@ BEST_GUESS = Exercise(
             lambda x_t, t, s: (1 - t) * s**2 / variance(t, s) * x_t,
         "you returned E[ε | x_t], the noise to expect; take E[x_0 | x_t] away from it":
             lambda x_t, t, s: t / variance(t, s) * x_t,
-        "you returned the covariance with x_t; it must still be divided by the variance of x_t":
-            lambda x_t, t, s: (t - (1 - t) * s**2) * x_t,
-        "the variance of the picture is s², not s": lambda x_t, t, s: best_guess(x_t, t, math.sqrt(s)),
         "right for s = 1 only: the picture's share of the variance is (1 - t)² s²":
             lambda x_t, t, s: best_guess(x_t, t, 1.0),
     },
@@ -101,10 +75,8 @@ def mu_of(L: int) -> float:
     return 0.5 + (L - 256) * 0.65 / 3840
 
 
-def training_levels(
-    normals: Tensor, a: float, c: float, width: int, height: int, *, sign: float = 1.0, L: int | None = None
-) -> Tensor:
-    L = L or math.ceil(width / 16) * math.ceil(height / 16)
+def training_levels(normals: Tensor, a: float, c: float, width: int, height: int, *, sign: float = 1.0) -> Tensor:
+    L = math.ceil(width / 16) * math.ceil(height / 16)
     return torch.sigmoid(sign * mu_of(L) + a + c * normals)
 
 
@@ -121,14 +93,6 @@ TRAINING_LEVELS = Exercise(
         "you added μ to the level; it is added to the logit of the level":
             lambda normals, a, c, width, height: (
                 torch.sigmoid(a + c * normals) + mu_of(math.ceil(width / 16) * math.ceil(height / 16))
-            ),
-        "you took the sigmoid twice: add μ to the logits and take it once":
-            lambda normals, a, c, *size: training_levels(torch.sigmoid(a + c * normals), 0, 1, *size),
-        "you counted pixels; L is the number of tokens, 16 × 16 pixels each":
-            lambda normals, a, c, width, height: training_levels(normals, a, c, width, height, L=width * height),
-        "a picture whose sides are no multiples of 16 still needs whole tokens: round up":
-            lambda normals, a, c, width, height: training_levels(
-                normals, a, c, width, height, L=(width // 16) * (height // 16)
             ),
     },
     advice="The logits have mean μ(L) + a and deviation c; the levels are their sigmoid.",
@@ -162,12 +126,6 @@ DROP_CAPTIONS = Exercise(
             lambda txt, vec, empty, drop: drop_captions(txt, vec, empty, ~drop),
         "you put zeros there; the sampler will pass the encoded empty text, so training must show that":
             lambda txt, vec, empty, drop: drop_captions(txt, vec, (0 * empty[0], 0 * empty[1]), drop),
-        "you dropped some tokens of every caption: `drop` belongs to the samples, give it the shape (B, 1, 1)": (
-            lambda txt, vec, empty, drop: (
-                torch.where(drop[None, :, None], empty[0], txt),
-                torch.where(drop[:, None], empty[1], vec),
-            )
-        ),
     },
     advice="Where drop is True both tensors must be those of the empty text, elsewhere as they came.",
 )  # fmt: skip

@@ -26,16 +26,12 @@ STUDENT_TARGET = Exercise(
     mistakes={
         "every channel got its own w: w belongs to the samples, give it the shape (B, 1, 1)":
             lambda v_uncond, v_cond, w: v_uncond + w * (v_cond - v_uncond),
-        "every token got its own w: w belongs to the samples, (B, 1, 1)":
-            lambda v_uncond, v_cond, w: v_uncond + w[:, None] * (v_cond - v_uncond),
         "the two passes are swapped: that walks away from the caption":
             lambda v_uncond, v_cond, w: student_target(v_cond, v_uncond, w),
         "you began at v_c: that is 1 + w in Eq. (10.1), where w = 1 is the prompted velocity":
             lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, 1 + w),
         "you multiplied the prompted velocity alone; only the difference is stretched":
             lambda v_uncond, v_cond, w: w[:, None, None] * v_cond,
-        "one w for the whole batch; every sample has its own":
-            lambda v_uncond, v_cond, w: student_target(v_uncond, v_cond, w[:1]),
     },
     advice="The target is v_∅ + w (v_c - v_∅), with one w a sample; it has the shape of v_c.",
 )  # fmt: skip
@@ -43,13 +39,8 @@ STUDENT_TARGET = Exercise(
 # ---------------------------------------------------------------- 10.2
 
 
-def relative_losses(v: Tensor, v_w: Tensor) -> Tensor:
-    """One loss a sample."""
-    return (v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))
-
-
 def relative_loss(v: Tensor, v_w: Tensor) -> Tensor:
-    return relative_losses(v, v_w).mean()
+    return ((v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))).mean()
 
 
 STRETCH = torch.tensor([1.0, 4.0, 0.5])[:, None, None]
@@ -67,9 +58,6 @@ RELATIVE_LOSS = Exercise(
             lambda v, v_w: (v - v_w).square().mean() / v_w.square().mean(),
         "you divided by the student's length: it could lower the loss by answering long":
             lambda v, v_w: relative_loss(v_w, v),
-        "you took the root of each sample's loss; the loss is the mean square":
-            lambda v, v_w: relative_losses(v, v_w).sqrt().mean(),
-        "one loss a sample is right so far; return their mean": relative_losses,
     },
     advice="‖v - v_w‖² / ‖v_w‖² a sample, then their mean.",
 )  # fmt: skip

@@ -42,12 +42,8 @@ SEGMENT_TARGET = Exercise(
             lambda v, x, t, t_next, m: x + (t_next - t) * segment_target(v, x, t, t_next, m),
         "that has the wrong sign: divide by t_next - t, which is negative because t falls":
             lambda v, x, t, t_next, m: -segment_target(v, x, t, t_next, m),
-        "that is the velocity at the beginning: the teacher shall walk, and its velocity changes":
-            lambda v, x, t, t_next, m: v(x, t),
         "that is divided by one small step; the student makes the whole one, from t to t_next":
             lambda v, x, t, t_next, m: m * segment_target(v, x, t, t_next, m),
-        "that is not divided by anything: it is the way, not the velocity":
-            lambda v, x, t, t_next, m: (t_next - t) * segment_target(v, x, t, t_next, m),
         "your teacher asks for the velocity at t every time; after j small steps the level is t + j h":
             lambda v, x, t, t_next, m: segment_target(lambda y, _: v(y, t), x, t, t_next, m),
     },
@@ -64,25 +60,15 @@ def students_places(v: Velocity, noise: Tensor, timesteps: list[float]) -> list[
     return places
 
 
-def even_steps(v: Velocity, noise: Tensor, timesteps: list[float]) -> list[Tensor]:
-    places = [noise]
-    for t in timesteps[:-2]:
-        places.append(places[-1] - v(places[-1], t) / (len(timesteps) - 1))
-    return places
-
-
 STUDENTS_PLACES = Exercise(
     "11.2",
     students_places,
     inputs=[(bent, normal(2, 3, 5), [1.0, 0.8, 0.5, 0.1, 0.0]), (bent, normal(1, 2, 7), [1.0, 0.4, 0.3, 0.0])],
     mistakes={
-        "you give a lesson at the end too: nobody steps from a finished picture, leave the last place out":
-            lambda v, noise, timesteps: students_places(v, noise, [*timesteps, -1.0]),
         "the first place is missing, the noise itself: the student begins there":
             lambda v, noise, timesteps: students_places(v, noise, timesteps)[1:],
         "you add (t - t_next) v: the sign is the other way, t falls":
             lambda v, noise, timesteps: students_places(lambda x, t: -v(x, t), noise, timesteps),
-        "your steps are all of one length; they are t_next - t, and these times are not evenly spaced": even_steps,
         "all your places lie on the line of the first velocity: after each step the student looks again":
             lambda v, noise, timesteps: [noise + (t - 1) * v(noise, 1.0) for t in timesteps[:-1]],
     },

@@ -20,9 +20,9 @@ def mask_tokens(mask: Tensor) -> Tensor:
     return rearrange(mask, "b 1 (h ph p) (w pw q) -> b (h w) (p q ph pw)", ph=2, pw=2, p=8, q=8)
 
 
-def read_as(token: str, order: str = "(h w)") -> Callable[[Tensor], Tensor]:
-    """Tokens whose channels, or which themselves, are read in another order."""
-    return lambda mask: rearrange(mask, f"b 1 (h ph p) (w pw q) -> b {order} {token}", ph=2, pw=2, p=8, q=8)
+def read_as(token: str) -> Callable[[Tensor], Tensor]:
+    """Tokens whose channels are read in another order."""
+    return lambda mask: rearrange(mask, f"b 1 (h ph p) (w pw q) -> b (h w) {token}", ph=2, pw=2, p=8, q=8)
 
 
 MASK_TOKENS = Exercise(
@@ -36,8 +36,6 @@ MASK_TOKENS = Exercise(
             read_as("(ph pw p q)"),
         "you swapped rows and columns inside the 8 × 8 squares: the row comes first, (p q)": read_as("(q p ph pw)"),
         "that is 1 − m: 1 marks what is painted anew, leave the mask as it is": lambda mask: mask_tokens(1 - mask),
-        "the tokens run column by column; they run row by row, (h w)": read_as("(p q ph pw)", order="(w h)"),
-        "you took the width for the height: a mask is (B, 1, H, W)": lambda mask: mask_tokens(mask.mT),
     },
     advice="8 × 8 pixels → 64 channels, then patchify, Eq. (2.2).",
 )  # fmt: skip
@@ -54,8 +52,6 @@ REFERENCE_IDS = Exercise(
     reference_ids,
     inputs=[(2, 3, 2), (5, 3, 1), (3, 2, 7)],
     mistakes={
-        "ids are whole numbers here; they are float32, as RoPE multiplies them with frequencies":
-            lambda h, w, index: reference_ids(h, w, index).int(),
         "the first axis is 0: then the reference stands exactly where the picture does":
             lambda h, w, index: reference_ids(h, w, 0),
         "row and column are swapped: the id is (index, row, column)": lambda *args: reference_ids(*args)[:, [0, 2, 1]],
@@ -83,12 +79,9 @@ MERGED = Exercise(
     ],
     mistakes={
         "the scale is missing: W + scale · B A": lambda W, A, B, scale: merged(W, A, B, 1.0),
-        "you scaled A and B both, so the delta by scale²": lambda W, A, B, scale: merged(W, A, B, scale**2),
         "you scaled W too; the base stays whole, W + scale · B A": lambda W, A, B, scale: scale * merged(W, A, B, 1.0),
         "that is the transpose of B A: A comes first when the layer reads x, so B stands left":
             lambda W, A, B, scale: merged(W, B.T, A.T, scale),
-        "you subtracted: that unmerges": lambda W, A, B, scale: merged(W, A, B, -scale),
-        "the base is missing: that is the delta alone": lambda W, A, B, scale: merged(0 * W, A, B, scale),
     },
     advice="W + scale · B A.",
 )  # fmt: skip

@@ -11,9 +11,9 @@ from flux_edu.teaching.exercises.exercise import Exercise, normal
 
 
 def my_tflop(
-    width: int, height: int, text_tokens: int, steps: int, *, linear: float = 24, square: float = 4, side: int = 16
+    width: int, height: int, text_tokens: int, steps: int, *, linear: float = 24, square: float = 4
 ) -> float:
-    D, L = 3072, (width // side) * (height // side) + text_tokens
+    D, L = 3072, (width // 16) * (height // 16) + text_tokens
     return steps * 57 * (linear * D**2 * L + square * D * L**2) / 1e12
 
 
@@ -27,12 +27,8 @@ MY_TFLOP = Exercise(
     inputs=[(1024, 1024, 512, 1), (512, 768, 256, 4), (2048, 1024, 77, 28)],
     mistakes={
         "attention is missing: QKᵀ and AV are 2 L² D each, in every block": partial(my_tflop, square=0),
-        "the matrices of the block are missing: 12 D² numbers see every token": partial(my_tflop, linear=0),
         "a multiply-add counts as two, so 12 D² weights cost 24 D² a token": partial(my_tflop, linear=12),
-        "attention multiplies twice, QKᵀ and AV: 4 L² D and not 2 L² D": partial(my_tflop, square=2),
         "the text tokens go through every block too": lambda W, H, text_tokens, steps: my_tflop(W, H, 0, steps),
-        "that is one step; a picture takes `steps` of them": lambda W, H, text, steps: my_tflop(W, H, text, 1),
-        "that is with a place of the latent a token: one token is 16 × 16 pixels": partial(my_tflop, side=8),
         "a double block splits the tokens between its two sets of weights: it costs what a single one does":
             partial(my_tflop, linear=24 * (2 * 19 + 38) / 57),
         "that is 2 · parameters · tokens: half of a double block's parameters see a token, modulation none":

@@ -20,9 +20,6 @@ WHERE_IT_ENDS = Exercise(
             lambda x_0, noise: x_0,
         "that is where the walk begins; over all steps the factors add up to 1, not to 0": lambda x_0, noise: noise,
         "that is v itself, how far it walks; add where it begins": lambda x_0, noise: noise - x_0,
-        "you walked from the picture; it begins at the noise": lambda x_0, noise: x_0 - (noise - x_0),
-        "this walks from the noise to the other side by v taken as picture plus noise; v = ε - x_0":
-            lambda x_0, noise: noise + (noise + x_0),
     },
     advice="From ε it walks along v = ε - x_0, and the factors t_n - t_next of all steps add up to 1.",
 )  # fmt: skip

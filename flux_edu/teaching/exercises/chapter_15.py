@@ -31,11 +31,6 @@ def shares(A: Tensor, L_txt: int) -> Tensor:
     return torch.stack([torch.stack([row[:, :L_txt].sum(-1), row[:, L_txt:].sum(-1)], -1) for row in rows], -2)
 
 
-def lengths(A: Tensor, L_txt: int) -> Tensor:
-    """How many tokens are text, how many image."""
-    return torch.tensor([L_txt, A.shape[-1] - L_txt])
-
-
 SHARES = Exercise(
     "15.1",
     shares,
@@ -46,9 +41,7 @@ SHARES = Exercise(
         "queries and keys are exchanged: a query is a row of A, its weights lie along the last axis":
             lambda A, L_txt: shares(A.mT, L_txt),
         "these are sums over all queries; take the mean over the queries, so that a row sums to 1":
-            lambda A, L_txt: shares(A, L_txt) * lengths(A, L_txt)[:, None],
-        "you divided by the number of keys too: that is the mean weight of a quadrant; a share is the sum along the"
-        " keys, so that a row sums to 1": lambda A, L_txt: shares(A, L_txt) / lengths(A, L_txt),
+            lambda A, L_txt: shares(A, L_txt) * torch.tensor([[L_txt], [A.shape[-1] - L_txt]]),
         "image first, and cut at the wrong place: text tokens come first in every row and column":
             lambda A, L_txt: shares(A, A.shape[-1] - L_txt),
     },
@@ -67,18 +60,12 @@ WHERE_A_WORD_IS_READ = Exercise(
     where_a_word_is_read,
     inputs=[(weights(2, 17, 2), [1, 3], 5, (3, 4)), (weights(3, 17, 3), [0, 2, 6], 7, (5, 2))],
     mistakes={
-        "one map is left for every head: take the mean over the heads":
-            lambda A, tokens, L_txt, grid: A[:, L_txt:, tokens].sum(-1).unflatten(-1, grid),
-        "the grid is (rows, columns); yours is lying on its side":
-            lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid[::-1]),
         "that is what the word takes from the image; image tokens are the queries here, the word is a key":
             lambda A, tokens, L_txt, grid: where_a_word_is_read(A.mT, tokens, L_txt, grid),
         "you took the mean over the word's tokens; a word of two tokens is read with both, so add them":
             lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens, L_txt, grid) / len(tokens),
         "only the word's first token is in it; add the weights of all its tokens":
             lambda A, tokens, L_txt, grid: where_a_word_is_read(A, tokens[:1], L_txt, grid),
-        "the heads are added up; take their mean, so that the map is a share of 1":
-            lambda A, tokens, L_txt, grid: len(A) * where_a_word_is_read(A, tokens, L_txt, grid),
         "the rows of the first image tokens are missing: image queries begin at L_txt, and text rows are no pixels":
             lambda A, tokens, L_txt, grid: A[:, : math.prod(grid), tokens].sum(-1).mean(0).unflatten(0, grid),
     },
@@ -115,7 +102,6 @@ MEAN_OFFSET = Exercise(
             without_normalising,
         "that is where it looks, not how far from itself: take the query's own place away":
             lambda look, grid: mean_offset(look, grid) + places(grid).mean(0),
-        "queries and keys are exchanged: a query is a row of `look`": lambda look, grid: mean_offset(look.mT, grid),
     },
     advice="Σ_j look_ij (place_j − place_i), mean over the queries i.",
 )  # fmt: skip
@@ -134,15 +120,12 @@ SILENCE = Exercise(
     silence,
     inputs=[(normal(2, 3, 12), 1, 4), (normal(1, 5, 10), 4, 5)],
     mistakes={
-        "nothing is silent: the channels of the head are as they were": lambda mixed, head, num_heads: mixed,
         "you silenced channels that lie apart; a head's channels lie side by side, (h k)":
             lambda mixed, head, num_heads: mixed * (torch.arange(mixed.shape[-1]) % num_heads != head),
         "you silenced all the other heads and left this one":
             lambda mixed, head, num_heads: mixed - silence(mixed, head, num_heads),
         "you silenced one channel; a head has K = channels / heads of them":
             lambda mixed, head, num_heads: mixed * (torch.arange(mixed.shape[-1]) != head),
-        "heads are counted from 0: you silenced the one before":
-            lambda mixed, head, num_heads: silence(mixed, head - 1, num_heads),
     },
     advice="This head alone is silent: its channels are head·K to (head + 1)·K.",
 )  # fmt: skip
