@@ -10,9 +10,7 @@ from flux_edu.teaching.exercises.exercise import Exercise, normal
 # ---------------------------------------------------------------- 13.1
 
 
-def my_tflop(
-    width: int, height: int, text_tokens: int, steps: int, *, linear: float = 24, square: float = 4
-) -> float:
+def my_tflop(width: int, height: int, text_tokens: int, steps: int, *, linear: float = 24, square: float = 4) -> float:
     D, L = 3072, (width // 16) * (height // 16) + text_tokens
     return steps * 57 * (linear * D**2 * L + square * D * L**2) / 1e12
 
