@@ -238,7 +238,8 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
 # ---------------------------------------------------------------- audit
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # kinds that can hold a NaN
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.")  # put before names by others
+# put before names by others
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "first_stage_model.", "vae.")
 # what a file may be instead → pieces of the names in it; the first that fits counts
 KINDS = {
     "a model quantised by another program (take the bfloat16 file)": ("quant_state", "qweight", "comfy_quant"),
