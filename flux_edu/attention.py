@@ -40,9 +40,7 @@ class QKNorm(nn.Module):
         self.key_norm = RMSNorm(dim)
 
     def forward(
-        self,
-        q: Float[Tensor, "B H L K"],
-        k: Float[Tensor, "B H L K"],
+        self, q: Float[Tensor, "B H L K"], k: Float[Tensor, "B H L K"]
     ) -> tuple[Float[Tensor, "B H L K"], Float[Tensor, "B H L K"]]:
         return self.query_norm(q), self.key_norm(k)
 
@@ -131,8 +129,7 @@ def join_streams(
 
 
 def split_streams(
-    x: Float[Tensor, "B L D"],
-    L_txt: int,
+    x: Float[Tensor, "B L D"], L_txt: int
 ) -> tuple[Float[Tensor, "B L_txt D"], Float[Tensor, "B L_img D"]]:
     """The first L_txt tokens are text, the rest image. Eq. (4.10)."""
     return x[:, :L_txt], x[:, L_txt:]

@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 def interpolate(
-    x_0: Float[Tensor, "B ..."],
-    noise: Float[Tensor, "B ..."],
-    t: Float[Tensor, "B"],
+    x_0: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], t: Float[Tensor, "B"]
 ) -> Float[Tensor, "B ..."]:
     """The straight path between a picture and noise.
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from pack_weights import CARD, LIMIT, shipped_bytes, shipped_names
 
 from flux_edu.configs import TINY_AE
 from flux_edu.io.checkpoint import read_metadata
@@ -19,7 +20,6 @@ from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
 from flux_edu.train.autoencoder import psnr, round_trip
 from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, STYLES, draw_scenes, load_drawings, render
-from flux_edu.train.pack_weights import CARD, LIMIT, shipped_bytes, shipped_names
 
 STEPS = 3  # what is tested here shows after three steps; the sheets of the model card were painted with 28
 PROMPTS = [SIXTEEN[i] for i in (0, 1, 2, 3)]  # white, blue, yellow and green backgrounds
@@ -48,13 +48,13 @@ def painted(tiny):
 
 
 def test_weights_and_drawings_stay_a_small_download():
-    assert shipped_bytes() < LIMIT, "run python -m flux_edu.train.pack_weights, which says what to leave out"
+    assert shipped_bytes() < LIMIT, "run python docs/make/pack_weights.py, which says what to leave out"
 
 
 def test_the_model_card_names_every_file_by_its_hash():
     listed = dict(re.findall(r"\| `([\w.]+)` \| [\d,]+ \| `([0-9a-f]{64})` \|", CARD.read_text("utf-8")))
     found = {name: hashlib.sha256((TINY_FOLDER / name).read_bytes()).hexdigest() for name in shipped_names()}
-    assert listed == found, "the files have changed: run python -m flux_edu.train.pack_weights"
+    assert listed == found, "the files have changed: run python docs/make/pack_weights.py"
 
 
 def test_the_latents_factors_in_the_file_are_those_of_the_config():

@@ -9,8 +9,6 @@
     tools         fill, canny, kontext or redux, Eq. (12.1) to (12.4); leaves a delta
     judge         names what is to be seen on a picture, Eq. (9.4)
     evaluate      lets the judge count how often the paintings show what was asked for; evaluate_tools, of edits
-    pack_weights  those files into flux_edu/weights/tiny, their hashes into the model card
-    probe_word_order   does T5 know which thing comes first?
 
 The other files are what these are made of. `objectives` holds the losses, `data` and `edits` compose pictures and
 captions, `latent_pool` keeps their latents, `trainer` is the one loop that all stages train in. It runs on Hugging Face

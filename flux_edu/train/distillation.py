@@ -68,20 +68,18 @@ def sample(
     return denoise(flux, *inputs, timesteps, guidance, **conditions)
 
 
-def schedule(spec: ModelSpec, steps: int, width: int = SIZE, height: int = SIZE) -> list[float]:
-    return get_schedule(steps, (height // 16) * (width // 16), shift=spec.shift)
+def schedule(spec: ModelSpec, steps: int) -> list[float]:
+    return get_schedule(steps, (SIZE // 16) ** 2, shift=spec.shift)
 
 
-def one_noise(
-    device: torch.device | str, seed: int = 0, width: int = SIZE, height: int = SIZE
-) -> Float[Tensor, "1 C h w"]:
-    return get_noise(1, height, width, device, torch.float32, seed)
+def one_noise(device: torch.device | str) -> Float[Tensor, "1 C h w"]:
+    return get_noise(1, SIZE, SIZE, device, torch.float32, seed=0)
 
 
 @torch.inference_mode()
-def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"], width: int = SIZE, height: int = SIZE) -> Image.Image:
+def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
     """The pictures of these latents, four in a row."""
-    pictures = ae.decode(unpatchify(x, height, width))
+    pictures = ae.decode(unpatchify(x, SIZE, SIZE))
     blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
     return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
 

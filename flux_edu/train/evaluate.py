@@ -31,16 +31,7 @@ from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae, round_trip
-from flux_edu.train.data import (
-    SIZE,
-    Drawings,
-    Scenes,
-    captions,
-    draw_scenes,
-    join_scenes,
-    load_drawings,
-    render,
-)
+from flux_edu.train.data import SIZE, Drawings, Scenes, captions, draw_scenes, join_scenes, load_drawings, render
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
 from flux_edu.train.metrics import Right, score_table, write_reports
 from flux_edu.train.nearest_drawing import NearestDrawing

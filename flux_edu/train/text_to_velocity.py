@@ -52,15 +52,11 @@ class TextToVelocity(nn.Module):
         init_position_bias(self.texts.t5)
 
     def forward(
-        self,
-        x: Float[Tensor, "B L C"],
-        t: Float[Tensor, "B"],
-        tokens: Int[Tensor, "B L_txt"],
-        grid: tuple[int, int] | None = None,
+        self, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], tokens: Int[Tensor, "B L_txt"]
     ) -> Float[Tensor, "B L C"]:
         # bfloat16 for the products on a GPU only; t, ids and rotations stay float32 as they are, autocast or not
         with autocast(x.device):
-            return self.flux(*inputs(x, t, self.texts(tokens), grid=grid))
+            return self.flux(*inputs(x, t, self.texts(tokens)))
 
     def parts(self) -> dict[str, nn.Module]:
         """The three networks by the names of their files."""
@@ -98,9 +94,9 @@ def init_position_bias(t5: T5EncoderModel) -> None:
     """T5's heads start by looking at their neighbours, every other head to the left, every other to the right.
 
     Left as transformers draws it, the position bias is so small that every token sees the whole text alike, padding
-    included, and training never leaves that: the encoder stays a bag of words (`train.probe_word_order` measures it).
-    A pretrained T5 has learned its positions; one that begins from nothing needs this push. It is no promise: beside a
-    CLIP that tells the order, a long run may leave T5 without it all the same (notebook 07).
+    included, and training never leaves that: the encoder stays a bag of words, as `docs/make/probe_word_order.py`
+    measures. A pretrained T5 has learned its positions; one that begins from nothing needs this push. It is no promise:
+    beside a CLIP that tells the order, a long run may leave T5 without it all the same (notebook 07).
     """
     table = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # buckets × heads
     half, heads = len(table) // 2, table.shape[1]

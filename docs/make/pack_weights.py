@@ -1,4 +1,4 @@
-"""Put trained files into the package and their hashes into the model card: `python -m flux_edu.train.pack_weights`."""
+"""Put trained files into the package and their hashes into the model card: `python docs/make/pack_weights.py`."""
 
 import argparse
 import hashlib

@@ -1,4 +1,4 @@
-"""Can a text encoder tell which thing comes first? A probe in two minutes: `python -m flux_edu.train.probe_word_order`.
+"""Can a text encoder tell which thing comes first? A probe in two minutes: `python docs/make/probe_word_order.py`.
 
 Captions of two things, 50 things in all; from the encoder's states a reader with one query a place (left or upper,
 right or lower) names the thing there. Who only knows which two words occur is right half of the time.
