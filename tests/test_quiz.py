@@ -17,7 +17,7 @@ NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*
 ASKED = [f"{number:02}" for number in range(1, 13)] + ["15", "16"]
 QUESTIONS = [(name, question) for name in CHAPTERS for question in chapter(name).QUESTIONS]
 each_question = pytest.mark.parametrize(
-    ("name", "question"), [pytest.param(name, q, id=f"{name} {q.measure.__name__}") for name, q in QUESTIONS]
+    ("name", "question"), [pytest.param(name, q, id=f"{name} {q.text[:40]}") for name, q in QUESTIONS]
 )
 
 

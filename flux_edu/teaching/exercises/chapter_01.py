@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from flux_edu.schedule import get_lin_function, get_schedule, time_shift
+from flux_edu.schedule import get_lin_function, time_shift
 from flux_edu.teaching.exercises.exercise import Exercise
 from flux_edu.teaching.exercises.question import Question
 
@@ -130,14 +130,6 @@ def measured_half_point() -> float:
     return float(t[(time_shift(1.0, 1.0, t) - 0.5).abs().argmin()])
 
 
-def number_of_levels() -> int:
-    return len(get_schedule(28, 64))
-
-
-def mu_beyond() -> float:
-    return get_lin_function()(128 * 128)
-
-
 QUESTIONS = [
     Question(
         section="Eq. 1.3 · Time shift",
@@ -152,15 +144,6 @@ QUESTIONS = [
         why="logit t′ = μ + logit t: a larger μ lifts the whole curve, so ½ is reached earlier.",
     ),
     Question(
-        section="Eq. 1.5 · The schedule",
-        text="You ask for 28 steps. How many noise levels does the schedule have?",
-        choices={"27": lambda n: n == 27, "28": lambda n: n == 28, "29": lambda n: n == 29},
-        measure=number_of_levels,
-        result="get_schedule(28, 64) has {} numbers.",
-        why="A step leads from one level to the next, so N steps have N + 1 levels; the network is never asked at the"
-        " last, t = 0.",
-    ),
-    Question(
         section="Where the notes are wrong: `max_shift` is no maximum",
         text="At 1024 × 1024 pixels μ is max_shift = 1.15. What is it at 2048 × 2048?",
         choices={
@@ -168,7 +151,7 @@ QUESTIONS = [
             "larger than 1.15": lambda mu: mu > 1.2,
             "smaller: larger pictures need less shift": lambda mu: mu < 1.1,
         },
-        measure=mu_beyond,
+        measure=lambda: get_lin_function()(128 * 128),
         result="μ(16384 tokens) = {:.2f}.",
         why="μ is a straight line through two points. Nothing clamps it.",
     ),

@@ -107,11 +107,6 @@ EXERCISES = [TOKEN_OF_PIXEL, MY_PATCHIFY, MY_IDS, REPAIR]
 # ---------------------------------------------------------------- questions
 
 
-def matrix_growth() -> float:
-    lengths = [patchify(get_noise(1, side, side, "cpu", torch.float32, 0)).shape[1] for side in (128, 256)]
-    return (lengths[1] / lengths[0]) ** 2
-
-
 def wrong_twice() -> float:
     x = normal(1, 16, 4, 6)
     wrong = rearrange(x, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=2, pw=2)
@@ -127,19 +122,6 @@ def shuffled_tokens() -> float:
 
 
 QUESTIONS = [
-    Question(
-        section="Eq. 2.2 · Patchify",
-        text="You double both sides of a picture. By how much does the number of entries in one head's attention matrix"
-        " of the image tokens grow?",
-        choices={
-            "4 times": lambda growth: abs(growth - 4) < 1,
-            "8 times": lambda growth: abs(growth - 8) < 1,
-            "16 times": lambda growth: abs(growth - 16) < 1,
-        },
-        measure=matrix_growth,
-        result="It grows {:.0f} times.",
-        why="Four times as many tokens, and every token looks at every token.",
-    ),
     Question(
         section="Wrong orders load silently",
         text="You cut a latent into patches in the wrong order, (ph pw c), and put it together again in the same wrong"

@@ -10,7 +10,6 @@ from torch import Tensor
 from flux_edu.sampling import euler_step, image_to_image_start
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.exercises.exercise import Exercise, normal
-from flux_edu.teaching.exercises.experiments import evaluations
 from flux_edu.teaching.exercises.question import Question
 
 Velocity = Callable[[Tensor, float], Tensor]
@@ -150,14 +149,6 @@ def start_level() -> float:
     return left[0]
 
 
-def evaluations_without_guidance() -> int:
-    return evaluations(10, 1.0, two_passes=True)
-
-
-def float_error() -> int:
-    return int((1 - 0.8) * 50)
-
-
 QUESTIONS = [
     Question(
         section="Where the notes are wrong: the sign",
@@ -185,25 +176,5 @@ QUESTIONS = [
         measure=start_level,
         result="It starts at t = {:.2f}.",
         why="Strength counts steps, and the shifted schedule spends half of them above t = 0.7.",
-    ),
-    Question(
-        section="Two passes, in one batch",
-        text="Two-pass guidance, 10 steps. How many velocities does the network compute with w = 1?",
-        choices={
-            "10": lambda count: count == 10,
-            "20": lambda count: count == 20,
-            "none: w = 1 is no guidance": lambda count: count == 0,
-        },
-        measure=evaluations_without_guidance,
-        result="It computed {}.",
-        why="v_∅ + 1 · (v_c − v_∅) is v_c: the empty prompt cancels, so it is left out. With any other w there are 20.",
-    ),
-    Question(
-        section="Where the reference is wrong: int() loses steps",
-        text="In Python, what is int((1 − 0.8) * 50)?",
-        choices={"9": lambda i: i == 9, "10": lambda i: i == 10, "11": lambda i: i == 11},
-        measure=float_error,
-        result="It is {}.",
-        why="1 − 0.8 is a little less than 0.2 in floating point, and int cuts off. The reference loses a step to it.",
     ),
 ]

@@ -72,10 +72,6 @@ def neutral_guidance() -> int:
     return min((0, 1, 3), key=lambda w: float((guide(empty, prompted, float(w)) - prompted).norm()))
 
 
-def distilled_guidance() -> float:
-    return apart(velocity(CATS, name="tiny-dev", w=6.0), velocity(CATS, name="tiny-dev", w=1.0))
-
-
 QUESTIONS = [
     Question(
         section="Eq. 10.1 · What the student is to learn",
@@ -92,7 +88,7 @@ QUESTIONS = [
             "no: guidance needs a second pass": lambda moved: moved < 1e-3,
             "yes: w is an input like the time": lambda moved: moved > 0.01,
         },
-        measure=distilled_guidance,
+        measure=lambda: apart(velocity(CATS, name="tiny-dev", w=6.0), velocity(CATS, name="tiny-dev", w=1.0)),
         result="It moves by {:.0%} of its length.",
         why="It has learned to say what two passes of its teacher would have said for this w.",
     ),

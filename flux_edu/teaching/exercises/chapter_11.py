@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from flux_edu.teaching.exercises.exercise import Exercise, normal
-from flux_edu.teaching.exercises.experiments import evaluations
 from flux_edu.teaching.exercises.question import Question
 from flux_edu.teaching.labs.toy_flows import toy_walk
 
@@ -80,14 +79,6 @@ EXERCISES = [SEGMENT_TARGET, STUDENTS_PLACES]
 # ---------------------------------------------------------------- questions
 
 
-def toy_in_one_step() -> float:
-    return float(toy_walk(1)[-1].std(dim=0).max())
-
-
-def students_price() -> float:
-    return evaluations(28, 3.0, two_passes=True) / evaluations(4, 0.0, two_passes=False)
-
-
 def one_for_many() -> int:
     velocities: list[Tensor] = []
 
@@ -110,22 +101,9 @@ QUESTIONS = [
             "all in one point between the blobs": lambda spread: spread < 0.05,
             "spread like the noise": lambda spread: 0.05 <= spread <= 0.3,
         },
-        measure=toy_in_one_step,
+        measure=lambda: float(toy_walk(1)[-1].std(dim=0).max()),
         result="The ends spread by {:.3f}; the noise by 1.",
         why="One step leads to the mean of all data, from every noise. Few-step models are trained for something else.",
-    ),
-    Question(
-        section="What few steps cost",
-        text="A teacher paints in 28 steps of two passes, its student in 4 steps of one. How many times fewer"
-        " velocities does the student compute?",
-        choices={
-            "7": lambda ratio: ratio == 7,
-            "14": lambda ratio: ratio == 14,
-            "28": lambda ratio: ratio == 28,
-        },
-        measure=students_price,
-        result="{:.0f} times fewer.",
-        why="56 against 4: the student has learned the guidance along with the long step.",
     ),
     Question(
         section="Eq. 11.1 · The mean velocity of a segment",
