@@ -89,8 +89,8 @@ def image_to_image_start(
     z is the encoded start picture, ς the strength in [0, 1]: 1 starts from pure noise
     (text to image), 0 takes no step at all and returns z. Strength counts steps, not
     noise: on a shifted schedule one half already means far more than half noise. The
-    reference truncates instead of rounding, and so loses a step to float error
-    (ς = 0.8, N = 50 gives 9, not 10).
+    reference truncates instead of rounding, and so starts a level too early by float
+    error (ς = 0.8, N = 50 gives i = 9, not 10: 41 steps instead of 40).
     """
     assert 0 <= strength <= 1, f"ς = {strength}: must lie in [0, 1]"
     N = len(timesteps) - 1

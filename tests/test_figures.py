@@ -76,6 +76,7 @@ DRAWN = {
         dict(numbers=numbers(3, 2, 11, 6, 30), timesteps=TIMES),
         dict(t=(0.0, 1.0), block=(0, 2), stream=("txt", "img")),
     ),
+    "qkv_rows": ({}, dict(heads=(2, 4))),
     "scores_before_and_after": (dict(before=9 * numbers(2, 9, 9), after=numbers(2, 9, 9)), {}),
     "attention_map": (dict(A=ATTENTION, L_txt=32), dict(head=(0, 4), words=(9, 32))),
     "where_a_word_is_read": (dict(A=ATTENTION, words=["a", "cat"], L_txt=32, grid=(8, 8)), dict(word=(0, 1))),

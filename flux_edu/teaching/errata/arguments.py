@@ -167,7 +167,7 @@ ENTRIES = [
         49, PART, "the number of steps", r"$\text{num\_steps}$ is the number of denoising steps", "imprecise",
         r"Without a start picture. With one, the walk begins at step $i$ of the same schedule, and only $N - i$ steps"
         " are run, $i$ being chosen by the strength.",
-        ("6.3",), ("06_sampling", "Where the notes are wrong: what strength is"),
+        ("6.3",), ("06_sampling", "Strength chooses where the walk begins"),
         Check("steps run for num_steps = 28, strength 0.5", full_schedule, half_strength, 14),
     ),
     Erratum(
@@ -187,7 +187,7 @@ ENTRIES = [
         r"A scale multiplies a difference, $v_\varnothing + w(v_c - v_\varnothing)$, and takes two velocities a step."
         " In FLUX.1 dev w is an *input* of a distilled network: times 1000, embedded, added to `vec`. One velocity a"
         " step, no negative prompt. schnell ignores it.",
-        ("4.3", "6.4"), ("06_sampling", 'Where the notes are wrong: "the guidance scale"'),
+        ("4.3", "6.4"), ("06_sampling", "FLUX.1 dev: guidance is an input"),
         Check("velocities that dev computes a step", guidance_notes, guidance_right, 1, (rows_asked,)),
     ),
     Erratum(
@@ -212,14 +212,14 @@ ENTRIES = [
         r"It guides nothing. It chooses the step $i$ at which the walk begins, from $x = t_i\varepsilon + (1-t_i)z$."
         " Strength 1 is text to image. Strength 0, the default, runs **no** step and returns the start picture's round"
         " trip through the autoencoder.",
-        ("6.3",), ("06_sampling", "Where the notes are wrong: what strength is"),
+        ("6.3",), ("06_sampling", "Strength chooses where the walk begins"),
         Check("steps run at the default strength 0.0, of 28", strength_notes, strength_right, 0),
     ),
     Erratum(
         22, PART, "strength, float error", r"$\text{image2image\_strength}$ is the strength", "missing",
         "The reference behind this argument computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
         r" under 10 in floating point. Round instead: $i = \lfloor (1-\varsigma)N + ½ \rfloor$, guarded.",
-        ("6.3",), ("06_sampling", "Where the reference is wrong: int() loses steps"),
+        ("6.3",), ("06_sampling", "int() starts one level too early"),
         Check("start index for (ς, N) = " + ", ".join(map(str, CASES)), index_notes, index_right, (10, 5, 4, 5, 14),
               speaker="the reference"),
         "demo_gr.py of the reference; sd3-ref has the same line",
@@ -228,7 +228,7 @@ ENTRIES = [
         25, PART, "metadata", METADATA, "imprecise",
         "The reference adds one thing, the prompt. Seed, size, steps and guidance, without which the picture cannot be"
         " painted again, are not stored. Here all of them are.",
-        ("6.2",), ("06_sampling", "Where the notes are wrong: the metadata"),
+        ("6.2",), ("06_sampling", "What a picture's file remembers"),
         Check("all that paints it again is stored", metadata_notes, metadata_right, True),
         "save_image in util.py of the reference",
     ),

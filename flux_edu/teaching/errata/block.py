@@ -197,7 +197,7 @@ ATTENTION = r"$\text{Softmax}\left( \frac{\mathbf{Q} \mathbf{K}^\top}{\sqrt{d}} 
 NORM = r"$\text{Norm}_{\text{attn}}^{\text{img}}(\mathbf{Q}_{\text{img}}, \mathbf{K}_{\text{img}})$"
 MOD = r"$(\mathbf{s}_{\text{img}}^{(1)}, \mathbf{b}_{\text{img}}^{(1)}, g_{\text{img}}^{(1)})$"
 PROJ = r"$g_{\text{img}}^{(1)} \cdot \mathbf{W}_{\text{img}}^{\text{proj}} \mathbf{A}_{\text{img}}$"
-ADDED = ("03_rope", "Where the notes are wrong: Softmax(QKᵀ/√d + φ(P))")
+ADDED = ("03_rope", "Nothing is added to the scores")
 
 ENTRIES = [
     Erratum(
@@ -205,7 +205,7 @@ ENTRIES = [
         r"$\mathrm{vec} \in \mathbb{R}^{B \times D}$, as wide as a token, and $\mathrm{vec} ="
         r" \mathrm{MLP}_t(\mathrm{emb}(t)) + \mathrm{MLP}_w(\mathrm{emb}(w)) + \mathrm{MLP}_y(\mathbf{y})$. The notes"
         " use d again under the root.",
-        ("4.3",), ("04_double_stream", "Where the notes are imprecise: the size of v"),
+        ("4.3",), ("04_double_stream", "Eq. 4.3 · The conditioning vector"),
         Check("shape of v, for one picture and D = 24", width_notes, width_right, (1, 24)),
     ),
     Erratum(
@@ -220,14 +220,14 @@ ENTRIES = [
         r"The chunks are **shift, scale, gate**: $(b^1, s^1, g^1, b^2, s^2, g^2) = \mathrm{chunk}(W\,\mathrm{SiLU}"
         r"(\mathrm{vec}) + c)$. The notes' tuple has scale first: wrong if it is read as the order of the chunks, which"
         r" is how one would write the code from it. And there is no SiLU in it.",
-        ("4.4",), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
+        ("4.4",), ("04_double_stream", "Six vectors, shift first"),
         Check("a token (−1, −1, 1, 1), shift 0.1, scale 0.5", order_notes, order_right, (-1.4, -1.4, 1.6, 1.6)),
     ),
     Erratum(
         5, PART, "the matrix of q, k and v", QKV, "wrong",
         r"$W^{qkv} \in \mathbb{R}^{3D \times D}$ with a bias $c \in \mathbb{R}^{3D}$: the H heads share out the D"
         r" channels, $D = H\,d_h$. The notes' matrix is H = 24 times too large.",
-        ("4.6",), ("04_double_stream", "Where the notes are wrong: the shape of W"),
+        ("4.6",), ("04_double_stream", "Eq. 4.6 · Queries, keys, values, heads"),
         Check("shape in FLUX.1", matrix_notes, matrix_right, (9216, 3072)),
     ),
     Erratum(
@@ -242,7 +242,7 @@ ENTRIES = [
         r"$Q \leftarrow \mathrm{RMSNorm}_q(Q)$, $K \leftarrow \mathrm{RMSNorm}_k(K)$: two, each over the head's 128"
         r" channels with a learned scale that all heads share. $\mathrm{Norm}_1$ and $\mathrm{Norm}_2$ are layer norms"
         " without parameters, ε = 1e-6.",
-        ("4.5", "4.7"), ("04_double_stream", "Where the notes are imprecise: one norm for both?"),
+        ("4.5", "4.7"), ("04_double_stream", "Eq. 4.7 · QK norm"),
         Check("root mean square of (q, k), scales 2 and 3", norm_notes, norm_right, (2.0, 3.0)),
     ),
     Erratum(
@@ -272,7 +272,7 @@ ENTRIES = [
         6, PART, "the number under the root", r"$\sqrt{d}$", "imprecise",
         r"$\sqrt{d_h} = \sqrt{128}$, the width of one head; d was the width of `vec` a page before. With"
         r" $\sqrt{3072}$ the scores are $\sqrt{24}$ times too small.",
-        ("4.9",), ("04_double_stream", "Where the notes are wrong: position is not added"),
+        ("4.9",), ("04_double_stream", "Eq. 4.9 · Joint attention"),
         Check("standard deviation of the scores of unit q and k", root_notes, root_right, 1.0),
     ),
     Erratum(
@@ -301,7 +301,7 @@ ENTRIES = [
         9, PART, "the gate", r"\( g \): 门控标量（控制残差分支的权重）", "wrong",
         r"$g \in \mathbb{R}^{B \times 1 \times D}$: a number for every *channel*, the same for all tokens, multiplied"
         " with ⊙. There is no sigmoid: nothing keeps it between 0 and 1.",
-        ("4.4", "4.11"), ("04_double_stream", 'Where the notes are wrong: the order, and the "scalar" gate'),
+        ("4.4", "4.11"), ("04_double_stream", "Six vectors, shift first"),
         Check("shape of a gate, two pictures, D = 24", gate_notes, gate_right, (2, 1, 24)),
     ),
 ]  # fmt: skip

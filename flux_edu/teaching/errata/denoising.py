@@ -91,7 +91,7 @@ ENTRIES = [
         "In the reference img is bfloat16, with 8 significant bits, so t is rounded before it is multiplied by 1000,"
         " and once more after: 0.987 is embedded as 988, and guidance 3.5 as 3504. The sum of the steps is bfloat16"
         " too. Keep t and the sum in float32.",
-        ("4.1", "6.2"), ("04_double_stream", "Where the notes leave something out: t is rounded"),
+        ("4.1", "6.2"), ("04_double_stream", "t is rounded, twice"),
         Check("first cosine of the embedding of t = 0.987", rounded_notes, rounded_right, math.cos(987),
               speaker="the reference"),
         "sampling.py and layers.py of the reference; diffusers rounds in the other order, see diffusers#9405",
@@ -110,7 +110,7 @@ ENTRIES = [
         r"$x_{n+1} = x_n + (t_{n+1} - t_n)\,v_\theta(x_n, t_n)$ with $t_0 = 1 > \dots > t_N = 0$. The factor is"
         " **negative**: v points to the noise and we walk away from it. The notes' sign is wrong whichever way n is"
         " counted; their code has it right (its `t_prev` is the *next*, lower level).",
-        ("6.2",), ("06_sampling", "Where the notes are wrong: the sign"),
+        ("6.2",), ("06_sampling", "The wrong sign"),
         Check("end of four exact steps (the picture)", sign_notes, sign_right, (0.3, -0.7)),
         figure=(
             "The figure walks with the true velocity, so only the sign is at stake. Does it help to take more steps?",

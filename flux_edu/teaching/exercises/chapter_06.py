@@ -151,7 +151,7 @@ def start_level() -> float:
 
 QUESTIONS = [
     Question(
-        section="Where the notes are wrong: the sign",
+        section="The wrong sign",
         text="Your sampler adds (t_i − t_{i+1}) v instead of (t_{i+1} − t_i) v. On a straight path from noise ε, where"
         " does it end? (The picture is at distance 1 from ε.)",
         choices={

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -65,8 +67,7 @@ def rounded_times(num_steps: int = 50, image_seq_len: int = 4096) -> Figure:
         label = f"{name}: at most {error.abs().max():.1f}"
         ax.plot(1000 * t, error, marker, color=color, ms=6, mfc="none", label=label)
     ax.axhline(0, color=GREY, lw=0.8)
-    ax.set(xlabel="1000 t of the schedule", ylabel="error, in thousandths")
-    ax.set_ylim(-4, 7)
+    ax.set(xlabel="1000 t of the schedule", ylabel="error, in thousandths", xlim=(1020, -20), ylim=(-4, 7))
     ax.legend(fontsize=8, loc="upper left", ncols=1)
     summary = "; ".join(f"{name}: at most {error.abs().max():.2f} thousandths" for name, (error, *_) in errors.items())
     fig.set_label(f"The error of 1000 t at the {num_steps} noise levels of a schedule. {summary}.")
@@ -74,11 +75,11 @@ def rounded_times(num_steps: int = 50, image_seq_len: int = 4096) -> Figure:
 
 
 def terms_of_vec(changes: dict[str, Float[Tensor, "T"]], timesteps: Float[Tensor, "T"]) -> Figure:
-    """What the velocity loses when a term of the conditioning vector is left out, over the noise level."""
+    """How far the velocity moves when a term of the conditioning vector is left out or exchanged, from noise on."""
     fig, ax = new_figure(width=7, height=3.2)
     for (name, change), color in zip(changes.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
         ax.plot(timesteps, 100 * change, "o-", ms=3.5, color=color, label=name)
-    ax.set(xlabel="noise level t", ylabel="change of the velocity, %", ylim=(0, None))
+    ax.set(xlabel="noise level t", ylabel="change of the velocity, %", ylim=(0, None), xlim=(1.02, -0.02))
     ax.legend(fontsize=9, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     summary = ", ".join(f"{name}: {c.min():.0%} to {c.max():.0%}" for name, c in changes.items())
     fig.set_label(f"Relative change of the velocity over the noise level. {summary}.")
@@ -169,7 +170,7 @@ def modulation_along_t(
             right.plot(channels, mine[at, 3 * branch + j].sort().values[picked], color=color, ls=ls)
     left.axvline(t, color=BLACK, lw=1.2)
     left.set(xlabel="noise level t", ylabel="root mean square over channels", ylim=(0, 1.25 * float(size.max())))
-    left.set_xticks([0, 0.5, 1])
+    left.set(xlim=(1.02, -0.02), xticks=[1, 0.5, 0])
     left.locator_params(axis="y", nbins=4)
     left.legend(fontsize=8, ncols=3, loc="upper center", frameon=False)
     left.set_title(f"block {block}, {stream}: attention branch, MLP dotted", fontsize=10)
@@ -189,7 +190,29 @@ def modulation_along_t(
     return fig
 
 
-# ---------------------------------------------------------------- 4.7 to 4.10: attention
+# ---------------------------------------------------------------- 4.6 to 4.10: attention
+
+
+def qkv_rows(heads: int = 3, width: int = 4) -> Figure:
+    """Eq. (4.6): the 3D rows of W_qkv as three cuts read them, coloured by q, k, v, with the number of the head."""
+    orders = {"(qkv h k): FLUX": "qkv h k", "(qkv k h)": "qkv k h", "(h qkv k)": "h qkv k"}
+    kind, head, _ = torch.meshgrid(torch.arange(3), torch.arange(heads), torch.arange(width), indexing="ij")
+    colours = np.array([to_rgb(SKY), to_rgb(ORANGE), to_rgb(GREEN)])
+    fig, axes = new_figure(3, 1, width=8, height=2.5, margins=(0.13, 0.985, 0.18, 0.98), sharex=True)
+    fig.subplots_adjust(hspace=0.35)
+    right, summaries = torch.stack([kind, head]).flatten(1), []
+    for ax, (name, order) in zip(axes, orders.items(), strict=True):
+        kinds, numbers = (rearrange(x, f"qkv h k -> ({order})") for x in (kind, head))
+        ax.imshow(colours[kinds.numpy()][None], aspect="auto")
+        for row, (of_kind, of_head) in enumerate(zip(kinds.tolist(), numbers.tolist(), strict=True)):
+            ax.text(row, 0, f"{'qkv'[of_kind]}\n{of_head}", ha="center", va="center", fontsize=7)
+        ax.set(yticks=[], ylabel=name)
+        ax.yaxis.label.set(rotation=0, ha="right", va="center", fontsize=9)
+        same = (torch.stack([kinds, numbers]) == right).all(0).sum()
+        summaries.append(f"{name} gives {same} to the right head of the right kind")
+    axes[-1].set_xlabel(f"row of W_qkv, D = {heads * width}")
+    fig.set_label(f"The {len(kind.flatten())} rows of W_qkv under three cuts: {'; '.join(summaries)}.")
+    return fig
 
 
 def scores_before_and_after(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Figure:

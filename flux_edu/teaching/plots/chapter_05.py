@@ -146,7 +146,7 @@ def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt:
     left.locator_params(nbins=4)
     left.legend(frameon=False, fontsize=8)
     L, shares = len(weights), quadrant_shares(weights, L_txt).flatten().tolist()
-    share = dict(zip(("text → text", "text → image", "image → text", "image → image"), shares, strict=True))
+    share = dict(zip(("text from text", "text from image", "image from text", "image from image"), shares, strict=True))
     # the square root shows small weights beside large ones
     right.imshow(weights.sqrt().numpy(), cmap="Blues", vmin=0, interpolation="nearest")
     for line in (right.axhline, right.axvline):
@@ -196,6 +196,7 @@ def modulation_moves(
         ax.axvline(x, color=ORANGE, lw=1.2)
         ax.set(xlabel=name, ylabel="change of the gate", ylim=(0, 1.05 * max(*over_t, *over_w, 1e-3)))
         ax.locator_params(nbins=3)  # few ticks draw quickly
+    middle.set_xlim(1.02, -0.02)
     left.locator_params(nbins=4)
     fig.set_label(
         f"Left, shift, scale and gate of the first channels at t = {t:.2f} and guidance {w:.1f}. Right, relative"
@@ -211,9 +212,9 @@ def gates_over_t(names: Sequence[str], ts: Sequence[float], sizes: Tensor) -> Fi
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ticks = range(0, len(ts), max(1, (len(ts) - 1) // 5))
     ax.set_xticks(ticks, [f"{ts[i]:.1f}" for i in ticks])
-    ax.set(xlabel="noise level t", ylabel="gate")
+    ax.set(xlabel="noise level t", ylabel="gate", xlim=(len(ts) - 0.5, -0.5))
     bar = fig.colorbar(picture, ax=ax)
     bar.ax.set(xlabel=" ", ylabel="mean |g|")
     lines = ", ".join(f"{n} {row[0]:.2g} to {row[-1]:.2g}" for n, row in zip(names, sizes, strict=True))
-    fig.set_label(f"A map of gate sizes, a row a gate, from t = {ts[0]:.1f} to {ts[-1]:.1f}: {lines}.")
+    fig.set_label(f"A map of gate sizes, a row a gate, from t = {ts[0]:.1f} (on the right) to {ts[-1]:.1f}: {lines}.")
     return fig
