@@ -234,7 +234,7 @@ ENTRIES = [
         42, PART, "split_heads", "`split_heads` 将张量分割为多头形式。", "missing",
         "Which channels are whose? First all queries, then all keys, then all values, and inside each head by head."
         " Another order has the same shapes and loads silently.",
-        ("4.6",), ("04_double_stream", "Mistakes that load silently: another order of the channels"),
+        ("4.6",), ("04_double_stream", "Three ways to cut the rows"),
         Check("query of the second head, of channels 0 … 17", heads_notes, heads_right, (3, 4, 5), speaker="a guess"),
     ),
     Erratum(
