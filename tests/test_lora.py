@@ -142,8 +142,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(change, told):
     assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
 
 
-def test_an_empty_file_is_no_difference():
-    with pytest.raises(CheckpointError, match="my.safetensors is empty"):
+def test_an_empty_file_is_no_delta():
+    with pytest.raises(CheckpointError, match="my.safetensors holds nothing for the transformer"):
         lora.merge(small().state_dict(), {}, source="my.safetensors")
 
 

@@ -13,7 +13,7 @@ from flux_edu.io import lora
 from flux_edu.io.advice import collect
 from flux_edu.io.checkpoint import CheckpointError
 from flux_edu.io.diffusers_layout import flux_to_diffusers
-from flux_edu.io.lora_layouts import read_lora, to_published
+from flux_edu.io.lora_layouts import read_layout, read_lora
 from flux_edu.model import Flux
 
 D, RANK = 3072, 2  # diffusers' conversion of kohya's files has the width written into it
@@ -63,15 +63,15 @@ def probe(delta, name):
 
 
 def change_by_us(delta, state):
-    """The same of what `to_published` makes, cut into diffusers' layers as `flux_to_diffusers` cuts weights."""
-    published = to_published(delta, state, "x.safetensors")
+    """The same of the sums that `read_layout` makes, cut into diffusers' layers as `flux_to_diffusers` cuts weights."""
     fused = {}
-    for name in lora.layers(published):
-        change = published[f"{name}.lora_B.weight"].float() @ (
-            published[f"{name}.lora_A.weight"].float() @ probe(published, name)
-        )
-        fused[f"{name}.weight"] = change[:, None].expand(-1, state[f"{name}.weight"].shape[1])
-    return {key.removesuffix(".weight"): x[:, 0] for key, x in flux_to_diffusers(fused).items()}
+    for update in read_layout(delta, state, "x.safetensors")[0]:
+        rows, columns = state[f"{update.module}.weight"].shape
+        probe = torch.randn(columns, generator=torch.Generator().manual_seed(columns))
+        change = fused.setdefault(f"{update.module}.weight", torch.zeros(rows))
+        change[update.rows] += update.factor * (update.B @ (update.A @ probe))
+    wide = {key: x[:, None].expand(-1, state[key].shape[1]) for key, x in fused.items()}
+    return {key.removesuffix(".weight"): x[:, 0] for key, x in flux_to_diffusers(wide).items()}
 
 
 def agree(delta, converted, state):
@@ -159,9 +159,15 @@ def test_diffusers_and_peft(state, prefix):
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "base_model.model."])
 def test_published_names_stay_as_they_are(state, prefix):
-    delta = pairs(state) | {f"{DOUBLE}.img_attn.norm.query_norm.scale": torch.rand(128)}
-    published = to_published({prefix + key: x for key, x in delta.items()}, state, "x.safetensors")
-    assert published.keys() == delta.keys() and all(torch.equal(published[key], x) for key, x in delta.items())
+    scale = f"{DOUBLE}.img_attn.norm.query_norm.scale"
+    delta = pairs(state) | {scale: torch.rand(128)}
+    updates, whole = read_layout({prefix + key: x for key, x in delta.items()}, state, "x.safetensors")
+    assert [update.module for update in updates] == list(OURS) and {update.factor for update in updates} == {1.0}
+    for update in updates:
+        assert (
+            update.A is delta[f"{update.module}.lora_A.weight"] and update.B is delta[f"{update.module}.lora_B.weight"]
+        )
+    assert whole.keys() == {scale} and whole[scale] is delta[scale]
 
 
 def test_a_whole_control_lora():
@@ -187,8 +193,8 @@ def test_a_whole_control_lora():
     agree(part, {key: x for key, x in converted.items() if "norm_out" not in key}, state)
     assert len(lora.layers(delta)) == sum(x.ndim == 2 for x in state.values()) == 314
     converted = {key.removeprefix("transformer."): x for key, x in converted.items()}
-    published = to_published(delta, state, "x.safetensors")
-    vectors = {key.replace(".lora_B.bias", ".bias"): x for key, x in published.items() if x.ndim == 1}
+    updates, vectors = read_layout(delta, state, "x.safetensors")
+    vectors |= {f"{update.module}.bias": update.bias for update in updates}
     for key, x in flux_to_diffusers(state | vectors).items():
         if x.ndim == 1:
             assert torch.equal(converted[key if key in converted else key.replace(".bias", ".lora_B.bias")], x), key
@@ -197,13 +203,15 @@ def test_a_whole_control_lora():
 # ---------------------------------------------------------------- alpha
 
 
-def test_alpha_over_rank_is_a_factor_of_b_and_of_its_bias(state):
-    name = f"{DOUBLE}.img_attn.proj"
-    delta = pairs(state, [name]) | {f"{name}.lora_B.bias": torch.randn(D)}
-    published = to_published(delta | {f"{name}.alpha": torch.tensor(0.5)}, state, "x.safetensors")
-    for part in ("lora_B.weight", "lora_B.bias"):
-        assert torch.equal(published[f"{name}.{part}"], delta[f"{name}.{part}"] * 0.5 / RANK)
-    assert torch.equal(published[f"{name}.lora_A.weight"], delta[f"{name}.lora_A.weight"])
+@pytest.mark.parametrize("alpha", [0.5, 2.0, 32])
+def test_alpha_over_rank_is_a_factor_of_b_a_and_of_the_bias(alpha):
+    state = {"img_in.weight": torch.randn(5, 7), "img_in.bias": torch.randn(5)}
+    A, B, bias = torch.randn(RANK, 7), torch.randn(5, RANK), torch.randn(5)
+    delta = {"img_in.lora_A.weight": A, "img_in.lora_B.weight": B, "img_in.lora_B.bias": bias}
+    merged = lora.merge(state, delta | {"img_in.alpha": torch.tensor(float(alpha))}, 0.7)
+    factor = 0.7 * alpha / RANK
+    torch.testing.assert_close(merged["img_in.weight"], state["img_in.weight"] + factor * B @ A)
+    torch.testing.assert_close(merged["img_in.bias"], state["img_in.bias"] + factor * bias)
 
 
 @pytest.mark.parametrize("where", ["header", "adapter_config.json"])
@@ -214,8 +222,8 @@ def test_alpha_may_stand_in_the_header_or_in_a_configuration(state, tmp_path, wh
     save_file(delta, tmp_path / "adapter_model.safetensors", metadata=header)
     if where != "header":
         (tmp_path / where).write_text(json.dumps({"lora_alpha": 8, "r": RANK, "alpha_pattern": {}}))
-    published = to_published(read_lora(tmp_path), state, "x.safetensors")
-    torch.testing.assert_close(published[f"{name}.lora_B.weight"], delta[f"{name}.lora_B.weight"] * 8 / RANK)
+    [update], _ = read_layout(read_lora(tmp_path), state, "x.safetensors")
+    assert update.factor == 8 / RANK
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "use_rslora": True}))
     if where != "header":
         with pytest.raises(CheckpointError, match="has use_rslora in its LoRA configuration, which is not read here"):
@@ -236,11 +244,11 @@ def test_alpha_may_stand_in_the_header_or_in_a_configuration(state, tmp_path, wh
 def test_text_encoders_are_left_out_with_a_word(state, key):
     delta = pairs(state, ["img_in"])
     with collect() as advice:
-        published = to_published(delta | {key: torch.zeros(2, 3)}, state, "x.safetensors")
-    assert published.keys() == delta.keys()
+        updates, whole = read_layout(delta | {key: torch.zeros(2, 3)}, state, "x.safetensors")
+    assert [update.module for update in updates] == ["img_in"] and not whole
     assert advice == ["x.safetensors changes text encoders too (1 tensors): they are left out"]
-    with pytest.raises(CheckpointError, match="x.safetensors changes text encoders alone"):
-        to_published({key: torch.zeros(2, 3)}, state, "x.safetensors")
+    with pytest.raises(CheckpointError, match="x.safetensors holds nothing for the transformer"):
+        read_layout({key: torch.zeros(2, 3)}, state, "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -258,20 +266,20 @@ def test_text_encoders_are_left_out_with_a_word(state, key):
 def test_what_is_no_product_of_two_matrices_is_refused_by_name(state, ending, kind):
     delta = pairs(state, ["img_in"]) | {f"{DOUBLE}.img_attn.proj.{ending}": torch.ones(3)}
     with pytest.raises(CheckpointError, match=f"x.safetensors holds {kind}.*: only W . B A is merged here"):
-        to_published(delta, state, "x.safetensors")
+        read_layout(delta, state, "x.safetensors")
 
 
 def test_nothing_is_appended_and_nothing_silently_left(state):
     for key in ("down_blocks.0.attn.lora_A.weight", "some.tensor", "lora_unet_input_blocks_1_proj.lora_up.weight"):
         with pytest.raises(CheckpointError, match=f"does not fit: 1 problems. {key} belongs to no layer"):
-            to_published(pairs(state, ["img_in"]) | {key: torch.zeros(2, 2)}, state, "x.safetensors")
+            read_layout(pairs(state, ["img_in"]) | {key: torch.zeros(2, 2)}, state, "x.safetensors")
 
 
 def test_a_part_of_a_wrong_size_is_named(state):
     delta = {"transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(2, D)}
     delta["transformer_blocks.0.attn.to_q.lora_B.weight"] = torch.zeros(D + 1, 2)
-    with pytest.raises(CheckpointError, match=r"rows 0 to 3072 of double_blocks.0.img_attn.qkv get B \(3073, 2\)"):
-        to_published(delta, state, "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"0.img_attn.qkv\[0:3072\] is \(3072, 3072\), B \(3073, 2\)"):
+        read_layout(delta, state, "x.safetensors")
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flux_edu.configs import ModelSpec
 from flux_edu.io.checkpoint import CheckpointError, State, check_finite, listed, load_strict
-from flux_edu.io.lora_layouts import BIAS, A, B, to_published
+from flux_edu.io.lora_layouts import A, read_layout
 from flux_edu.model import Flux
 from flux_edu.tools import Redux
 
@@ -42,16 +42,22 @@ def merge(state: State, delta: State, scale: float = 1.0, source: str = "the del
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale = {scale}: it must be a finite number; 1 puts the LoRA on as it was trained")
-    delta = to_published(delta, state, source)
-    check_fits(state, delta, source)
-    out = state | whole(delta)
-    for name in layers(delta):
-        change = scale * (delta[name + B].float() @ delta[name + A].float())
-        out[name + ".weight"] = (state[name + ".weight"].float() + change).to(state[name + ".weight"].dtype)
-        if name + BIAS in delta:
-            bias = state[name + ".bias"]
-            out[name + ".bias"] = (bias.float() + scale * delta[name + BIAS].float()).to(bias.dtype)
+    check_finite(delta, source)
+    updates, replaced = read_layout(delta, state, source)
+    out = state | replaced
+    for update in updates:
+        change = scale * update.factor * (update.B.float() @ update.A.float())
+        add(out, update.module + ".weight", update.rows, change)
+        if update.bias is not None:
+            add(out, update.module + ".bias", update.rows, scale * update.factor * update.bias.float())
     return out
+
+
+def add(state: State, key: str, rows: slice, change: Tensor) -> None:
+    """Some rows of a tensor changed in a copy of it, which takes its place; the sum is float32."""
+    x = state[key].to(torch.float32, copy=True)
+    x[rows] += change
+    state[key] = x.to(state[key].dtype)
 
 
 @torch.no_grad()
@@ -99,27 +105,6 @@ def with_delta(spec: ModelSpec, base: State, delta: State, source: str) -> Flux:
             model.redux = Redux(up.shape[1], spec.params.context_in_dim)
     load_strict(model, state, source=source)
     return model
-
-
-def check_fits(state: State, delta: State, source: str) -> None:
-    """B A has the shape of W, and whole tensors that of those they replace; or an error names what does not fit."""
-    problems = []
-    for name in layers(delta):
-        W, a, b = (tuple(x.shape) for x in (state[name + ".weight"], delta[name + A], delta[name + B]))
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != W or not a[0]:
-            hint = ", for a control model, whose tokens are wider" if name == "img_in" and a[1:] > W[1:] else ""
-            problems.append(f"{name} is {W}, B {b} times A {a}{hint}")
-    replaced = {key: x for key, x in whole(delta).items() if key in state}
-    replaced |= {key.replace(BIAS, ".bias"): x for key, x in delta.items() if key.endswith(BIAS)}
-    for key, x in replaced.items():
-        if key not in state or x.shape != state[key].shape:
-            expected = tuple(state[key].shape) if key in state else "not in the model"
-            problems.append(f"{key} is {tuple(x.shape)}, should be {expected}")
-    if problems:
-        raise CheckpointError(f"{source} does not fit: {len(problems)} problems. {listed(problems)}")
-    if not delta:
-        raise CheckpointError(f"{source} is empty: there is nothing to merge")
-    check_finite(delta, source)
 
 
 # ---------------------------------------------------------------- training

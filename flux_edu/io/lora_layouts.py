@@ -18,7 +18,7 @@ from flux_edu.io.advice import advise
 from flux_edu.io.checkpoint import CheckpointError, LazyStateDict, State, listed
 from flux_edu.io.diffusers_layout import count_blocks, flux_modules, flux_table, swap_halves
 
-A, B, BIAS, ALPHA = ".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".alpha"
+A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 # pieces of names in files that are no sum of W and a product of two matrices
 OTHERS = {
@@ -37,8 +37,8 @@ ENDING = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|dow
 LETTER = {"lora_A": "A", "lora_down": "A", "lora.down": "A", "down": "A"}  # else B
 
 
-class Rows(NamedTuple):
-    """Where in a matrix of ours a layer stands: rows from first · D to last · D, None for the end.
+class Place(NamedTuple):
+    """Where a layer stands in a matrix of ours: rows from first · D to last · D, None for the end.
 
     swapped: shift and scale come in the other order, see `diffusers_layout`.
     """
@@ -47,6 +47,17 @@ class Rows(NamedTuple):
     first: int = 0
     last: int | None = None
     swapped: bool = False
+
+
+class Update(NamedTuple):
+    """W[rows] += s · factor · B A, and the bias likewise, in the linear layer `module`; factor is alpha / r or 1."""
+
+    module: str
+    rows: slice
+    A: Tensor
+    B: Tensor
+    bias: Tensor | None
+    factor: float
 
 
 def read_lora(path: str | Path) -> State:
@@ -73,49 +84,70 @@ def read_lora(path: str | Path) -> State:
     return {name + ALPHA: torch.tensor(alpha) for name in names if alpha} | delta
 
 
-def to_published(delta: State, state: State, source: str) -> State:
-    """The delta in the published layout, for a model that has this state dict: alpha multiplied in, parts joined.
+def read_layout(delta: State, state: State, source: str) -> tuple[list[Update], State]:
+    """What a delta of any layout does to a model that has this state dict: sums, and tensors that replace its own.
 
-    What stands apart in the file and together in W, such as q, k and v, becomes one pair: the A on top of each other,
-    the B along a diagonal. Text encoders' keys are left out with advice; what is no LoRA, and a key that belongs to no
-    layer, is an error.
+    Text encoders' keys are left out with advice. What is no LoRA, belongs to no layer or does not fit it is an error.
     """
     if kinds := {kind for piece, kind in OTHERS.items() if any(piece in key for key in delta)}:
         raise CheckpointError(
             f"{source} holds {' and '.join(sorted(kinds))}: only W + B A is merged here; take a plain LoRA, or merge it"
             " by the program that trained it"
         )
-    if aside := [key for key in delta if key.startswith(TEXT_ENCODERS)]:
-        delta = {key: x for key, x in delta.items() if key not in aside}
-        if not delta:
-            raise CheckpointError(f"{source} changes text encoders alone: there is nothing for the transformer")
+    aside = [key for key in delta if key.startswith(TEXT_ENCODERS)]
+    if len(aside) == len(delta):
+        raise CheckpointError(f"{source} holds nothing for the transformer: there is nothing to merge")
+    if aside:
         advise(f"{source} changes text encoders too ({len(aside)} tensors): they are left out")
 
-    layers, table = layer_names(state), tensor_names(state)
-    pairs: dict[Rows, dict[str, Tensor]] = {}
-    out: State = {}
+    places, tensors = layer_names(state), tensor_names(state)
+    pairs: dict[Place, dict[str, Tensor]] = {}
+    whole: State = {}
     problems = []
     for key, x in delta.items():
         name, part = split_key(key)
-        if part is None and (name in table or name.startswith(BROUGHT)):
-            ours = table.get(name, name)
-            out[ours] = swap_halves(ours, x) if name != ours else x
-        elif part is None or name not in layers:
+        if key in aside:
+            continue
+        if part is None and (name in tensors or name.startswith(BROUGHT)):
+            ours = tensors.get(name, name)
+            whole[ours] = swap_halves(ours, x) if name != ours else x
+            if ours in state and x.shape != state[ours].shape:
+                problems.append(f"{key} is {tuple(x.shape)}, should be {tuple(state[ours].shape)}")
+        elif part is None or name not in places:
             problems.append(f"{key} belongs to no layer of the model")
-        elif part in (pair := pairs.setdefault(layers[name], {})):
+        elif part in (pair := pairs.setdefault(places[name], {})):
             problems.append(f"{key} comes twice")
         else:
-            swapped = layers[name].swapped and part in ("B", "bias")
+            swapped = places[name].swapped and part in ("B", "bias")
             pair[part] = torch.cat(x.chunk(2)[::-1]) if swapped else x
-    for rows, pair in pairs.items():
+
+    updates = []
+    for place, pair in pairs.items():
         if missing := {"A", "B"} - pair.keys():
-            problems.append(f"{rows.module} has no {' and no '.join(sorted(missing))}")
+            problems.append(f"{place.module} has no {' and no '.join(sorted(missing))}")
+            continue
+        W, a = state[place.module + ".weight"], pair["A"]
+        rows = slice(place.first * W.shape[1], len(W) if place.last is None else place.last * W.shape[1])
+        factor = float(pair["alpha"]) / max(len(a), 1) if "alpha" in pair else 1.0
+        updates.append(Update(place.module, rows, a, pair["B"], pair.get("bias"), factor))
+        problems += misfits(updates[-1], state)
     if problems:
         raise CheckpointError(f"{source} does not fit: {len(problems)} problems. {listed(problems)}")
-    for module in dict.fromkeys(rows.module for rows in pairs):
-        W = state[module + ".weight"]
-        out |= joined(module, W, {rows: pair for rows, pair in pairs.items() if rows.module == module}, source)
-    return out
+    return updates, whole
+
+
+def misfits(update: Update, state: State) -> list[str]:
+    """What is wrong with the shapes of B A beside the rows of W, or of B's bias beside the layer's."""
+    module, rows, bias = update.module, update.rows, update.bias
+    W, a, b = state[module + ".weight"][rows].shape, update.A.shape, update.B.shape
+    problems = []
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != W or not a[0]:
+        hint = ", for a control model, whose tokens are wider" if module == "img_in" and a[1:] > W[1:] else ""
+        where = f"{module}[{rows.start}:{rows.stop}]" if len(state[module + ".weight"]) > W[0] else module
+        problems.append(f"{where} is {tuple(W)}, B {tuple(b)} times A {tuple(a)}{hint}")
+    if bias is not None and (module + ".bias" not in state or bias.shape != W[:1]):
+        problems.append(f"{module}.bias is {tuple(bias.shape)}, should be {tuple(W[:1])}")
+    return problems
 
 
 def split_key(key: str) -> tuple[str, str | None]:
@@ -131,24 +163,24 @@ def split_key(key: str) -> tuple[str, str | None]:
     return key, None
 
 
-def layer_names(state: State) -> dict[str, Rows]:
-    """All names that a linear layer of this model has in any layout → its rows in a matrix of ours."""
+def layer_names(state: State) -> dict[str, Place]:
+    """All names that a linear layer of this model has in any layout → its place in a matrix of ours."""
     double, single = count_blocks(state, "double_blocks"), count_blocks(state, "single_blocks")
     matrices = (key.removesuffix(".weight") for key, x in state.items() if key.endswith(".weight") and x.ndim == 2)
-    names = {name: Rows(name) for name in matrices}
+    names = {name: Place(name) for name in matrices}
     for ours, theirs in flux_modules(double, single).items():
         if len(theirs) > 1:
-            names |= {name: Rows(ours, i, i + 1 if i < 3 else None) for i, name in enumerate(theirs)}
+            names |= {name: Place(ours, i, i + 1 if i < 3 else None) for i, name in enumerate(theirs)}
         elif ours in names:
-            names[theirs[0]] = Rows(ours, swapped=ours.startswith("final_layer.adaLN_modulation"))
+            names[theirs[0]] = Place(ours, swapped=ours.startswith("final_layer.adaLN_modulation"))
     names |= {name.replace(".", "_"): rows for name, rows in names.items()}  # as kohya writes them
     for i in range(double):
         for number, stream in enumerate(("img", "txt"), 1):
-            names[f"double_blocks.{i}.processor.qkv_lora{number}"] = Rows(f"double_blocks.{i}.{stream}_attn.qkv")
-            names[f"double_blocks.{i}.processor.proj_lora{number}"] = Rows(f"double_blocks.{i}.{stream}_attn.proj")
+            names[f"double_blocks.{i}.processor.qkv_lora{number}"] = Place(f"double_blocks.{i}.{stream}_attn.qkv")
+            names[f"double_blocks.{i}.processor.proj_lora{number}"] = Place(f"double_blocks.{i}.{stream}_attn.proj")
     for i in range(single):
-        names[f"single_blocks.{i}.processor.qkv_lora"] = Rows(f"single_blocks.{i}.linear1", 0, 3)
-        names[f"single_blocks.{i}.processor.proj_lora"] = Rows(f"single_blocks.{i}.linear2")
+        names[f"single_blocks.{i}.processor.qkv_lora"] = Place(f"single_blocks.{i}.linear1", 0, 3)
+        names[f"single_blocks.{i}.processor.proj_lora"] = Place(f"single_blocks.{i}.linear2")
     return names
 
 
@@ -157,32 +189,3 @@ def tensor_names(state: State) -> dict[str, str]:
     double, single = count_blocks(state, "double_blocks"), count_blocks(state, "single_blocks")
     table = flux_table(double, single)
     return {key: key for key in state} | {theirs[0]: ours for ours, theirs in table.items() if len(theirs) == 1}
-
-
-def joined(module: str, W: Tensor, pairs: dict[Rows, dict[str, Tensor]], source: str) -> State:
-    """One pair A, B, and maybe a bias, for a matrix W from those of its rows."""
-    scaled = []
-    for pair in pairs.values():
-        a, b, bias = pair["A"], pair["B"], pair.get("bias")
-        if "alpha" in pair:
-            factor = float(pair["alpha"]) / max(len(a), 1)
-            b, bias = b.float() * factor, None if bias is None else bias.float() * factor
-        scaled.append((a, b, bias))
-    if len(pairs) == 1 and next(iter(pairs))[:3] == Rows(module)[:3]:
-        a, b, bias = scaled[0]
-        return {module + A: a, module + B: b} | ({} if bias is None else {module + BIAS: bias})
-    D, ranks = W.shape[1], [len(a) for a, _, _ in scaled]
-    B_all, bias_all, column = torch.zeros(len(W), sum(ranks)), torch.zeros(len(W)), 0
-    for rows, (a, b, bias) in zip(pairs, scaled, strict=True):
-        here = slice(rows.first * D, len(W) if rows.last is None else rows.last * D)
-        if b.shape != (here.stop - here.start, len(a)):
-            raise CheckpointError(
-                f"{source} does not fit: rows {here.start} to {here.stop} of {module} get B {tuple(b.shape)}, A"
-                f" {tuple(a.shape)}"
-            )
-        B_all[here, column : column + len(a)] = b
-        column += len(a)
-        if bias is not None:
-            bias_all[here] += bias
-    out = {module + A: torch.cat([a.float() for a, _, _ in scaled]), module + B: B_all}
-    return out | ({module + BIAS: bias_all} if any(bias is not None for _, _, bias in scaled) else {})
