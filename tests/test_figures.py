@@ -63,7 +63,6 @@ DRAWN = {
         dict(curves={"256": CHAPTERS[3].lag_correlation(numbers(1, 256, 3), 16)}, wavelengths=[6.28]),
         {},
     ),
-    "symmetry_bars": (dict(changes={f"change {i}": 0.1 * i for i in range(8)}, kept=["change 0"]), {}),
     "time_embedding": ({}, dict(t=(0.0, 1.0))),
     "rounded_times": ({}, {}),
     "terms_of_vec": (dict(changes={"without time": TIMES, "without text": TIMES / 2}, timesteps=TIMES), {}),
@@ -80,7 +79,6 @@ DRAWN = {
     "scores_before_and_after": (dict(before=9 * numbers(2, 9, 9), after=numbers(2, 9, 9)), {}),
     "attention_map": (dict(A=ATTENTION, L_txt=32), dict(head=(0, 4), words=(9, 32))),
     "where_a_word_is_read": (dict(A=ATTENTION, words=["a", "cat"], L_txt=32, grid=(8, 8)), dict(word=(0, 1))),
-    "silent_mistakes": (dict(changes={"a mistake": 0.5, "another": 0.01}), {}),
     "defects_by_block": (
         dict(
             curves={"text shuffled": [1e-7] * 12, "ids doubled": [0.3] * 12},
@@ -92,7 +90,6 @@ DRAWN = {
     "parallel_gap": (dict(gates=[0.01, 0.1, 1, 10], gaps=[0.001, 0.01, 0.1, 0.8]), dict(at=(0.01, 10))),
     "ablation": (dict(names=BLOCKS, attention=[0.1] * 12, mlp=[0.2] * 12), dict(t=(0.0, 1.0))),
     "token_norms": (dict(names=["input", *BLOCKS], txt=[1.0, 2] + [3.0] * 11, img=[1.0, 5, 6] + [70.0] * 10), {}),
-    "mistakes": (dict(changes={"a mistake": 0.2, "a small one": 1e-4}), {}),
     "block_inside": (
         dict(
             gates=numbers(2, 30),
@@ -121,7 +118,10 @@ DRAWN = {
     "euler_paths": ({}, dict(num_steps=(1, 40), wrong_sign=(True,))),
     "bf16_figure": ({}, dict(image_seq_len=(64, 16384), num_steps=(4, 100))),
     "strength_levels": ({}, dict(num_steps=(1, 50), strength=(0.0, 1.0))),
-    "guidance_plane": ({}, dict(w=(0.0, 8.0))),
+    "guidance_plane": (
+        dict(v_uncond=torch.tensor([3.0, 0.0]), v_cond=torch.tensor([2.8, 0.8]), w=3.0),
+        dict(w=(0.0, 8.0)),
+    ),
     "solver_orders": ({}, dict(data=("Gaussian", "two blobs"), mu=(-3.0, 3.0), deviation=(0.05, 2.0))),
     "solver_figure": (dict(errors={"Euler": [0.1, 0.05], "Heun": [0.1, 0.025]}, counts=[4, 8]), {}),
     "shift_errors": (dict(errors={"s = 0.1": [0.1, 0.2], "s = 3": [0.2, 0.1]}, mus=[-1.0, 1.0]), {}),
@@ -159,7 +159,7 @@ DRAWN = {
     "sizes_inside": ({}, dict(side=(128, 2048), ch=(32, 128))),
     "round_trip_mistakes": (dict(results={"right": 30.0, "wrong": -2.0}), {}),
     "targets_at": ({}, dict(t=(0.02, 1.0), x=(-3.0, 3.0), y=(-2.0, 2.0))),
-    "velocity_arrows": ({}, dict(t=(0.0, 1.0), answer=(toy_flows.blob_velocity,))),
+    "velocity_arrows": (dict(answer=toy_flows.blob_velocity, name="net", t=0.6), dict(t=(0.0, 1.0))),
     "where_walks_end": (dict(ends={"one": torch.zeros(9, 2), "two": torch.ones(9, 2)}), {}),
     "loss_by_level": (dict(curves={"measured": ([0.1, 0.5, 0.9], [0.9, 0.2, 0.5])}), dict(hill=(False,))),
     "live_loss": ({}, dict(losses=([2.0, 1.5, 1.2],), total=(3,))),
@@ -184,8 +184,6 @@ DRAWN = {
     ),
     "scaling": ({}, dict(text_tokens=(0, 512))),
     "parameters_and_work": ({}, {}),
-    "bfloat16_times": ({}, dict(t=(0.9, 1.0))),
-    "lost_steps": ({}, dict(steps=(4, 100), side=(256, 2048))),
     "mu_directions": ({}, dict(mu=(-1.0, 3.5), steps=(4, 50))),
     "added_or_turned": ({}, dict(seed=(20,))),
     "step_sign": ({}, dict(steps=(1, 20))),
@@ -221,6 +219,7 @@ DRAWN = {
     "where_parameters_are": ({}, dict(share=(False, True))),
     "gated_unit": ({}, dict(gate=(-4.0, 4.0))),
     "cost_plane": ({}, dict(width=(1024, 8192), double_blocks=(0, 64), shared_modulation=(True,), gated_mlp=(True,))),
+    "change_bars": (dict(changes={f"change {i}": 0.1 * i for i in range(8)}, kept=["change 0"]), {}),
     "picture_row": (dict(pictures=[PICTURE] * 3, names=["28 steps", "4 steps", "1 step"]), {}),
     "picture_rows": (
         dict(

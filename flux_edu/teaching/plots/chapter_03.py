@@ -244,18 +244,3 @@ def repetition(curves: dict[str, tuple[Tensor, Tensor]], wavelengths: Sequence[f
         f"Correlation of a picture's tokens with those at a distance, beyond 5 tokens. {'; '.join(summaries)}."
     )
     return fig
-
-
-def symmetry_bars(changes: dict[str, float], kept: Sequence[str] = ()) -> Figure:
-    """How much each change of the inputs changes the output, on a logarithmic scale; `kept` are the symmetries."""
-    fig, ax = new_figure(width=7.6, height=0.34 * len(changes) + 0.9)
-    for y, (name, size) in enumerate(changes.items()):
-        ax.barh(y, max(size, 1e-8), color=BLUE if name in kept else RED, height=0.6)
-        ax.text(max(size, 1e-8) * 1.3, y, f"{size:.0e}", va="center", fontsize=8)
-    ax.set_yticks(range(len(changes)), list(changes))
-    ax.set(xscale="log", xlim=(1e-8, 30), ylim=(len(changes) - 0.5, -0.5), ylabel="change of the inputs")
-    ax.set_xlabel("relative change of the velocity (blue: a symmetry, red: a break)")
-    fig.set_label(
-        "Relative change of the velocity: " + ", ".join(f"{name} {size:.0e}" for name, size in changes.items())
-    )
-    return fig

@@ -285,20 +285,6 @@ def where_a_word_is_read(
 # ---------------------------------------------------------------- mistakes
 
 
-def silent_mistakes(changes: dict[str, float]) -> Figure:
-    """How much a block's output changes by mistakes that no error message tells of."""
-    fig, ax = new_figure(width=7.5, height=0.6 + 0.34 * len(changes))
-    ax.barh(list(changes), [100 * c for c in changes.values()], color=RED)
-    for i, change in enumerate(changes.values()):
-        ax.text(100 * change, i, f" {change:,.0%}" if change > 0.1 else f" {change:.1%}", va="center", fontsize=9)
-    ax.set_xscale("log")
-    ax.set_xlim(30 * min(changes.values()), 1000 * max(changes.values()))
-    ax.invert_yaxis()
-    ax.set_xlabel("relative change of the block's image output, %")
-    fig.set_label("Bars, one a mistake: " + "; ".join(f"{name} {c:,.1%}" for name, c in changes.items()) + ".")
-    return fig
-
-
 def defects_by_block(curves: dict[str, Sequence[float]], names: Sequence[str]) -> Figure:
     """How far a symmetry is broken behind every block, on a logarithmic scale."""
     fig, ax = new_figure(width=7.6, height=3.4)

@@ -113,24 +113,6 @@ def token_norms(names: Sequence[str], txt: Sequence[float], img: Sequence[float]
     return fig
 
 
-def mistakes(changes: dict[str, float]) -> Figure:
-    """Relative change of the velocity for every mistake, on a logarithmic axis."""
-    fig, ax = new_figure(width=7.2, height=0.9 + 0.36 * len(changes))
-    names, sizes = list(changes), [max(v, 1e-9) for v in changes.values()]
-    ax.barh(names, sizes, color=BLUE, height=0.6)
-    for i, size in enumerate(sizes):
-        ax.annotate(f" {size:.2g}", (size, i), va="center", fontsize=8)
-    ax.set_xscale("log")
-    ax.set(xlabel="change of the velocity (relative, log)", ylabel="mistake", xlim=(min(sizes) / 4, max(sizes) * 6))
-    ax.invert_yaxis()
-    fig.set_label(
-        "Bars on a logarithmic axis, the relative change of the velocity for each mistake: "
-        + ", ".join(f"{name} {size:.2g}" for name, size in changes.items())
-        + "."
-    )
-    return fig
-
-
 def block_inside(gates: Tensor, branches: Sequence[str], weights: Tensor, L_txt: int, title: str = "") -> Figure:
     """One block at work: its gates, a number a channel, and the attention map of one head with its four quadrants.
 

@@ -130,12 +130,8 @@ def strength_levels(num_steps: int = 50, strength: float = 0.5) -> Figure:
 # ---------------------------------------------------------------- 6.4: guidance
 
 
-def guidance_plane(
-    v_uncond: Float[Tensor, "*shape"] | None = None, v_cond: Float[Tensor, "*shape"] | None = None, w: float = 3.0
-) -> Figure:
+def guidance_plane(v_uncond: Float[Tensor, "*shape"], v_cond: Float[Tensor, "*shape"], w: float) -> Figure:
     """Both velocities and the guided one, drawn true to length and angle in the plane that they span."""
-    if v_uncond is None or v_cond is None:
-        v_uncond, v_cond = torch.tensor([3.0, 0.0]), torch.tensor([2.8, 0.8])
     a, b = v_uncond.flatten().double(), v_cond.flatten().double()
     along = a / a.norm()
     across = b - (b @ along) * along

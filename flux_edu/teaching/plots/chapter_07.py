@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -66,7 +67,7 @@ def token_strip(labels: Sequence[str], ids: Sequence[int], columns: int = 8) -> 
         x, y = i % columns, -(i // columns)
         padding, end = label == "<pad>", label == "</s>"
         colour = "#ffffff" if padding else RED if end else "#fbe3b3"
-        ax.add_patch(_box(x, y, colour))
+        ax.add_patch(Rectangle((x - 0.46, y - 0.4), 0.92, 0.8, fc=colour, ec=GREY, lw=0.8))
         ink = "#ffffff" if end else GREY if padding else "#1a1a1a"
         shown = _drawable(label, font)
         ax.text(x, y + 0.1, shown, ha="center", va="center", fontsize=9, color=ink, family=family)
@@ -77,14 +78,6 @@ def token_strip(labels: Sequence[str], ids: Sequence[int], columns: int = 8) -> 
     read = [label for label in labels if label != "<pad>"]
     fig.set_label(f"{len(read)} tokens: {' | '.join(read)}; then {len(labels) - len(read)} of padding.")
     return fig
-
-
-def _box(x: float, y: float, colour: str):
-    from matplotlib.patches import FancyBboxPatch
-
-    return FancyBboxPatch(
-        (x - 0.46, y - 0.4), 0.92, 0.8, boxstyle="round,pad=0,rounding_size=0.08", fc=colour, ec=GREY, lw=0.8
-    )
 
 
 def _ticks(ax, labels: Sequence[str], axis: str = "x", size: int = 8) -> None:

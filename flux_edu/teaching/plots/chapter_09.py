@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import resources
 
 import numpy as np
 import torch
@@ -54,37 +55,25 @@ def targets_at(t: float = 0.7, x: float = 0.6, y: float = 0.2) -> Figure:
     return fig
 
 
-def velocity_arrows(
-    t: float = 0.6, answer: Callable[[Tensor, Tensor], Tensor] | None = None, name: str = "the net"
-) -> Figure:
+def velocity_arrows(t: float, answer: Callable[[Tensor, Tensor], Tensor], name: str) -> Figure:
     """The closed form's velocity on a grid of places at level t, and beside it what a network answers there."""
     line = torch.linspace(-3, 3, 13)
     grid = torch.cartesian_prod(line + 0.4, line)
     timesteps = torch.full((len(grid),), t)
-    fields = {"closed form": blob_velocity(grid, timesteps)}
-    if answer is not None:
-        with torch.no_grad():
-            fields[name] = answer(grid, timesteps)
+    with torch.no_grad():
+        fields = {"closed form": blob_velocity(grid, timesteps), name: answer(grid, timesteps)}
     x_t = interpolate(*(pair[:400] for pair in _pairs()), torch.full((400,), t))
-    fig, axes = new_figure(
-        1,
-        len(fields),
-        width=4.3 * len(fields),
-        height=3.9,
-        squeeze=False,
-        margins=(0.08 if len(fields) > 1 else 0.15, 0.98, 0.14, 0.9),
-    )
-    for ax, (title, v) in zip(axes[0], fields.items(), strict=True):
+    fig, axes = new_figure(1, 2, width=8.6, height=3.9, margins=(0.08, 0.98, 0.14, 0.9))
+    for ax, (title, v) in zip(axes, fields.items(), strict=True):
         ax.plot(*x_t.T, ".", color=ORANGE, ms=3, alpha=0.6)
         ax.quiver(*grid.T, *v.T, color=BLUE, angles="xy", scale_units="xy", scale=9, width=0.005)
         ax.set(xlabel="first number of x_t", ylabel="second number of x_t", xlim=(-3.2, 4), ylim=(-3.4, 3.4))
         ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
-    summary = ""
-    if answer is not None:
-        gap = (fields[name] - fields["closed form"]).square().mean().sqrt().item()
-        summary = f" The two differ by {gap:.2f} (root mean square over the grid)."
-    fig.set_label(f"Arrows of the velocity at t = {t:.2f} over the plane, with 400 states as dots:"
-                  f" {' beside '.join(fields)}.{summary}")  # fmt: skip
+    gap = (fields[name] - fields["closed form"]).square().mean().sqrt().item()
+    fig.set_label(
+        f"Arrows of the velocity at t = {t:.2f} over the plane, with 400 states as dots: {' beside '.join(fields)}."
+        f" The two differ by {gap:.2f} (root mean square over the grid)."
+    )
     return fig
 
 
@@ -146,33 +135,12 @@ def live_loss(losses: Sequence[float] = (2.0,), total: int = 80, smooth: int = 1
     return fig
 
 
-FULL_RUN = """
- step  seconds  loss    held-out  0.05   0.25   0.55   0.75   0.95   1.00
-  250       11  0.9136  nan       nan    nan    nan    nan    nan    nan
-  500       22  0.2797  nan       nan    nan    nan    nan    nan    nan
-  750       35  0.2402  nan       nan    nan    nan    nan    nan    nan
- 1000       49  0.2249  0.2055    0.487  0.199  0.181  0.214  0.260  0.304
- 2000      122  0.1963  0.1808    0.448  0.177  0.160  0.185  0.232  0.300
- 3000      174  0.1774  0.1613    0.434  0.169  0.147  0.162  0.182  0.250
- 4000      227  0.1639  0.1472    0.427  0.164  0.136  0.143  0.157  0.209
- 5000      280  0.1547  0.1364    0.423  0.160  0.125  0.129  0.140  0.199
- 6000      333  0.1470  0.1285    0.419  0.157  0.117  0.119  0.134  0.191
- 7000      386  0.1407  0.1225    0.416  0.154  0.111  0.111  0.127  0.187
- 8000      438  0.1359  0.1179    0.415  0.151  0.107  0.107  0.122  0.181
- 9000      493  0.1325  0.1148    0.414  0.149  0.104  0.104  0.121  0.177
-10000      553  0.1295  0.1111    0.413  0.147  0.099  0.099  0.116  0.171
-11000      611  0.1241  0.1086    0.410  0.144  0.095  0.096  0.114  0.174
-12000      665  0.1190  0.1058    0.407  0.142  0.092  0.093  0.112  0.175
-13000      720  0.1139  0.1032    0.404  0.140  0.090  0.091  0.111  0.170
-14000      772  0.1097  0.1014    0.401  0.138  0.088  0.089  0.110  0.165
-15000      826  0.1063  0.0996    0.400  0.137  0.086  0.087  0.109  0.162
-16000      883  0.1032  0.0984    0.399  0.136  0.085  0.085  0.108  0.159
-"""  # of the run that made the tiny FLUX's weights; under a number: the held-out loss at that noise level
-
-
 def full_run() -> dict[str, np.ndarray]:
-    """The columns of `FULL_RUN` by name; what was not measured is nan."""
-    head, *rows = FULL_RUN.strip().splitlines()
+    """The run that made the tiny FLUX's weights: the columns of full_run.txt by name, nan where not measured.
+
+    Under a number stands the held-out loss at that noise level.
+    """
+    head, *rows = (resources.files("flux_edu.teaching.plots") / "full_run.txt").read_text("utf-8").splitlines()
     return dict(zip(head.split(), np.array([row.split() for row in rows], float).T, strict=True))
 
 

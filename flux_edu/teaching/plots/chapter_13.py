@@ -1,16 +1,13 @@
 """Figures of chapter 13: what the 12B model takes in memory, arithmetic and time, and what few bits do to numbers."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from flux_edu.configs import get_spec
 from flux_edu.flux2.architectures import DESIGNS, flops, parameters
 from flux_edu.io import memory
-from flux_edu.schedule import get_schedule
 from flux_edu.teaching.plots.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, new_figure
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "fp8": 1.0, "4 bits": 0.5}  # a weight
@@ -111,46 +108,4 @@ def parameters_and_work() -> Figure:
         f"{name} {a:.1%} of the parameters, {b:.1%} of the arithmetic" for name, (a, b) in shares.items()
     )
     fig.set_label(f"FLUX.1 dev at 1024 × 1024: {summary}.")
-    return fig
-
-
-def bfloat16_times(t: float = 0.99) -> Figure:
-    """Noise levels of a schedule, times 1000, as two programs feed them to the embedding in bfloat16."""
-    timesteps = torch.arange(900, 1001).float() / 1000
-    before = (timesteps.bfloat16() * 1000).float() - timesteps * 1000
-    after = (timesteps * 1000).bfloat16().float() - timesteps * 1000
-    one = torch.tensor(t)
-    first, second = (one.bfloat16() * 1000).item(), (one * 1000).bfloat16().item()
-    fig, ax = new_figure(width=7.2, height=3.0, margins=(0.09, 0.98, 0.17, 0.9))
-    ax.plot(timesteps, before, ".-", color=BLUE, lw=0.7, label="rounded, then × 1000")
-    ax.plot(timesteps, after, ".-", color=ORANGE, lw=0.7, label="× 1000, then rounded")
-    ax.axvline(t, color="0.5", lw=1)
-    ax.set(xlabel="noise level t", ylabel="error of 1000 t", xlim=(0.898, 1.002), ylim=(-5.5, 5.5))
-    ax.set_title(f"t = {t:.3f}: {first:.0f} and {second:.0f} instead of {1000 * t:.0f}", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
-    fig.set_label(
-        f"Error of 1000 t in bfloat16 for t from 0.9 to 1, by the order of rounding and multiplying: up to"
-        f" {before.abs().max():.1f} and {after.abs().max():.1f}. At t = {t:.3f} the two give {first:.0f} and"
-        f" {second:.0f} instead of {1000 * t:.0f}."
-    )
-    return fig
-
-
-def lost_steps(steps: int = 50, side: int = 1024) -> Figure:
-    """Share of a latent's numbers that an Euler step changes at all when the sum is kept in bfloat16."""
-    timesteps = get_schedule(steps, (side // 16) ** 2)
-    generator = torch.Generator().manual_seed(0)
-    x, v = torch.randn(2, 4096, generator=generator)
-    x = x.bfloat16()
-    changed = [
-        100 * (x + ((after - now) * v).bfloat16() != x).float().mean().item() for now, after in pairwise(timesteps)
-    ]
-    fig, ax = new_figure(width=7.2, height=2.9, margins=(0.09, 0.98, 0.18, 0.9))
-    ax.bar(range(steps), changed, color=BLUE)
-    ax.set(xlabel="step", ylabel="numbers that change, %", ylim=(0, 102), xlim=(-0.8, steps - 0.2))
-    ax.set_title(f"{side} × {side}, {steps} steps: the first one changes {changed[0]:.0f} %", fontsize=10)
-    fig.set_label(
-        f"Share of Gaussian numbers in bfloat16 that an Euler step of a velocity of size one changes, {steps} steps,"
-        f" {side} × {side}: {changed[0]:.0f} % in the first step, {changed[-1]:.0f} % in the last."
-    )
     return fig

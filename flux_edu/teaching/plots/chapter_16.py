@@ -37,26 +37,6 @@ def where_parameters_are(share: bool = False) -> Figure:
     return fig
 
 
-def mixed(
-    width: int = 3072,
-    double_blocks: int = 19,
-    single_blocks: int = 38,
-    shared_modulation: bool = False,
-    gated_mlp: bool = False,
-) -> Design:
-    """FLUX.1 dev with some of FLUX.2's choices; a gated MLP comes with ratio 3, as in FLUX.2."""
-    return replace(
-        FLUX1_DEV,
-        width=width,
-        heads=width // 128,
-        double_blocks=double_blocks,
-        single_blocks=single_blocks,
-        shared_modulation=shared_modulation,
-        gated_mlp=gated_mlp,
-        mlp_ratio=3.0 if gated_mlp else 4.0,
-    )
-
-
 def cost_plane(
     width: int = 3072,
     double_blocks: int = 19,
@@ -65,7 +45,16 @@ def cost_plane(
     gated_mlp: bool = False,
 ) -> Figure:
     """Parameters against arithmetic at 1024 × 1024, with the published designs and one of your own."""
-    yours = mixed(width, double_blocks, single_blocks, shared_modulation, gated_mlp)
+    yours = replace(
+        FLUX1_DEV,
+        width=width,
+        heads=width // 128,
+        double_blocks=double_blocks,
+        single_blocks=single_blocks,
+        shared_modulation=shared_modulation,
+        gated_mlp=gated_mlp,
+        mlp_ratio=3.0 if gated_mlp else 4.0,  # as in FLUX.2
+    )
 
     def place_of(design: Design) -> tuple[float, float]:
         return sum(parameters(design).values()) / 1e9, sum(flops(design, 4096).values()) / 1e12

@@ -1,11 +1,11 @@
-"""Pictures side by side, as every notebook shows them."""
+"""Figures of several chapters: pictures side by side, and bars of what changes by how much."""
 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flux_edu.teaching.plots.style import new_figure
+from flux_edu.teaching.plots.style import BLUE, RED, new_figure
 
 
 def picture_row(pictures: Sequence[Image.Image], names: Sequence[str], said: str = "Pictures side by side") -> Figure:
@@ -33,4 +33,18 @@ def picture_rows(rows: dict[str, Sequence[Image.Image]], labels: Sequence[str], 
     for label, ax in zip(labels, axes[-1], strict=True):
         ax.set_xlabel(label, fontsize=8)
     fig.set_label(alt)
+    return fig
+
+
+def change_bars(changes: dict[str, float], what: str = "the velocity", kept: Sequence[str] = ()) -> Figure:
+    """How far each change, or mistake, moves something, on a logarithmic scale; `kept` are symmetries, in blue."""
+    fig, ax = new_figure(width=7.6, height=0.34 * len(changes) + 0.9)
+    sizes = [max(size, 1e-8) for size in changes.values()]
+    ax.barh(list(changes), sizes, color=[BLUE if name in kept else RED for name in changes], height=0.6)
+    for y, size in enumerate(sizes):
+        ax.text(1.3 * size, y, f"{size:.1%}" if size > 1e-3 else f"{size:.0e}", va="center", fontsize=8)
+    ax.set(xscale="log", xlim=(min(sizes) / 4, 30 * max(sizes)), ylabel="change or mistake")
+    ax.set_xlabel(f"relative change of {what}" + " (blue: a symmetry, red: a break)" * bool(kept))
+    ax.invert_yaxis()
+    fig.set_label(f"Relative change of {what}: " + ", ".join(f"{name} {size:.2g}" for name, size in changes.items()))
     return fig
