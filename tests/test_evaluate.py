@@ -1,12 +1,15 @@
 """The measure: what is held out, the judge and its loss, what is painted, judged and reported. Eq. (9.4)."""
 
+import argparse
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from flux_edu.io.checkpoint import CheckpointError, save_int8
 from flux_edu.io.tiny import tiny_tokenizer
@@ -27,15 +30,8 @@ from flux_edu.train.data import (
     load_drawings,
     render,
 )
-from flux_edu.train.evaluate import (
-    EvalConfig,
-    comparisons,
-    contact_sheet,
-    eval_configs,
-    gather,
-    prompt_scenes,
-    save_sheets,
-)
+from flux_edu.train.eval_configs import EvalConfig, comparisons, eval_configs, size_configs
+from flux_edu.train.evaluate import contact_sheet, gather, new_styles, parse_size, prompt_scenes, save_sheets
 from flux_edu.train.judge import augment, find_duplicates, save_index, training_crops
 from flux_edu.train.judge_model import (
     JUDGE_FOLDER,
@@ -341,6 +337,35 @@ def test_configurations_compare_one_thing_at_a_time():
     assert len(eval_configs(["tiny", "tiny-dev", "tiny-schnell"], quick=True)) < 12
 
 
+def test_sizes_are_painted_with_their_own_shift_with_none_and_with_that_of_4096_tokens():
+    wide = parse_size("256x128")
+    chosen = size_configs(["tiny", "tiny-schnell"], [(96, 96), wide])
+    assert len(set(chosen)) == len(chosen) == 2 * (2 + 4 * 3) + 2
+    usual, four = EvalConfig("tiny", 28, 3.0, size=wide), EvalConfig("tiny", 4, 1.5, size=wide)
+    assert usual in chosen and EvalConfig("tiny-schnell", 4, 0.0, size=wide) in chosen
+    own, none, large = (replace(four, shift_tokens=tokens).timesteps()[2] for tokens in (None, 0, 4096))
+    expected = [1 / (1 + math.exp(-mu)) for mu in (0.5 - 128 * 0.65 / 3840, 0, 1.15)]  # Eq. (1.3) at t = 1/2, L = 128
+    assert [own, none, large] == pytest.approx(expected, abs=1e-6)
+    assert EvalConfig("tiny-schnell", 4, 0.0, size=wide).timesteps()[2] == 0.5
+    pairs = comparisons(chosen)
+    assert (four, usual) in pairs and (replace(four, shift_tokens=4096), four) in pairs
+    assert (EvalConfig("tiny-schnell", 4, 0.0, size=wide), usual) in pairs
+    assert all(one.size == other.size for one, other in pairs)
+    assert str(replace(four, shift_tokens=0)) == "tiny, 4 steps, w = 1.5, English, 256 × 128, no shift"
+    for wrong in ("250x128", "256", "axb"):
+        with pytest.raises(argparse.ArgumentTypeError, match="multiples of 16"):
+            parse_size(wrong)
+
+
+def test_new_styles_are_single_things_in_styles_that_training_never_showed_them_in(index):
+    scenes = prompt_scenes(index, 200, seed=3)
+    new = new_styles(index, scenes)
+    for i in range(200):
+        (style, name), *second = parts_of(index, scenes, i)[0]
+        assert new[i] == (not second and held_out(style=style, name=name))
+    assert 10 < new.sum() < 90
+
+
 def test_reports_say_what_is_right(tmp_path, index):
     scenes = prompt_scenes(index, 20, seed=2)
     right = {key: np.arange(20) % 2 == 0 for key in ("object", "style", "colour", "position", "all")}
@@ -368,11 +393,30 @@ def test_the_command_paints_judges_and_reports(drawings, classifier, tmp_path, m
     monkeypatch.setattr("sys.argv", ["evaluate", *options, "--device=cpu"])
     evaluate.main()
     shares = json.loads((tmp_path / "evaluate.json").read_text("utf-8"))["shares"]
-    names = ["real pictures", "real pictures after the autoencoder", "tiny-schnell, 4 steps, w = 0, English"]
-    assert list(dict.fromkeys(row["what"] for row in shares)) == names
-    real = [row["share"] for row in shares if row["what"] == names[0]]
-    assert len(real) == 13 and min(real) == 1 and {row["n"] for row in shares} == {2}
-    assert (tmp_path / "tiny-schnell-best.png").is_file()
+    real = ["real pictures" + change for change in ("", " after the autoencoder", " blurred to 16 × 16", " exchanged")]
+    names = [*real, "tiny-schnell, 4 steps, w = 0, English"]
+    assert list(dict.fromkeys(row["what"] for row in shares))[:5] == names
+    rows = {name: [r for r in shares if r["what"] == name] for name in names}
+    right = [row["share"] for row in rows[names[0]] if row["measure"] != "fine detail"]
+    assert len(right) == 13 and min(right) == 1 and {row["n"] for row in rows[names[0]]} == {2}
+    assert all(row["share"] < 0.01 for row in rows[names[2]] if row["measure"] == "fine detail")
+    assert not any(row["share"] for row in rows[names[3]] if row["measure"] == "all")
+    assert (tmp_path / "tiny-schnell-128x128-best.png").is_file()
+
+
+def test_the_command_paints_other_sizes(drawings, classifier, tmp_path, monkeypatch):
+    known = ZeroShotClassifier(classifier.judge, drawings, [])
+    monkeypatch.setattr(evaluate, "load_classifier", lambda *_: known)
+    options = ["--prompts=2", "--models", "tiny-schnell", f"--data={SHIPPED}", f"--out={tmp_path}", "--device=cpu"]
+    monkeypatch.setattr("sys.argv", ["evaluate", "--sizes", "96x96", "128x64", *options])
+    evaluate.main()
+    shares = json.loads((tmp_path / "evaluate.json").read_text("utf-8"))["shares"]
+    for size in ("96 × 96", "128 × 64"):
+        real = [r["share"] for r in shares if r["what"] == f"real pictures, {size}" and r["measure"] == "colour"]
+        assert real == [1, 1]
+        assert any(r["what"] == f"tiny-schnell, 4 steps, w = 0, English, {size}" for r in shares)
+    with Image.open(tmp_path / "tiny-schnell-128x64-best.png") as sheet:
+        assert sheet.size == (8 * 136, 64 + 58)
 
 
 def test_what_one_process_has_seen_is_all_there_is():

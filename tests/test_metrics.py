@@ -1,11 +1,14 @@
 """What the measure is made of: the strict judge, intervals and paired differences."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from flux_edu.train.data import Scenes, draw_scenes, load_drawings, render
-from flux_edu.train.metrics import paired_difference, wilson
+from flux_edu.train.evaluate import blurred
+from flux_edu.train.metrics import cell, fine_detail, mean_with_interval, paired_difference, score_table, wilson
 from flux_edu.train.nearest_drawing import NearestDrawing, painted_region
 
 # ---------------------------------------------------------------- the strict judge
@@ -32,6 +35,31 @@ def test_the_painted_region_is_the_box_of_what_is_there():
     torch.testing.assert_close(inside, torch.full_like(inside, 0.5))
     empty = ground[:, :, None, None].repeat(1, 1, 64, 64)
     torch.testing.assert_close(painted_region(empty, ground), empty[:, :, :20, :20])
+
+
+# ---------------------------------------------------------------- fine detail
+
+
+def test_fine_detail_is_the_share_of_variance_above_a_fifth_of_a_cycle_a_pixel():
+    across, down = torch.arange(60) / 60, torch.arange(40)[:, None] / 40
+    fast, slow = torch.cos(2 * math.pi * 15 * across), 2 * torch.sin(2 * math.pi * 4 * down)  # 0.25 and 0.1 a pixel
+    diagonal = torch.cos(2 * math.pi * (9 * across + 6 * down))  # 0.15 along both sides, 0.212 in its direction
+    plain = torch.ones(40, 60)
+    pictures = torch.stack([plain, plain + slow, plain + fast, fast + slow, diagonal])[:, None].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(fine_detail(pictures), torch.tensor([0, 0, 1, 0.2, 1]).double(), atol=1e-6, rtol=0)
+    drawings = load_drawings()
+    real = render(drawings, draw_scenes(drawings, 8, seed=22))
+    assert (fine_detail(blurred(real)) < 0.1 * fine_detail(real)).all()
+
+
+def test_numbers_have_the_interval_of_their_mean():
+    values = np.array([0.01, 0.03, 0.02, 0.06])
+    assert mean_with_interval(values) == pytest.approx((0.03, 0.03 - 0.01833, 0.03 + 0.01833), abs=1e-5)
+    assert mean_with_interval(values > 0.025) == (0.5, *wilson(2, 4))
+    scenes = draw_scenes(load_drawings(), 4, seed=23, pairs=0.0)
+    row, *others = score_table("a", {"fine detail": values}, scenes, minus={"fine detail": values - 0.01})
+    assert not others and (row["share"], row["low"], row["high"]) == pytest.approx((0.01,) * 3)
+    assert cell(row) == "10.0 (10.0 to 10.0)" and cell(None) == ""
 
 
 # ---------------------------------------------------------------- numbers

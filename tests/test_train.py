@@ -149,6 +149,17 @@ def test_pictures_have_the_background_asked_for_and_something_on_it(drawings):
     torch.testing.assert_close(mine[1], x[1])
 
 
+def test_scenes_of_another_size_are_in_proportion(drawings):
+    sizes = (128, 128), (256, 256), (256, 128)
+    small, large, wide = (draw_scenes(drawings, 60, 3, width=w, height=h) for w, h in sizes)
+    np.testing.assert_allclose(large.place, 2 * small.place)
+    halved = torch.nn.functional.avg_pool2d(render(drawings, large, width=256, height=256), 2)
+    assert (halved - render(drawings, small)).abs().mean() < 0.03
+    middle = np.stack([wide.place[wide.layout == layout, :, 1:].mean(0) for layout in (BESIDE, ABOVE)])
+    np.testing.assert_allclose(middle, [[[64, 64], [192, 64]], [[128, 32], [128, 96]]], atol=1.5)
+    assert wide.place[wide.layout == BESIDE, :, 0].min() > 110 and wide.place[wide.layout == ABOVE, :, 0].max() < 61
+
+
 def test_drawings_stand_in_their_cells(drawings):
     scenes = draw_scenes(drawings, 60, 3)
     middle = np.stack([scenes.place[scenes.layout == layout, :, 1:].mean(0) for layout in (BESIDE, ABOVE)])

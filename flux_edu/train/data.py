@@ -171,7 +171,15 @@ class Scenes:
         return Scenes(self.layout[rows], self.drawing[rows], self.place[rows], self.colour[rows])
 
 
-def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unseen: bool = False) -> Scenes:
+def draw_scenes(
+    drawings: Drawings,
+    n: int,
+    seed: int,
+    pairs: float = 0.5,
+    unseen: bool = False,
+    width: int = SIZE,
+    height: int = SIZE,
+) -> Scenes:
     """n scenes drawn at random, a share `pairs` of them with two drawings, a third of those in two styles.
 
     Only combinations that training may see; with unseen=True only those held out from it in at least one way.
@@ -189,7 +197,7 @@ def draw_scenes(drawings: Drawings, n: int, seed: int, pairs: float = 0.5, unsee
             rows = np.flatnonzero(same & (drawings.style[first] == s))
             second[rows] = members[rng.integers(0, len(members), len(rows))] if len(rows) else second[rows]
         colour = rng.integers(0, len(COLOURS), m)
-        scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng), colour)
+        scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng, width, height), colour)
         twice = (layout != ONE) & (drawings.concept[first] == drawings.concept[second])
         parts.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
     return join_scenes(parts)[:n]
@@ -209,18 +217,20 @@ def seen(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:
     return fine & (~two | (seen_drawing[second] & seen_colour[b, scenes.colour] & seen_pair[a, b]))
 
 
-def draw_places(layout: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_places(layout: np.ndarray, rng: np.random.Generator, width: int = SIZE, height: int = SIZE) -> np.ndarray:
     """Side and centre of both drawings, each a little off the middle of its cell, which is all of the picture or half.
 
-    Of 128 pixels one alone takes 98 to 110, of its 64 one of a pair 56 to 60.
+    Of a cell of 128 pixels one alone takes 98 to 110, of a cell of 64 one of a pair 56 to 60; others in proportion.
     """
     n, one = len(layout), layout == ONE
-    half = np.stack([layout == BESIDE, layout == ABOVE], axis=1) * SIZE / 2  # from first to second
-    cell = SIZE - half
+    half = np.stack([(layout == BESIDE) * width / 2, (layout == ABOVE) * height / 2], axis=1)  # from first to second
+    cell = np.array([width, height]) - half
+    unit = cell.min(axis=1) / np.where(one, SIZE, SIZE / 2)
     side = np.where(one, rng.uniform(98, 110, n), 0)[:, None] + ~one[:, None] * rng.uniform(56, 60, (n, 2))
     centre = np.stack([cell / 2, cell / 2 + half], axis=1)
-    centre += np.where(one, 5, 2)[:, None, None] * rng.uniform(-1, 1, (n, 2, 2))
-    return np.concatenate([side[..., None], centre], axis=-1)
+    reach = unit * np.where(one, 5, 2)
+    centre += reach[:, None, None] * rng.uniform(-1, 1, (n, 2, 2))
+    return np.concatenate([(unit[:, None] * side)[..., None], centre], axis=-1)
 
 
 # ---------------------------------------------------------------- pictures
@@ -249,7 +259,9 @@ def render(
     scenes: Scenes,
     background: Float[Tensor, "B 3"] | None = None,
     shown: Bool[np.ndarray, "B 2"] | None = None,
-) -> Float[Tensor, "B 3 128 128"]:
+    width: int = SIZE,
+    height: int = SIZE,
+) -> Float[Tensor, "B 3 H W"]:
     """The pictures of the scenes, in [-1, 1], on the device that the drawings are on.
 
     background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own. shown says which of a pair is
@@ -259,7 +271,7 @@ def render(
     ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(scenes.colour).to(device)]
     if background is not None:
         ground = torch.where(background.isnan(), ground, background)
-    canvas = ground[:, :, None, None].repeat(1, 1, SIZE, SIZE)
+    canvas = ground[:, :, None, None].repeat(1, 1, height, width)
     place = torch.from_numpy(scenes.place).float().to(device)
     one, shown = scenes.layout == ONE, np.ones((len(scenes), 2), bool) if shown is None else shown
     there, small = np.stack([one | shown[:, 0], ~one & shown[:, 1]], axis=1), scenes.place[..., 0] <= SIZE / 2

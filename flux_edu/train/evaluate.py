@@ -4,7 +4,8 @@ Prompts are captions of combinations that no training step has seen, half of one
 style and its colour. Every configuration gets the same prompts and the same noise, so that two can be compared prompt
 by prompt. Two judges look at the pictures: the trained one of `judge_model`, and the strict one of `nearest_drawing`,
 where the drawings themselves are at hand. The trained one forgives blur, the strict one does not: read them together.
-Before that both judge real pictures, to show how far they can be trusted.
+Before that both judge real pictures, and negatives made of them, to show how far they can be trusted.
+With `--sizes` other sizes are painted too, few steps with three shifts of the schedule and four strengths of guidance.
 Several GPUs share the prompts: `torchrun --nproc-per-node 2 -m flux_edu.train.evaluate`.
 """
 
@@ -12,28 +13,37 @@ import argparse
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from flux_edu.configs import configs
 from flux_edu.io.device import autocast
 from flux_edu.io.tiny import load_part
-from flux_edu.patchify import get_noise, patchify, prepare, unpatchify
+from flux_edu.patchify import get_noise, prepare, unpatchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise
-from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae, round_trip
-from flux_edu.train.data import SIZE, Drawings, Scenes, captions, draw_scenes, join_scenes, load_drawings, render
+from flux_edu.train.data import (
+    ONE,
+    SIZE,
+    Drawings,
+    Scenes,
+    captions,
+    draw_scenes,
+    join_scenes,
+    load_drawings,
+    render,
+)
+from flux_edu.train.eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_configs
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
-from flux_edu.train.metrics import Right, score_table, write_reports
+from flux_edu.train.metrics import Right, fine_detail, score_table, write_reports
 from flux_edu.train.nearest_drawing import NearestDrawing
 
 KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations that training has seen
@@ -41,54 +51,18 @@ KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations 
 # ---------------------------------------------------------------- prompts
 
 
-def prompt_scenes(drawings: Drawings, n: int, seed: int, unseen: bool = True) -> Scenes:
+def prompt_scenes(
+    drawings: Drawings, n: int, seed: int, unseen: bool = True, width: int = SIZE, height: int = SIZE
+) -> Scenes:
     """n scenes, the first half with one object, the second with two; held-out combinations unless said otherwise."""
-    one = draw_scenes(drawings, n // 2, seed, pairs=0.0, unseen=unseen)
-    two = draw_scenes(drawings, n - n // 2, seed + 1, pairs=1.0, unseen=unseen)
+    one = draw_scenes(drawings, n // 2, seed, 0.0, unseen, width, height)
+    two = draw_scenes(drawings, n - n // 2, seed + 1, 1.0, unseen, width, height)
     return join_scenes([one, two])
 
 
-# ---------------------------------------------------------------- what is painted
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Who paints, in how many steps, how strongly guided, from which prompts."""
-
-    model: str
-    steps: int
-    guidance: float
-    prompts: str = "English"
-
-    def __str__(self) -> str:
-        return f"{self.model}, {self.steps} steps, w = {self.guidance:g}, {self.prompts}"
-
-
-def eval_configs(models: list[str], quick: bool) -> list[EvalConfig]:
-    """What is painted; the first one of each model is the usual one, which the others are compared with."""
-    chosen: list[EvalConfig] = []
-    for name in models:
-        w, usual, is_base = configs[name].guidance, configs[name].num_steps, configs[name].lora is None
-        steps = [s for s in ((8, 4, 1) if quick else (8, 4, 2, 1)) if s != usual and (is_base or not quick)]
-        scales = (1.5, 2.0, 5.0) if w > 0 and not quick else ()
-        kinds = ["Chinese"] * (is_base or not quick) + ["trained"] * (is_base and not quick)
-        chosen += [EvalConfig(name, s, w) for s in [usual, *steps]]
-        chosen += [EvalConfig(name, usual, scale) for scale in scales]
-        chosen += [EvalConfig(name, usual, w, kind) for kind in kinds]
-    return chosen
-
-
-def comparisons(chosen: list[EvalConfig]) -> list[tuple[EvalConfig, EvalConfig]]:
-    """Which settings are held against each other: one thing changes at a time, dev and schnell against the base."""
-    first = {one.model: one for one in reversed(chosen)}
-    pairs = [(one, first[one.model]) for one in chosen if one != first[one.model] and one.prompts != "trained"]
-    if base := first.get("tiny"):
-        for one in chosen:
-            if one.model == "tiny-dev" and one.prompts == "English":
-                pairs += [(one, EvalConfig("tiny", one.steps, one.guidance))]
-            if one.model == "tiny-schnell" and one.prompts == "English":
-                pairs += [(one, base)]
-    return [(one, other) for one, other in pairs if other in chosen]
+def new_styles(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:
+    """Which scenes are one thing in a style that training has never seen it in."""
+    return (scenes.layout == ONE) & ~drawings.seen[0][scenes.drawing[:, 0]]
 
 
 # ---------------------------------------------------------------- models and pictures
@@ -114,15 +88,14 @@ def paint_prompts(
 
     On a GPU products are taken in bfloat16; ids, rotations, noise levels and the sum of the steps stay in float32.
     """
-    device, spec, (h, w) = generator.device, generator.spec, noise.shape[2:]
-    timesteps = get_schedule(config.steps, patchify(noise).shape[1], shift=spec.shift)
+    device, (width, height), timesteps = generator.device, config.size, config.timesteps()
     painted = []
     with autocast(device):
-        uncond = embed_empty(generator.t5, generator.clip, 1) if spec.two_passes else None
+        uncond = embed_empty(generator.t5, generator.clip, 1) if generator.spec.two_passes else None
         for i in range(0, len(texts), batch):
             inputs = prepare(generator.t5, generator.clip, noise[i : i + batch].to(device), texts[i : i + batch])
             x = denoise(generator.model, **inputs, timesteps=timesteps, guidance=config.guidance, uncond=uncond)
-            pictures = generator.ae.decode(unpatchify(x, 8 * h, 8 * w)).float()
+            pictures = generator.ae.decode(unpatchify(x, height, width)).float()
             painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round().byte())
     return torch.cat(painted)
 
@@ -130,21 +103,21 @@ def paint_prompts(
 # ---------------------------------------------------------------- sheets to look at
 
 
-def contact_sheet(pictures: UInt8[Tensor, "B 3 128 128"], texts: list[str], columns: int = 8) -> Image.Image:
+def contact_sheet(pictures: UInt8[Tensor, "B 3 H W"], texts: list[str], columns: int = 8) -> Image.Image:
     """The pictures in rows, each with its text below it."""
     under, font = 58, ImageFont.load_default(size=11)
-    height = SIZE + under
-    page = Image.new("RGB", (columns * (SIZE + 8), -(-len(texts) // columns) * height), "white")
+    height, width = pictures.shape[2:]
+    page = Image.new("RGB", (columns * (width + 8), -(-len(texts) // columns) * (height + under)), "white")
     pen = ImageDraw.Draw(page)
     for i, (one, text) in enumerate(zip(pictures, texts, strict=True)):
-        x, y = i % columns * (SIZE + 8), i // columns * height
+        x, y = i % columns * (width + 8), i // columns * (height + under)
         page.paste(Image.fromarray(one.permute(1, 2, 0).numpy()), (x, y))
-        pen.text((x, y + SIZE + 1), "\n".join(textwrap.wrap(text, 22)[:4]), fill="black", font=font, spacing=2)
+        pen.text((x, y + height + 1), "\n".join(textwrap.wrap(text, 22)[:4]), fill="black", font=font, spacing=2)
     return page
 
 
 def save_sheets(
-    pictures: UInt8[Tensor, "B 3 128 128"], texts: list[str], right: dict[str, np.ndarray], path: Path, seed: int
+    pictures: UInt8[Tensor, "B 3 H W"], texts: list[str], right: dict[str, np.ndarray], path: Path, seed: int
 ) -> None:
     """32 wrong ones at random, with what is wrong, the 32 least like their prompts, and the 32 most like them."""
     wrong = np.flatnonzero(~right["all"])
@@ -155,6 +128,27 @@ def save_sheets(
             missed = ["+".join(k for k in ("object", "style", "colour", "position") if not right[k][i]) for i in rows]
             lines = [(f"[{m}] " if m else "") + texts[i] for i, m in zip(rows, missed, strict=True)]
             contact_sheet(pictures[torch.from_numpy(rows.copy())], lines).save(f"{path}-{kind}.png")
+
+
+# ---------------------------------------------------------------- what the judges see
+
+
+def resize(pictures: Float[Tensor, "B 3 H W"], width: int = SIZE, height: int = SIZE) -> Float[Tensor, "B 3 h w"]:
+    """Stretched bilinearly, as the judges look at 128 × 128 only; without aliases where it shrinks."""
+    if pictures.shape[2:] == (height, width):
+        return pictures
+    return F.interpolate(pictures, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def blurred(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Shrunk to 16 × 16 and stretched again: colours and outlines are left, and no thing that an eye could name."""
+    height, width = pictures.shape[2:]
+    return resize(resize(pictures, 16, 16), width, height)
+
+
+def exchanged(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Each picture in the place of the one before it, so that none is of its prompt."""
+    return pictures.roll(-1, dims=0)
 
 
 # ---------------------------------------------------------------- the whole
@@ -175,7 +169,6 @@ class Evaluation:
         self.scenes = {kind: prompt_scenes(every, self.n, args.seed, unseen=kind != "trained") for kind in KINDS}
         self.mine = np.arange(self.accelerator.process_index, self.n, self.accelerator.num_processes)
         args.out.mkdir(parents=True, exist_ok=True)
-        self.noise = get_noise(self.n, SIZE, SIZE, "cpu", torch.float32, args.seed)[torch.from_numpy(self.mine)]
 
     def load_nearest_drawing(self) -> NearestDrawing:
         drawings, known = load_drawings(self.args.data).to(self.device), self.classifier.drawings
@@ -191,20 +184,34 @@ class Evaluation:
         every = captions(self.classifier.drawings, self.scenes[kind], self.args.seed, chinese, complete=True)
         return [every[i] for i in self.mine]
 
+    def noise(self, size: tuple[int, int]) -> Float[Tensor, "B 16 h w"]:
+        """What this process's pictures of a size start from, the same for all settings."""
+        width, height = size
+        every = get_noise(self.n, height, width, "cpu", torch.float32, self.args.seed)
+        return every[torch.from_numpy(self.mine)]
+
+    def round_trip(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        with autocast(self.device):
+            return round_trip(next(iter(self.generators.values())).ae, pictures)
+
     def verdicts(self, pictures: Callable[[slice], Tensor], scenes: Scenes) -> Right:
         """What both judges find right in pictures that are made, or taken, by some hundreds."""
         parts = []
         for i in range(0, len(scenes), 512):
             x, part = pictures(slice(i, i + 512)), scenes[i : i + 512]
-            strict = self.nearest.verdict(x, part) if self.nearest else {}
-            parts.append(verdict(self.classifier, x, part) | strict)
+            detail, small = fine_detail(x).cpu().numpy(), resize(x)
+            strict = self.nearest.verdict(small, part) if self.nearest else {}
+            parts.append(verdict(self.classifier, small, part) | strict | {"fine detail": detail})
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def paint_all(e: Evaluation) -> Iterator[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]:
     """This process's share of the pictures of each configuration, one configuration after the other."""
-    for config in eval_configs(list(e.generators), e.args.quick):
-        yield config, paint_prompts(e.generators[config.model], e.texts(config.prompts), e.noise, config, e.batch)
+    models = list(e.generators)
+    for config in size_configs(models, e.args.sizes) if e.args.sizes else eval_configs(models, e.args.quick):
+        area, noise = config.size[0] * config.size[1], e.noise(config.size)
+        batch = max(1, e.batch * SIZE**2 // area)  # larger pictures, fewer at once
+        yield config, paint_prompts(e.generators[config.model], e.texts(config.prompts), noise, config, batch)
 
 
 def judge_all(e: Evaluation, painted: Iterable[tuple[EvalConfig, UInt8[Tensor, "B 3 H W"]]]) -> dict[EvalConfig, Right]:
@@ -212,24 +219,39 @@ def judge_all(e: Evaluation, painted: Iterable[tuple[EvalConfig, UInt8[Tensor, "
     right: dict[EvalConfig, Right] = {}
     for config, pictures in painted:
         share = e.verdicts(lambda rows, x=pictures: x[rows].float() / 127.5 - 1, e.scenes[config.prompts][e.mine])
-        if config.model not in {other.model for other in right} and e.accelerator.is_main_process:
-            save_sheets(pictures.cpu(), e.texts(config.prompts), share, e.args.out / config.model, e.args.seed)
+        is_first = (config.model, config.size) not in {(other.model, other.size) for other in right}
+        if is_first and e.accelerator.is_main_process:
+            path = e.args.out / f"{config.model}-{config.size[0]}x{config.size[1]}"
+            save_sheets(pictures.cpu(), e.texts(config.prompts), share, path, e.args.seed)
         right[config] = gather(share, e.n)
         e.accelerator.print(f"{config}: {100 * right[config]['all'].mean():.1f} % all right", flush=True)
     return right
 
 
 def judge_judges(e: Evaluation) -> list[dict]:
-    """How right both judges are on real pictures of held-out scenes, as they are and after the autoencoder."""
+    """What both judges say of real pictures of held-out scenes: as they are, after the autoencoder, and of negatives.
+
+    Of a right judge the first two are 100 %; blurred and exchanged pictures show how lenient it is.
+    """
     if not e.nearest:
         e.accelerator.print(f"no drawings in {e.args.data}: only the trained judge looks, and only at paintings")
         return []
-    scenes, ae = prompt_scenes(e.classifier.drawings, e.n, e.args.seed + 500), next(iter(e.generators.values())).ae
-    real = e.verdicts(lambda rows: render(e.nearest.drawings, scenes[rows]), scenes)
-    with autocast(e.device):
-        decoded = e.verdicts(lambda rows: round_trip(ae, render(e.nearest.drawings, scenes[rows])), scenes)
-    name = "real pictures"
-    return score_table(name, real, scenes) + score_table(f"{name} after the autoencoder", decoded, scenes)
+    changes = {"": lambda x: x, " after the autoencoder": e.round_trip}
+    changes |= {" blurred to 16 × 16": blurred, " exchanged": exchanged}
+    sizes = e.args.sizes or [SQUARE]
+    return [row for size in sizes for name, change in changes.items() for row in judge_real(e, size, name, change)]
+
+
+def judge_real(e: Evaluation, size: tuple[int, int], name: str, change: Callable[[Tensor], Tensor]) -> list[dict]:
+    """Rows of the table for real pictures of one size, changed in one way."""
+    width, height = size
+    scenes = prompt_scenes(e.classifier.drawings, e.n, e.args.seed + 500, width=width, height=height)
+
+    def pictures(rows: slice) -> Tensor:
+        return change(render(e.nearest.drawings, scenes[rows], width=width, height=height))
+
+    title = f"real pictures{name}" + ("" if size == SQUARE else f", {width} × {height}")
+    return score_table(title, e.verdicts(pictures, scenes), scenes)
 
 
 def compare(right: dict[EvalConfig, Right], scenes: Scenes) -> list[dict]:
@@ -242,6 +264,11 @@ def report(e: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], di
     """The tables on the screen and in files."""
     if e.accelerator.is_main_process:
         rows = [row for c, part in right.items() for row in score_table(str(c), part, e.scenes[c.prompts])]
+        new = new_styles(e.classifier.drawings, e.scenes["English"])
+        for config, part in right.items():
+            if config.prompts == "English":
+                only = {key: values[new] for key, values in part.items()}
+                rows += score_table(f"{config}, style new to the thing", only, e.scenes["English"][new])
         about = {"prompts": e.n, "seed": e.args.seed, "device": str(e.device)}
         write_reports(e.args.out, judges + rows, differences, about)
         print((e.args.out / "evaluate.md").read_text("utf-8"))
@@ -261,11 +288,20 @@ def gather(share: Right, n: int) -> Right:
     return whole
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """ "256x128" → (256, 128); a token is 16 pixels."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()) or int(width) % 16 or int(height) % 16:
+        raise argparse.ArgumentTypeError(f"{text}: expected WIDTHxHEIGHT in multiples of 16, such as 256x128")
+    return int(width), int(height)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer prompts and configurations, for a CPU")
     parser.add_argument("--prompts", type=int, help="4096, or 40 with --quick")
     parser.add_argument("--models", nargs="+", default=["tiny", "tiny-dev", "tiny-schnell"])
+    parser.add_argument("--sizes", nargs="+", type=parse_size, help="such as 96x96 256x128; with few steps by shift")
     parser.add_argument("--weights", type=Path, help="folder whose files take the place of shipped ones")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"), help="all drawings, for the strict judge")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate"))
