@@ -6,6 +6,7 @@ import os
 import pkgutil
 import re
 import statistics
+import sys
 from functools import cache
 from importlib import import_module
 from urllib.parse import unquote
@@ -66,6 +67,15 @@ def test_nothing_is_installed_or_downloaded(path):
             r"^\s*[%!]|\bpip\b|\bconda\b|urlopen|urlretrieve|requests\.|hf_hub|snapshot_download|wget|curl", code, re.M
         )
         assert not found, f"{found[0]!r} in {code[:80]}"
+
+
+@each_notebook
+def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
+    first = sources(path, "code")[0]
+    exec(first, {})
+    monkeypatch.setitem(sys.modules, "flux_edu", None)
+    with pytest.raises(AssertionError, match="no flux_edu in this kernel: README says how to set it up"):
+        exec(first, {})
 
 
 # ---------------------------------------------------------------- how it reads

@@ -1,4 +1,4 @@
-// Names what ipywidgets leaves nameless in a panel of flux_edu.teaching.panel.explore.
+// Names what ipywidgets leaves nameless in a panel of flux_edu.teaching.panel.explore; menus keep their arrow keys.
 
 function name(panel) {
   for (const slider of panel.querySelectorAll(".widget-slider")) {
@@ -6,6 +6,8 @@ function name(panel) {
     slider.querySelector(".noUi-handle")?.setAttribute("aria-label", label);
     slider.querySelector(".widget-readout")?.setAttribute("aria-label", `${label}, type a value`);
   }
+  // else JupyterLab takes the arrow keys and walks to another cell
+  for (const menu of panel.querySelectorAll("select")) menu.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
 function render({ el }) {
