@@ -52,8 +52,8 @@ def same(a, b):
 # ---------------------------------------------------------------- what can be given
 
 
-@pytest.mark.parametrize("given", ["file", "index", "folder of shards", "folder of one"])
-def test_one_file_shards_and_folders_hold_the_same(tmp_path, given):
+@pytest.mark.parametrize("kind", ["file", "index", "folder of shards", "folder of one"])
+def test_one_file_shards_and_folders_hold_the_same(tmp_path, kind):
     state = flux().state_dict()
     index = write_shards(state, tmp_path / "sharded")
     (tmp_path / "one").mkdir()
@@ -63,7 +63,7 @@ def test_one_file_shards_and_folders_hold_the_same(tmp_path, given):
         "index": index,
         "folder of shards": tmp_path / "sharded",
         "folder of one": tmp_path / "one",
-    }[given]
+    }[kind]
     assert same(checkpoint.read(path), state)
     net = on_meta()
     diffusers_layout.load(net, path)
@@ -117,10 +117,10 @@ print(sum(x.nbytes for x in state.values()) / 2**20, private() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own account of a process")
 def test_a_cpu_holds_no_copy_beside_the_file(tmp_path):
     save_file({f"x{i}": torch.ones(2**22) for i in range(12)}, tmp_path / "x.safetensors")
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path / "x.safetensors")], capture_output=True, text=True, check=True
     ).stdout
-    weights_mb, more_mb = map(float, told.split())
+    weights_mb, more_mb = map(float, printed.split())
     assert weights_mb == 192 and more_mb < 40
 
 

@@ -102,10 +102,10 @@ def test_ranks_may_differ_and_add_up():
 
 
 def test_a_new_module_travels_whole():
-    base, told = small(), small(guidance_embed=True)
-    new = {key: x for key, x in told.state_dict().items() if key.startswith("guidance_in")}
-    told.load_state_dict(lora.merge(base.state_dict(), some_delta(base) | new))
-    assert torch.equal(told.guidance_in.in_layer.weight, new["guidance_in.in_layer.weight"])
+    base, guided = small(), small(guidance_embed=True)
+    new = {key: x for key, x in guided.state_dict().items() if key.startswith("guidance_in")}
+    guided.load_state_dict(lora.merge(base.state_dict(), some_delta(base) | new))
+    assert torch.equal(guided.guidance_in.in_layer.weight, new["guidance_in.in_layer.weight"])
     with pytest.raises(CheckpointError, match="brings tensors that Flux has no place for: guidance_in.in_layer"):
         lora.merge_into(base, new)
 
@@ -116,7 +116,7 @@ Q = "double_blocks.0.img_attn.qkv"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({f"{Q}.lora_A.weight": None}, f"{Q} has no A"),
         ({f"{Q}.lora_B.weight": None}, f"{Q} has no B"),
@@ -133,11 +133,11 @@ Q = "double_blocks.0.img_attn.qkv"
         ({"final_layer.linear.bias": torch.zeros(7)}, r"final_layer.linear.bias is \(7,\), should be \(12,\)"),
     ],
 )
-def test_what_does_not_fit_is_named_and_nothing_is_changed(change, told):
+def test_what_does_not_fit_is_named_and_nothing_is_changed(change, message):
     model = small()
     before = {key: x.clone() for key, x in model.state_dict().items()}
     delta = {key: x for key, x in (some_delta(model) | change).items() if x is not None}
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         lora.merge_into(model, delta, source="my.safetensors")
     assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
 

@@ -175,10 +175,10 @@ def test_a_closed_door_is_answered_with_two_steps(monkeypatch):
             raise refusal(kind)
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", closed)
-        with pytest.raises(PermissionError) as told:
+        with pytest.raises(PermissionError) as caught:
             published.download("flux-dev")
-        assert "(1) sign in and accept them at https://huggingface.co/black-forest-labs/FLUX.1-dev" in str(told.value)
-        assert "(2) run `hf auth login` here" in str(told.value)
+        assert "(1) sign in and accept them at https://huggingface.co/black-forest-labs/FLUX.1-dev" in str(caught.value)
+        assert "(2) run `hf auth login` here" in str(caught.value)
 
 
 def test_only_what_is_needed_is_fetched(monkeypatch, tmp_path):

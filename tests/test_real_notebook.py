@@ -6,7 +6,7 @@ from flux_edu.teaching.plots import chapter_13 as plots
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "labels"),
     [
         (dict(), ["33.7 GB", "transformer 23.8", "3,718 TFLOP", "20% of it attention", "6.20 seconds"]),
         (dict(variant="flux-schnell", steps=4, text_tokens=256), ["transformer 23.8", "278 TFLOP"]),
@@ -15,9 +15,9 @@ from flux_edu.teaching.plots import chapter_13 as plots
         (dict(width=2048, height=2048, steps=1), ["418 TFLOP", "48% of it attention"]),
     ],
 )
-def test_the_cost_of_a_picture(options, told):
+def test_the_cost_of_a_picture(options, labels):
     label = plots.cost_of_a_picture(**options).get_label()
-    assert all(each in label for each in told), label
+    assert all(part in label for part in labels), label
 
 
 def test_attention_overtakes_the_matrices_at_18432_tokens():

@@ -56,9 +56,9 @@ def clip(tokens=None, eos_token_id=1, length=LENGTH):
 def test_t5_gives_the_last_hidden_states_of_all_tokens():
     embedder = t5()
     ids = torch.tensor([[2, 5, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])  # red circle </s> and padding; </s> and padding
-    found = embedder(["red circle", ""])
-    assert found.shape == (2, LENGTH, 12)
-    torch.testing.assert_close(found, embedder.encoder(input_ids=ids).last_hidden_state)
+    embedded = embedder(["red circle", ""])
+    assert embedded.shape == (2, LENGTH, 12)
+    torch.testing.assert_close(embedded, embedder.encoder(input_ids=ids).last_hidden_state)
 
 
 @pytest.mark.equation("7.2")
@@ -66,9 +66,9 @@ def test_clip_gives_one_vector_the_state_at_the_end_of_the_text():
     embedder = clip()
     ids = torch.tensor([[2, 5, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
     states = embedder.encoder(input_ids=ids).last_hidden_state
-    found = embedder(["red circle", ""])
-    assert found.shape == (2, 12)
-    torch.testing.assert_close(found, torch.stack([states[0, 2], states[1, 0]]))
+    embedded = embedder(["red circle", ""])
+    assert embedded.shape == (2, 12)
+    torch.testing.assert_close(embedded, torch.stack([states[0, 2], states[1, 0]]))
 
 
 @pytest.mark.parametrize("make", [t5, clip])

@@ -12,17 +12,17 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if device is None:
         return torch.device(next(name for name, count in there.items() if count))
     try:
-        wanted = torch.device(device)
+        named = torch.device(device)
     except RuntimeError:
         raise ValueError(
             f"{device!r} is no device; choose one of {', '.join(there)}, or none for the fastest here"
         ) from None
-    if wanted.type != "meta" and (wanted.index or 0) >= there.get(wanted.type, 0):
-        found = ", ".join(name + f" (0 to {n - 1})" * (n > 1) for name, n in there.items() if n)
+    if named.type != "meta" and (named.index or 0) >= there.get(named.type, 0):
+        devices = ", ".join(name + f" (0 to {n - 1})" * (n > 1) for name, n in there.items() if n)
         raise ValueError(
-            f"device {str(device)!r} is not available on this machine; there is {found}. Name none to have one chosen"
+            f"device {str(device)!r} is not available on this machine; there is {devices}. Name none to have one chosen"
         )
-    return wanted
+    return named
 
 
 def total_memory(device: torch.device) -> int:

@@ -69,8 +69,8 @@ _SINGLE = {
 
 def count_blocks(state: State, numbered: str) -> int:
     """How many blocks of this kind: one more than the highest number that stands after the name."""
-    found = (re.search(rf"(?:^|\.){numbered}\.(\d+)\.", name) for name in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    matches = (re.search(rf"(?:^|\.){numbered}\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def flux_modules(double: int, single: int) -> Table:
@@ -293,9 +293,9 @@ def save_streamed(shapes: State, pieces: Iterable[tuple[str, Tensor]], path: str
     try:
         with half.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for (wanted, shape), (name, x) in zip(shapes.items(), pieces, strict=True):
-                if (name, x.shape, x.dtype) != (wanted, shape.shape, shape.dtype):
-                    raise ValueError(f"{wanted} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
+            for (expected, shape), (name, x) in zip(shapes.items(), pieces, strict=True):
+                if (name, x.shape, x.dtype) != (expected, shape.shape, shape.dtype):
+                    raise ValueError(f"{expected} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
                 file.write(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         half.replace(path)
     finally:

@@ -155,9 +155,9 @@ def make_trainable(
 
 def go_on(model: nn.Module, delta: State, source: str) -> None:
     """Begin the training where another has ended: the delta becomes the trainable part, which has its shapes."""
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-    found = {name: tuple(x.shape) for name, x in delta.items()}
-    if odd := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    shapes = {name: tuple(x.shape) for name, x in delta.items()}
+    if odd := sorted(name for name in expected | shapes if expected.get(name) != shapes.get(name)):
         raise CheckpointError(f"{source} is of another tool or rank: {listed(odd)}. Give --rank as it was then")
     model.load_state_dict(delta, strict=False)
 

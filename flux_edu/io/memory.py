@@ -71,9 +71,9 @@ def transformer_inputs(model: Flux, L_img: int, L_txt: int, batch: int = 1) -> d
     """Inputs of the right shapes and kinds, on the model's device, with nothing in them."""
     p, weight = model.params, model.img_in.weight
     shapes = {"img": (L_img, p.in_channels), "txt": (L_txt, p.context_in_dim), "y": (p.vec_in_dim,)}
-    given = {name: weight.new_empty(batch, *shape) for name, shape in shapes.items()}
+    inputs = {name: weight.new_empty(batch, *shape) for name, shape in shapes.items()}
     whole = {"img_ids": (L_img, 3), "txt_ids": (L_txt, 3), "timesteps": (), "guidance": ()}
-    return given | {
+    return inputs | {
         name: torch.empty(batch, *shape, dtype=torch.float32, device=weight.device) for name, shape in whole.items()
     }
 

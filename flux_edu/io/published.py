@@ -44,7 +44,7 @@ def weight_file(repo_id: str) -> str:
 
 def repositories(spec: ModelSpec) -> list[str]:
     """Where a variant's files come from: its own repository, and its base's if it is a LoRA or an adapter."""
-    return [each for each in (spec.repo_id, spec.base and get_spec(spec.base).repo_id) if each]
+    return [repo_id for repo_id in (spec.repo_id, spec.base and get_spec(spec.base).repo_id) if repo_id]
 
 
 def find(name: str) -> Files:
@@ -71,8 +71,8 @@ def find(name: str) -> Files:
     folders += [cached for repo_id in repositories(spec) if (cached := _in_cache(repo_id))]
     paths, unset = {}, []
     for key, names in places.items():
-        if given := os.environ.get(key):
-            paths[key] = Path(given).expanduser()
+        if variable := os.environ.get(key):
+            paths[key] = Path(variable).expanduser()
             if not paths[key].exists():
                 missing.append(f"{key} = {paths[key]} does not exist")
         elif hit := next((path for folder in folders for path in inside(folder, names)), None):
@@ -94,8 +94,8 @@ def inside(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """
     hits = []
     for path in (folder / name for name in names):
-        strange = path.name == "transformer" and any(folder.glob("flux1-*.safetensors"))
-        if path.is_file() or (any(path.glob("*.safetensors")) and not strange):
+        anybodys = path.name == "transformer" and any(folder.glob("flux1-*.safetensors"))
+        if path.is_file() or (any(path.glob("*.safetensors")) and not anybodys):
             hits.append(path)
     return hits
 
