@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -465,3 +466,29 @@ def test_a_module_of_any_kind_is_audited():
         CheckpointError, match=r"does not fit Linear.*1 misshapen: weight is \(3, 2\), should be \(2, 3\)"
     ):
         checkpoint.load_strict(nn.Linear(3, 2), {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+
+
+# ---------------------------------------------------------------- a file that others have open
+
+
+@pytest.mark.parametrize("over", [b"\0" * 500, b""], ids=["written over", "cut short"])
+def test_what_was_read_stays_when_another_program_changes_the_file(tmp_path, over):
+    checkpoint.save({"a": torch.ones(1000)}, tmp_path / "a.safetensors")
+    state = checkpoint.read(tmp_path / "a.safetensors")
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.truncate(200 if not over else None)
+        file.seek(200)
+        file.write(over)
+    assert state["a"].eq(1).all()
+
+
+def test_a_file_that_a_kernel_holds_on_windows_is_told(tmp_path, monkeypatch):
+    """There a mapped file cannot be replaced: [WinError 5] by itself says neither which file nor why."""
+
+    def refuse(self, target):
+        raise PermissionError(13, "Access is denied", str(self))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError, match="a.safetensors cannot be replaced: .* a notebook's kernel, has the file"):
+        checkpoint.save({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

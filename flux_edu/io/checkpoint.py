@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flux_edu.io.files import put_in_place
+
 State = dict[str, Tensor]
 
 
@@ -187,9 +189,12 @@ def scales_of(name: str, kind: str) -> tuple[str, ...]:
 
 
 def read(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> State:
-    """All tensors of a file or of its shards, straight onto a device; see `LazyStateDict` for what may be given."""
+    """All tensors of a file or of its shards, straight onto a device; see `LazyStateDict` for what may be given.
+
+    On a CPU they are copies: windows into the file would change when another program writes over it.
+    """
     with LazyStateDict(path, device, dtype) as weights:
-        return dict(weights)
+        return {name: x.clone() if x.device.type == "cpu" else x for name, x in weights.items()}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -230,7 +235,7 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
         save_file({name: x.contiguous() for name, x in state.items()}, half, metadata=metadata or {})
         with half.open("r+b") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name, so that a power cut leaves one of the two
-        half.replace(path)
+        put_in_place(half, path)
     finally:
         half.unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from flux_edu.io.checkpoint import (
     looks_like,
     prefix_of,
 )
+from flux_edu.io.files import put_in_place
 
 Table = dict[str, list[str]]  # our key → their keys: several where a matrix of ours is theirs on top of each other
 Change = Callable[[str, Tensor], Tensor]  # what happens to the numbers of our key on the way
@@ -297,6 +298,6 @@ def save_streamed(shapes: State, pieces: Iterable[tuple[str, Tensor]], path: str
                 if (name, x.shape, x.dtype) != (expected, shape.shape, shape.dtype):
                     raise ValueError(f"{expected} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
                 file.write(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        half.replace(path)
+        put_in_place(half, path)
     finally:
         half.unlink(missing_ok=True)

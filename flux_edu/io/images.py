@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from flux_edu.io.files import put_in_place
+
 
 def to_tensor(picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
     """A picture as numbers in [-1, 1], as the autoencoder reads it; [0, 1] would change its colours."""
@@ -61,7 +63,7 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
         picture.save(half, format="PNG", pnginfo=chunks)
         if not overwrite:
             path.open("xb").close()
-        half.replace(path)
+        put_in_place(half, path)
     finally:
         half.unlink(missing_ok=True)
     return path
