@@ -94,8 +94,10 @@ def stage(names: list[str]) -> Path:
     """Everything that Sphinx reads, in build/book/source."""
     source = BOOK / "source"
     shutil.rmtree(source, ignore_errors=True)
-    for folder in ("notebooks", "api", "_static"):
+    for folder in ("notebooks", "docs", "api", "_static"):
         (source / folder).mkdir(parents=True)
+    for name in ("SETUP.md", "SOURCES.md"):
+        shutil.copy(DOCS / name, source / "docs")
     for name in ("book.css", "book.js"):
         shutil.copy(DOCS / name, source / "_static")
     shutil.copy(DOCS / "conf.py", source)

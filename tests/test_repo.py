@@ -50,34 +50,8 @@ def texts():
 # ---------------------------------------------------------------- README
 
 
-def tree():
-    """The paths of README's map: a line a file, two spaces in front of what lies in the folder above."""
-    block = re.search(r"## The map\n+```\n(.*?)```", README, re.DOTALL)[1]
-    folder, paths = "", []
-    for line in block.splitlines():
-        name = line.split()[0]
-        folder = folder if line.startswith(" ") else name if name.endswith("/") else ""
-        paths.append(f"{folder}{name}" if line.startswith(" ") else name)
-        assert len(line.split()) > 1, f"{name} is not explained"
-    return paths
-
-
-def test_the_map_shows_what_is_there():
-    missing = [path for path in tree() if not (ROOT / path).exists()]
-    assert not missing, f"README's map shows what does not exist: {missing}"
-
-
-def test_what_is_there_is_on_the_map():
-    shown = {path.rstrip("/") for path in tree()}
-    wanted = {path.relative_to(ROOT).as_posix() for path in tracked() if path.parent in (ROOT, ROOT / "flux_edu")}
-    wanted |= {f"flux_edu/{path.relative_to(ROOT).parts[1]}" for path in tracked() if "flux_edu" in path.parts[:-2]}
-    wanted |= {path.relative_to(ROOT).parts[0] for path in tracked() if len(path.relative_to(ROOT).parts) > 1}
-    hidden = {".gitattributes", ".gitignore", ".github", ".ci", "flux_edu/__init__.py"}
-    assert not wanted - shown - hidden, "README's map lacks them"
-
-
 def test_links_of_the_pages_lead_somewhere():
-    for page in (*ROOT.glob("*.md"), ROOT / "docs" / "EQUATIONS.md"):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs" / f"{name}.md" for name in ("EQUATIONS", "SETUP", "SOURCES"))):
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
             if not re.match(r"https?:", target):
                 assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links {target}"
@@ -86,7 +60,13 @@ def test_links_of_the_pages_lead_somewhere():
 def test_the_first_screen_says_what_it_is_shows_it_and_starts_it():
     screen = "\n".join(README.splitlines()[:18])
     assert re.search(r"!\[[^\]]{30,}\]\(notebooks/img/", screen)
-    assert "python run.py " in screen and "python run.py test" in screen
+    assert "git clone" in screen and "python run.py " in screen and "python run.py test" in screen
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_front_page_is_short(name):
+    """At most 1,500 words as `wc -w` counts them."""
+    assert len((ROOT / name).read_text("utf-8").split()) <= 1500
 
 
 def test_the_first_picture_was_painted_by_the_shipped_weights():
@@ -162,8 +142,9 @@ def test_weights_and_data_stay_small():
 def test_tools_and_licences_are_named():
     assert PYPROJECT["project"]["license"] == "Apache-2.0" and (ROOT / "LICENSE").exists()
     assert any(each.startswith("ruff==") for each in PYPROJECT["project"]["optional-dependencies"]["dev"])
+    pages = README + (ROOT / "docs" / "SOURCES.md").read_text("utf-8")
     for name in ("Black Forest Labs", "not affiliated", "Apache-2.0", "Non-Commercial", "Twemoji", "CC BY 4.0", "MIT"):
-        assert re.sub(r"\s+", " ", README).count(name), f"README does not say {name}"
+        assert re.sub(r"\s+", " ", pages).count(name), f"README and docs/SOURCES.md do not say {name}"
 
 
 # ---------------------------------------------------------------- code that can be read

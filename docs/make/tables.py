@@ -2,10 +2,10 @@
 
 docs/EQUATIONS.md        a person writes number, equation and functions; the links to notebook sections and tests follow
                          from the notebooks' \\tag and the tests' marks
-README.md                a dozen of those rows, chosen by their numbers; and the notebooks: a person writes what one
-                         learns, the minutes are those that the notebook names, seconds and memory those of the last
-                         `.ci/run`, which leaves them in build/executed
-README.zh.md             README.md's tables and map, the translated column its own
+README.md                the notebooks: a person writes what one learns, the minutes are those that the notebook names;
+                         and the hours of the ways to read
+README.zh.md             README.md's table of the notebooks, the translated column its own
+docs/SETUP.md            seconds and memory of the notebooks in the last `.ci/run`, which leaves them in build/executed
 notebooks/00_map.ipynb   what each notebook teaches, and all equations
 CONTRIBUTING.md          every file: of Python files the first line of their docstring, of others what a person writes
 """
@@ -23,11 +23,10 @@ import nbformat
 ROOT = Path(__file__).parents[2]
 NUMBER = r"(\d+\.\d+)"
 FULL_ROW = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \| (.*) \|$", re.MULTILINE)
-SHORT_ROW = re.compile(rf"^\| {NUMBER} \| (.+) \| (.+) \| (.*) \|$", re.MULTILINE)
-NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \| (.*) \| (.*) \|$", re.MULTILINE)
+NOTEBOOK = re.compile(r"^\| \[(\w+)\]\(notebooks/\1\.ipynb\) \| (.+) \| (.*) \|$", re.MULTILINE)
+RUN = re.compile(r"^\| (\d\d_\w+) \| (.*) \| (.*) \|$", re.MULTILINE)
+HOURS = re.compile(r"([(（])\d+( h: | 小时：)(\d\d(?:(?:, | – |、)\d\d)+)")  # "(15 h: 00 – 17", "(15 小时：00、01"
 LINK = re.compile(r"\[`?([^`\]]+)`?\]\(\.\./([^)]+)\)")
-MAP = re.compile(r"^( *[\w./]+) {2,}(.+?)(?: {2,}(Eq\. .+))?$", re.MULTILINE)
-MAP_BLOCK = re.compile(r"```\nREADME\.md.*?```", re.DOTALL)
 FILES = re.compile(r"(## The files\n.*?```\n)(.*?)(```)", re.DOTALL)
 
 
@@ -105,60 +104,53 @@ def short_row(number: str, root: str, notebooks: str) -> str:
     return f"| {number} | {formula} | {links} | {sections(number, notebooks)} |"
 
 
-def notebook_row(row: re.Match) -> str:
-    """A row of README's notebooks, with the minutes that the notebook names and what its last run took."""
-    name, learned, minutes, seconds, memory = row.groups()
-    path = ROOT / "notebooks" / f"{name}.ipynb"
-    if path.exists() and (reading := re.search(r"\*\*About (\d+) minutes", cells(path)[0]["source"])):
-        minutes = f"{reading[1]} min"
-    return f"| [{name}](notebooks/{name}.ipynb) | {learned} | {minutes} | {seconds} | {memory} |"
+def minutes(name: str) -> int:
+    """How long a notebook says that reading and trying it takes."""
+    return int(re.search(r"\*\*About (\d+) minutes", cells(ROOT / "notebooks" / f"{name}.ipynb")[0]["source"])[1])
 
 
 def filled(readme: str) -> str:
-    """The text of README with all that follows from the repository's own files."""
-    readme = SHORT_ROW.sub(lambda row: short_row(row[1], "", "notebooks/"), readme)
-    return NOTEBOOK.sub(notebook_row, readme)
+    """README or README.zh with the notebooks' minutes and, for each way to read, their sum in whole hours."""
+    names = {name[:2]: name for name, *_ in NOTEBOOK.findall(readme)}
+    unit = "分钟" if "分钟 |" in readme else "min"
+
+    def hours(way: re.Match) -> str:
+        chosen = sorted(names) if "–" in way[3] else re.findall(r"\d\d", way[3])
+        return f"{way[1]}{round(sum(minutes(names[number]) for number in chosen) / 60)}{way[2]}{way[3]}"
+
+    row = lambda m: f"| [{m[1]}](notebooks/{m[1]}.ipynb) | {m[2]} | {minutes(m[1])} {unit} |"  # noqa: E731
+    return HOURS.sub(hours, NOTEBOOK.sub(row, readme))
 
 
-def measured(readme: str) -> str:
-    """The text of README with seconds and memory of the notebooks that were executed last."""
+def measured(page: str) -> str:
+    """docs/SETUP.md with seconds and memory of the notebooks that were executed last."""
 
-    def notebook(row: re.Match) -> str:
+    def run(row: re.Match) -> str:
         executed = ROOT / "build" / "executed" / f"{row[1]}.ipynb"
         if not executed.exists():
             return row[0]
         metadata = json.loads(executed.read_text("utf-8"))["metadata"]
-        memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[5]
-        return (
-            f"| [{row[1]}](notebooks/{row[1]}.ipynb) | {row[2]} | {row[3]} | {metadata['seconds']:.0f} s | {memory} |"
-        )
+        memory = f"{metadata['peak_mb'] / 1000:.1f} GB" if metadata.get("peak_mb") else row[3]
+        return f"| {row[1]} | {metadata['seconds']:.0f} s | {memory} |"
 
-    return NOTEBOOK.sub(notebook, readme)
+    return RUN.sub(run, page)
 
 
 def mirrored(chinese: str, english: str) -> str:
-    """README.zh.md with the rows of README.md's tables and map, in English where a translation is missing."""
-    files = {row[0]: row[1] for row in MAP.findall(MAP_BLOCK.search(chinese)[0])}
-    for pattern in (NOTEBOOK, SHORT_ROW):
-        words = {row[1]: row[2] for row in pattern.finditer(chinese)}
-        rows = [
-            row[0].replace(f" | {row[2]} | ", f" | {words.get(row[1], row[2])} | ", 1)
-            for row in pattern.finditer(english)
-        ]
-        first, *_, last = pattern.finditer(chinese)
-        chinese = chinese[: first.start()] + "\n".join(rows) + chinese[last.end() :]
-    lines = [
-        f"{row[1]:27}{files.get(row[1], row[2])}{f'  {row[3]}' if row[3] else ''}"
-        for row in MAP.finditer(MAP_BLOCK.search(english)[0])
+    """README.zh.md with the rows of README.md's notebooks, in English where a translation is missing."""
+    words = {row[1]: row[2] for row in NOTEBOOK.finditer(chinese)}
+    rows = [
+        row[0].replace(f" | {row[2]} | ", f" | {words.get(row[1], row[2])} | ", 1).replace(" min |", " 分钟 |")
+        for row in NOTEBOOK.finditer(english)
     ]
-    block = "\n".join(["```", *lines, "```"])
-    return MAP_BLOCK.sub(lambda _: block, chinese)
+    first, *_, last = NOTEBOOK.finditer(chinese)
+    return filled(chinese[: first.start()] + "\n".join(rows) + chinese[last.end() :])
 
 
 def map_notebooks() -> list[str]:
     """The map's first table: what each notebook teaches, with README's words; not the map itself."""
     rows = NOTEBOOK.findall((ROOT / "README.md").read_text("utf-8"))
-    lines = [f"| [{name}]({name}.ipynb) | {what} | {minutes} |" for name, what, minutes, *_ in rows if name != "00_map"]
+    lines = [f"| [{name}]({name}.ipynb) | {what} | {minutes} |" for name, what, minutes in rows if name != "00_map"]
     return ["| notebook | what you will be able to do | read and try |", "|---|---|---|", *lines]
 
 
@@ -231,7 +223,9 @@ def main() -> None:
     equations.cache_clear()
     contributing = ROOT / "CONTRIBUTING.md"
     contributing.write_text(listed(contributing.read_text("utf-8")), encoding="utf-8")
-    readme.write_text(measured(filled(readme.read_text("utf-8"))), encoding="utf-8")
+    readme.write_text(filled(readme.read_text("utf-8")), encoding="utf-8")
+    setup = ROOT / "docs" / "SETUP.md"
+    setup.write_text(measured(setup.read_text("utf-8")), encoding="utf-8")
     chinese.write_text(mirrored(chinese.read_text("utf-8"), readme.read_text("utf-8")), encoding="utf-8")
     notebook = nbformat.read(map_path, as_version=4)
     for cell in notebook.cells:
