@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flux_edu.train.data import Scenes, draw_scenes, load_drawings, render
-from flux_edu.train.evaluate import blurred
+from flux_edu.train.evaluate import as_square, blurred, prompt_scenes
 from flux_edu.train.metrics import cell, fine_detail, mean_with_interval, paired_difference, score_table, wilson
 from flux_edu.train.nearest_drawing import NearestDrawing, painted_region
 
@@ -60,6 +60,16 @@ def test_numbers_have_the_interval_of_their_mean():
     row, *others = score_table("a", {"fine detail": values}, scenes, minus={"fine detail": values - 0.01})
     assert not others and (row["share"], row["low"], row["high"]) == pytest.approx((0.01,) * 3)
     assert cell(row) == "10.0 (10.0 to 10.0)" and cell(None) == ""
+
+
+def test_judges_see_things_of_a_wide_or_tall_picture_where_they_look_for_them():
+    drawings = load_drawings()
+    strict = NearestDrawing(drawings)
+    for width, height in ((256, 128), (128, 256), (192, 192)):
+        scenes = prompt_scenes(drawings, 12, seed=5, width=width, height=height)
+        scenes.colour %= 2
+        pictures = render(drawings, scenes, width=width, height=height)
+        assert strict.verdict(as_square(pictures, scenes), scenes)["strict object"].mean() > 0.9
 
 
 # ---------------------------------------------------------------- numbers

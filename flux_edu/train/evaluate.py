@@ -31,6 +31,8 @@ from flux_edu.text import embed_empty
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae, round_trip
 from flux_edu.train.data import (
+    ABOVE,
+    BESIDE,
     ONE,
     SIZE,
     Drawings,
@@ -134,10 +136,25 @@ def save_sheets(
 
 
 def resize(pictures: Float[Tensor, "B 3 H W"], width: int = SIZE, height: int = SIZE) -> Float[Tensor, "B 3 h w"]:
-    """Stretched bilinearly, as the judges look at 128 × 128 only; without aliases where it shrinks."""
+    """Stretched bilinearly, without aliases where it shrinks."""
     if pictures.shape[2:] == (height, width):
         return pictures
     return F.interpolate(pictures, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def as_square(pictures: Float[Tensor, "B 3 H W"], scenes: Scenes) -> Float[Tensor, "B 3 128 128"]:
+    """What the judges look at. Of a picture that is not square it is the middle square, unless two things stand along
+    the long side: then all of it, with the outermost pixels continued on both sides. Stretched to a square, no real
+    picture of 256 × 128 is recognised."""
+    height, width = pictures.shape[2:]
+    if height == width:
+        return resize(pictures)
+    side, more_x, more_y = min(height, width), max(0, height - width) // 2, max(0, width - height) // 2
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = resize(pictures[:, :, top : top + side, left : left + side])
+    whole = resize(F.pad(pictures, (more_x, more_x, more_y, more_y), mode="replicate"))
+    along = torch.from_numpy(scenes.layout == (BESIDE if width > height else ABOVE)).to(pictures.device)
+    return torch.where(along[:, None, None, None], whole, middle)
 
 
 def blurred(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -199,7 +216,7 @@ class Evaluation:
         parts = []
         for i in range(0, len(scenes), 512):
             x, part = pictures(slice(i, i + 512)), scenes[i : i + 512]
-            detail, small = fine_detail(x).cpu().numpy(), resize(x)
+            detail, small = fine_detail(x).cpu().numpy(), as_square(x, part)
             strict = self.nearest.verdict(small, part) if self.nearest else {}
             parts.append(verdict(self.classifier, small, part) | strict | {"fine detail": detail})
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
