@@ -99,7 +99,6 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
     bench.add_argument("--compile", action="store_true", help="block by block, and the whole network (minutes)")
     bench.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled block by block")
-    bench.add_argument("--scaling", action="store_true", help="many sizes and text lengths instead of arms")
 
     batch = command("batch", "flux_edu.apps.batch", "paint every line of a file, under torchrun on every GPU")
     batch.add_argument("prompts", type=path, help="a text file, a prompt a line; empty lines are left out")

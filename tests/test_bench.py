@@ -124,12 +124,6 @@ def test_a_run_says_device_rates_floor_and_arms():
     assert [line.split()[0] for line in lines[-3:]] == ["ours", "diffusers", "decode"]
 
 
-def test_scaling_goes_over_sizes_and_texts():
-    lines = []
-    assert len(bench.scaling(case(), [32, 64], [3], lines.append)) == 3
-    assert [line.split()[:2] for line in lines] == [["side", "text"], ["32", "7"], ["64", "7"], ["48", "3"]]
-
-
 def test_group_norm_by_sums_is_pytorchs():
     torch.manual_seed(0)
     ae = bench.randomise(AutoEncoder(SMALL.ae_params))
@@ -178,7 +172,3 @@ def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
     assert one.spec is configs["tiny"] and (one.width, one.dtype, one.txt_tokens) == (128, torch.float32, 32)
     compiled = ["ours blocks", "diffusers blocks", "ours whole", "diffusers whole"]
     assert arms == ["ours", "diffusers", *compiled, "ours fp8 blocks"]
-    sizes = []
-    monkeypatch.setattr(bench, "scaling", lambda case, sides, texts: sizes.append((sides, texts)))
-    assert main(["bench", "--device", "cpu", "--scaling"]) == 0
-    assert sizes == [([32, 64, 96, 128, 192, 256], [4, 8, 16])]

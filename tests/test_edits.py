@@ -180,7 +180,6 @@ def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "redux_w1.png").is_file()
     report = json.loads((tmp_path / "out" / "kontext.json").read_text())["w = 1"]
     assert set(report) == {*ed.KINDS, "style, by name"} and report["swap"]["autoencoder_db"] > 20
-    assert all({"of edits done", "put back"} <= set(numbers) for numbers in report.values())
     said = [(tmp_path / "out" / f"kontext_style{which}.txt").read_text("utf-8") for which in ("", "_name")]
     assert said[0] == said[1] and said[0].startswith("turn the ")  # the judge has found the names
 

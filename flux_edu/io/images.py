@@ -27,6 +27,12 @@ def to_picture(x: Float[Tensor, "3 H W"]) -> Image.Image:
     return Image.fromarray(rearrange(pixels.round().byte().cpu(), "c h w -> h w c").numpy())
 
 
+def picture_grid(pictures: Float[Tensor, "B 3 H W"], columns: int) -> Image.Image:
+    """Pictures in [-1, 1] side by side, so many in a row, for people to look at."""
+    blank = pictures.new_ones(-len(pictures) % columns, *pictures.shape[1:])
+    return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=columns))
+
+
 def picture_hash(picture: Image.Image) -> str:
     """SHA-256 of size and pixels, the same whatever file the picture came from."""
     rgb = picture.convert("RGB")

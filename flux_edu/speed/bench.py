@@ -3,7 +3,6 @@
     flux-edu bench                      the 12B model with random weights on a GPU; the tiny one on a CPU
     flux-edu bench --diffusers          the same with diffusers' class beside it (extra: dev)
     flux-edu bench --compile --fp8      more arms, for GPUs
-    flux-edu bench --scaling            one evaluation at many sizes and text lengths, the floor beside
 
 A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the
 first step (ours: the modulations of all steps, see `modulation_cache`). The arms take turns, loop by loop, so that a
@@ -15,7 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,6 @@ from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.io.device import pick_device
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, token_grid
-from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.speed.diffusers_arm import DiffusersFlux, denoise_diffusers
 from flux_edu.speed.fp8 import to_float8
@@ -289,32 +287,13 @@ def decode(case: Case, compiled: bool = False) -> float:
         return median_seconds(lambda: ae.decode(z), case.device, 5, 2)
 
 
-def scaling(case: Case, sides: list[int], texts: list[int], say: Callable[[str], None] = print) -> list[float]:
-    """Seconds of one step at each size with the case's text, and for each text at its size, with the floor beside."""
-    cases = [replace(case, width=side, height=side, steps=1, lasting=0.0) for side in sides]
-    cases += [replace(case, txt_tokens=text, steps=1, lasting=0.0) for text in texts]
-    model, results = random_model(case), []
-    say("  side   text   TFLOP        ms   floor, ms")
-    for c in cases:
-        inputs, timesteps, floor = random_inputs(c), get_schedule(1, c.tokens), measure_rates(c).floors(c)[0]
-        loop = lambda i=inputs, t=timesteps: denoise(model, **i, timesteps=t)  # noqa: E731
-        results.append(median_seconds(loop, c.device, c.loops, 2))
-        tflop = sum(work(c)) / 1e12
-        say(f"{c.width:>6} {c.txt_tokens:>6} {tflop:>7.4g} {1e3 * results[-1]:>9.2f} {1e3 * floor:>11.2f}")
-    return results
-
-
 def main(options: argparse.Namespace) -> int:
     """Measure and print."""
     device = pick_device(options.device)
     spec = get_spec(options.model or ("flux-dev" if device.type == "cuda" else "tiny"))
     size = options.size or (1024 if spec.repo_id else 128)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    text = options.text or spec.txt_tokens
-    case = Case(spec, size, size, text, options.steps, device, dtype, options.loops)
-    if options.scaling:
-        scaling(case, [size * i // 4 for i in (1, 2, 3, 4, 6, 8)], [text // i for i in (8, 4, 2)])
-        return 0
+    case = Case(spec, size, size, options.text or spec.txt_tokens, options.steps, device, dtype, options.loops)
     makers = ["ours", *["diffusers"] * options.diffusers]
     compiled = [f"{maker} {part}" for part in ("blocks", "whole") for maker in makers] * options.compile
     run(case, makers + compiled + ["ours fp8 blocks"] * options.fp8)

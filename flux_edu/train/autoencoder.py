@@ -5,14 +5,12 @@ The published architecture at a quarter of the width. Loss: absolute and squared
 no adversarial and no perceptual part, as the published one had: flat drawings do without.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,7 +18,7 @@ from flux_edu.autoencoder import AttnBlock, AutoEncoder, Downsample, ResnetBlock
 from flux_edu.configs import TINY_AE
 from flux_edu.io.checkpoint import load_strict, read, read_metadata, save_int8
 from flux_edu.io.device import autocast
-from flux_edu.io.images import to_picture
+from flux_edu.io.images import picture_grid
 from flux_edu.train import trainer
 from flux_edu.train.data import COLOURS, ONE, SIZE, Drawings, draw_scenes, load_drawings, render
 
@@ -132,9 +130,6 @@ def load_ae(path: str | Path) -> AutoEncoder:
     return ae.requires_grad_(False).eval()
 
 
-# ---------------------------------------------------------------- training
-
-
 def main() -> None:
     parser = trainer.arguments(__doc__, out="runs/autoencoder", seconds=300, batch=128, rate=1e-3)
     parser.add_argument("--start", type=Path, help="weights to begin from instead of from nothing")
@@ -166,8 +161,7 @@ def main() -> None:
     def evaluate(step: int) -> list[float]:
         """Held-out pictures, and what comes back below them."""
         back = round_trip(ema.module.ae, held_out)
-        rows = torch.stack([held_out[:8], back[:8]])
-        to_picture(rearrange(rows, "r b c h w -> c (r h) (b w)")).save(args.out / f"{step}.png")
+        picture_grid(torch.cat([held_out[:8], back[:8]]), columns=8).save(args.out / f"{step}.png")
         return [psnr(held_out, back)]
 
     steps = run.train(loss, evaluate, columns=("psnr",), ready=5)
@@ -180,8 +174,7 @@ def main() -> None:
         report = {f"float_{key}": value for key, value in measure(ae, drawings, n).items()}
         report |= measure(load_ae(args.out / "ae.safetensors").to(device), drawings, n) | metadata
         report = {key: round(x, 3) if isinstance(x, float) else x for key, x in report.items()}
-        (args.out / "ae.json").write_text(json.dumps(report, indent=1))
-        print(json.dumps(report), flush=True)
+        trainer.save_report(args.out / "ae.json", report)
     accelerator.end_training()
 
 

@@ -4,12 +4,10 @@ The teacher is the tiny FLUX as it ships, 8 bits a number: the delta is trained 
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from flux_edu.configs import ModelSpec
 from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import State, load_strict, read, save_int8
-from flux_edu.io.images import to_picture
+from flux_edu.io.images import picture_grid
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
@@ -79,12 +77,7 @@ def one_noise(device: torch.device | str) -> Float[Tensor, "1 C h w"]:
 @torch.inference_mode()
 def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
     """The pictures of these latents, four in a row."""
-    pictures = ae.decode(unpatchify(x, SIZE, SIZE))
-    blank = pictures.new_ones(-len(pictures) % 4, *pictures.shape[1:])
-    return to_picture(rearrange(torch.cat([pictures, blank]), "(r c) k h w -> k (r h) (c w)", c=4))
-
-
-# ---------------------------------------------------------------- training
+    return picture_grid(ae.decode(unpatchify(x, SIZE, SIZE)), columns=4)
 
 
 def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.ArgumentParser:
@@ -138,7 +131,7 @@ class Distillation:
         student: nn.Module,
         loss: trainer.Loss,
         evaluate: Callable[[nn.Module, int], float],
-        state: trainer.Stateful | None = None,
+        state: "torch.distributed.checkpoint.stateful.Stateful | None" = None,
         inputs: Inputs = inputs,
         cond: Tensor | None = None,
     ) -> tuple[State, int]:
@@ -174,7 +167,3 @@ class Distillation:
         print(f"{path}: {path.stat().st_size / 1e6:.3f} MB", flush=True)
         stored = read(path, self.device)
         return lora.with_delta(self.spec, self.base, stored, path.name).requires_grad_(False).eval()
-
-    def report(self, name: str, numbers: dict) -> None:
-        (self.args.out / f"{name}.json").write_text(json.dumps(numbers, indent=1))
-        print(json.dumps(numbers), flush=True)

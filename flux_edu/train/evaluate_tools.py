@@ -7,13 +7,10 @@ looks at the true pictures, to show how far it can be trusted there.
 """
 
 import argparse
-import json
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,7 +19,7 @@ from flux_edu.configs import configs
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import read
 from flux_edu.io.device import autocast
-from flux_edu.io.images import to_picture
+from flux_edu.io.images import picture_grid
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, patchify, unpatchify
@@ -38,7 +35,6 @@ from flux_edu.train.edits import (
     draw_variations,
     drawing_table,
     edge_agreement,
-    edit_mask,
     edit_verdict,
     instructions,
     outlines,
@@ -53,12 +49,11 @@ from flux_edu.train.metrics import wilson
 from flux_edu.train.nearest_drawing import NearestDrawing
 from flux_edu.train.objectives import Text
 from flux_edu.train.text_to_velocity import TextEncoders
+from flux_edu.train.trainer import save_report
 
 TOOLS = ("fill", "canny", "kontext", "redux")
 GUIDANCES = (1.0, 2.0, 3.0)
 THRESHOLD = 200.0  # of the outlines that are measured; a quarter of it is the lower one
-
-# ---------------------------------------------------------------- painting
 
 
 @torch.inference_mode()
@@ -129,12 +124,6 @@ def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[
     }
 
 
-def put_back(painted: Float[Tensor, "n 3 H W"], before: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-    """The old pixels wherever an edit has hardly changed anything, `edit_mask`."""
-    m = torch.stack(list(map(edit_mask, painted, before)))
-    return before + m * (painted - before)
-
-
 def in_another_style(drawings: Drawings, scenes: Scenes, seed: int) -> tuple[Scenes, np.ndarray]:
     """The same scenes drawn in another style, where there is such a drawing; and which rows those are."""
     rng, table = np.random.default_rng(seed), drawing_table(drawings)
@@ -145,8 +134,6 @@ def in_another_style(drawings: Drawings, scenes: Scenes, seed: int) -> tuple[Sce
 
 
 SEEN = ("object", "style", "colour", "position", "all")
-
-# ---------------------------------------------------------------- each tool
 
 
 class Measure:
@@ -165,9 +152,8 @@ class Measure:
 
     def sheet(self, file: str, *columns: Tensor, n: int = 24) -> None:
         """Rows of pictures side by side: what went in, what came out, what is true."""
-        rows = torch.stack([column[:n] for column in columns], dim=1).clamp(-1, 1)
-        grid = rearrange(rows, "(r c) k ch h w -> ch (r h) (c k w)", c=math.gcd(4, len(rows)))
-        to_picture(grid).save(self.out / f"{file}.png")
+        rows = torch.stack([column[:n] for column in columns], dim=1)
+        picture_grid(rows.flatten(0, 1), 4 * len(columns)).save(self.out / f"{file}.png")
 
     def fill(self, guidance: float) -> dict:
         scenes = prompt_scenes(self.drawings, self.n, seed=4000)
@@ -210,13 +196,6 @@ class Measure:
             painted = self.paint(texts, patchify(encode(self.ae, before)), guidance)
             stay, right = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
             report[what] = shares(right, SEEN) | kept(painted, after, self.ae, stay)
-            # a few edits that failed can outweigh all else in these decibels: so those that are done stand apart
-            done = torch.from_numpy(right["all"]).to(stay.device)
-            report[what]["of edits done"] = kept(painted[done], after[done], self.ae, stay[done]) if done.any() else {}
-            mixed = put_back(painted, before)
-            report[what]["put back"] = shares(edit_verdict(self.classifier, mixed, edits), ("all",)) | {
-                "stays_db": round(psnr_where(mixed, after, stay), 2)
-            }
             if guidance == GUIDANCES[0]:
                 for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
                     report[what][f"judge on {true}"] = shares(edit_verdict(self.classifier, x, edits), ("all",))["all"]
@@ -236,15 +215,6 @@ class Measure:
         return shares(right, (*SEEN, "strict object", "strict style"))
 
 
-def measure(
-    name: str, flux: Flux, texts: TextEncoders, ae: AutoEncoder, drawings: Drawings, out: Path, n: int
-) -> dict[str, dict]:
-    """The tool's numbers at each of `GUIDANCES`."""
-    out.mkdir(parents=True, exist_ok=True)
-    measures = Measure(name, flux, texts, ae, drawings, out, n)
-    return {f"w = {w:g}": getattr(measures, name)(w) for w in GUIDANCES}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tools", nargs="*", default=list(TOOLS), help="which; all without")
@@ -254,6 +224,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512, help="of each kind")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     base = read(TINY_FOLDER / "flux.safetensors", args.device)
     texts = TextEncoders(TINY_FOLDER / "tokenizer.json", 32).load(TINY_FOLDER).to(args.device)
     ae = autoencoder.load_ae(TINY_FOLDER / "ae.safetensors").to(args.device)
@@ -264,9 +235,8 @@ def main() -> None:
             continue
         delta = read(args.weights / f"{name}.safetensors", args.device)
         flux = lora.with_delta(configs[f"tiny-{name}"], base, delta, name).requires_grad_(False).eval()
-        report = measure(name, flux, texts, ae, drawings, args.out, args.pictures)
-        (args.out / f"{name}.json").write_text(json.dumps(report, indent=1))
-        print(name, json.dumps(report), flush=True)
+        measure = getattr(Measure(name, flux, texts, ae, drawings, args.out, args.pictures), name)
+        save_report(args.out / f"{name}.json", {f"w = {w:g}": measure(w) for w in GUIDANCES})
 
 
 if __name__ == "__main__":

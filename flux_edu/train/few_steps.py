@@ -28,6 +28,7 @@ from flux_edu.train.distillation import Distillation, arguments, build, one_nois
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.objectives import euler_rollout, guided_velocity, mean_velocity, segment_loss, velocity
 from flux_edu.train.text_to_velocity import TextEncoders
+from flux_edu.train.trainer import save_report
 
 # ---------------------------------------------------------------- where the student goes
 
@@ -79,9 +80,6 @@ class ReplayBuffer:
         self.targets.clear()
         while f"target{(i := len(self.targets))}.0" in state:
             self.targets.append(tuple(state[f"target{i}.{j}"] for j in range(5)))
-
-
-# ---------------------------------------------------------------- training
 
 
 def main() -> None:
@@ -144,7 +142,7 @@ def main() -> None:
         for n in (4, 2, 1):
             numbers[f"distance_{n}_steps"] = distance(schnell, schedule(spec, n))
             save_sheet(f"sixteen_{n}_steps", schnell, schedule(spec, n))
-        stage.report("schnell", metadata | numbers)
+        save_report(args.out / "schnell.json", metadata | numbers)
         save_sheet("teacher", plain, schedule(base, base.num_steps), args.guidance, empty)
         save_sheet("base_4_steps", plain, timesteps)
     stage.accelerator.end_training()

@@ -4,7 +4,6 @@ Pictures are encoded once and kept as latents on the device; a part of them is r
 parted: --time-limit ends it before the schedule is over, and the same command goes on where it ended.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -26,8 +25,6 @@ from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_norma
 from flux_edu.train.text_to_velocity import TextToVelocity
 
 LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.0)  # noise levels to tell the loss of
-
-# ---------------------------------------------------------------- looking at it
 
 
 @torch.no_grad()
@@ -65,9 +62,6 @@ def load_saved(model: TextToVelocity, folder: Path) -> None:
     """The weights that `save_tiny` wrote, into a model of the same shape."""
     for name, part in model.parts().items():
         load_part(part, folder / f"{name}.safetensors")
-
-
-# ---------------------------------------------------------------- training
 
 
 def main() -> None:
@@ -127,8 +121,7 @@ def main() -> None:
         save_tiny(ema.module, args.out, metadata)
         load_saved(ema.module, args.out)  # what is looked at is what is shipped
         report["held_out_8bit"] = validation_loss(ema.module, x, tokens, mean, deviation)
-        (args.out / "flow.json").write_text(json.dumps(report, indent=1))
-        print(json.dumps(report), flush=True)
+        trainer.save_report(args.out / "flow.json", report)
         paint_sheet(ema.module, ae, spec, spec.num_steps).save(args.out / "sixteen.png")
     accelerator.end_training()
 

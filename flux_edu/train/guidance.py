@@ -21,11 +21,9 @@ from flux_edu.schedule import get_lin_function, interpolate
 from flux_edu.train.data import SIXTEEN
 from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
 from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, logit_normal, shift_logit_normal, velocity
+from flux_edu.train.trainer import save_report
 
 LOWEST, HIGHEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
-
-
-# ---------------------------------------------------------------- what is drawn
 
 
 def training_levels(n: int, length: int, device: torch.device | str) -> Float[Tensor, "n"]:
@@ -41,9 +39,6 @@ def training_levels(n: int, length: int, device: torch.device | str) -> Float[Te
 def guidance_scales(n: int, device: torch.device | str) -> Float[Tensor, "n"]:
     """One w a picture, evenly spread."""
     return LOWEST + (HIGHEST - LOWEST) * torch.rand(n, device=device)
-
-
-# ---------------------------------------------------------------- the student
 
 
 @torch.no_grad()
@@ -83,9 +78,6 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
     return float(((v - v_w).flatten(1).norm(dim=1) / v_w.flatten(1).norm(dim=1)).mean())
 
 
-# ---------------------------------------------------------------- training
-
-
 def main() -> None:
     args = arguments(__doc__, out="runs/dev", seconds=230, rank=32).parse_args()
     spec = configs["tiny-dev"]
@@ -117,7 +109,7 @@ def main() -> None:
         dev = stage.save(delta, "dev", metadata)
         scales = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
         errors = {f"error_w{w}": relative_error(dev, plain, x_held_out, text_held_out, empty, w) for w in scales}
-        stage.report("dev", metadata | errors)
+        save_report(args.out / "dev.json", metadata | errors)
         for w in (1.5, 3.0, 5.0):
             sheet(stage.ae, sample(dev, noise, sixteen, timesteps, w)).save(args.out / f"sixteen_w{w}.png")
             sheet(stage.ae, sample(plain, noise, sixteen, timesteps, w, empty)).save(args.out / f"teacher_w{w}.png")

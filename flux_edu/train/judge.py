@@ -129,9 +129,6 @@ def accuracy(
     return {f"{row['measure']}_{row['objects']}": row["share"] for row in score_table("judge", right, scenes)}
 
 
-# ---------------------------------------------------------------- training
-
-
 def main() -> None:
     parser = trainer.arguments(__doc__, out="runs/judge", seconds=240, batch=1024, rate=2e-3, evaluate=1)
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
@@ -175,8 +172,7 @@ def main() -> None:
     report = metadata | {"seconds": round(run.clock.used), "measured_on": args.measure}
     report["real"] = accuracy(classifier, drawings, scenes)
     report["after_ae"] = accuracy(classifier, drawings, scenes, ae)
-    (args.out / "judge.json").write_text(json.dumps(report, indent=1))
-    print(json.dumps(report), flush=True)
+    trainer.save_report(args.out / "judge.json", report)
     accelerator.end_training()
 
 

@@ -215,8 +215,7 @@ def verdict(
     """What is right in each picture of a scene: object, style, colour, position (of a single one: always), all of it.
 
     Of a pair, object and style are right if they are so for both things, looked for where the best arrangement has
-    them, so that things in each other's place are a wrong position and not two wrong objects. "likeness" is no
-    verdict but a number to sort by: the lowest similarity of a thing asked for with its place.
+    them, so that things in each other's place are a wrong position and not two wrong objects.
     """
     parts = [_verdict(judge, pictures[i : i + 256], scenes[i : i + 256]) for i in range(0, len(scenes), 256)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -246,5 +245,4 @@ def _verdict(judge: ZeroShotClassifier, pictures: Tensor, scenes: Scenes) -> dic
         "position": one | (best == torch.where(layout == BESIDE, 0, 2)),
     }
     is_right["all"] = torch.stack(list(is_right.values())).all(dim=0)
-    likeness = torch.minimum(first[rows, at_first], torch.where(one, 1.0, second[rows, at_second]))
-    return {key: x.cpu().numpy() for key, x in (is_right | {"likeness": likeness}).items()}
+    return {key: x.cpu().numpy() for key, x in is_right.items()}

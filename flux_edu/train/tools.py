@@ -38,11 +38,11 @@ from flux_edu.train.edits import (
     scatter,
     wishes,
 )
-from flux_edu.train.evaluate_tools import measure
 from flux_edu.train.guidance import training_levels
 from flux_edu.train.judge_model import Judge, load_classifier
 from flux_edu.train.latent_pool import Compose, Pool
 from flux_edu.train.objectives import Text, flow_loss, inputs
+from flux_edu.train.trainer import save_report
 
 LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a picture is, and how that steers the blocks
 # A picture's tokens have 64 numbers: where they come in and where they go out, no fewer dimensions may be left.
@@ -142,8 +142,6 @@ TOOLS = {
     "redux": Tool(compose_redux, text_inputs),
 }
 
-# ---------------------------------------------------------------- training
-
 
 def make_student(name: str, base: State, rank: int) -> Flux:
     """The base, wider at its entrance if the tool needs that, with an untrained delta."""
@@ -167,7 +165,6 @@ def main() -> None:
     parser.add_argument("tool", choices=tuple(TOOLS))
     parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 latents are replaced")
     parser.add_argument("--start", type=Path, help="a delta of the same ranks to begin with")
-    parser.add_argument("--judged", type=int, default=512, help="pictures of each kind to judge at the end")
     args = parser.parse_args()
     name, tool = args.tool, TOOLS[args.tool]
     args.out = args.out / name
@@ -198,9 +195,7 @@ def main() -> None:
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         metadata = stage.metadata(steps)
         flux = stage.save(delta, name, metadata)
-        numbers = {"held_out": held_out(flux, steps)}
-        numbers |= measure(name, flux, stage.texts, stage.ae, stage.drawings, args.out, args.judged)
-        stage.report(name, metadata | numbers)
+        save_report(args.out / f"{name}.json", metadata | {"held_out": held_out(flux, steps)})
     stage.accelerator.end_training()
 
 

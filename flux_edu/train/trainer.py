@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -163,21 +163,10 @@ class Clock:
         self.step, self.used, self.used_before = step, used, used
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """What a stage keeps from step to step, if anything: tensors of the same shapes in every process.
-
-    torch.distributed.checkpoint has the same protocol, but takes a second to import.
-    """
-
-    def state_dict(self) -> State: ...
-
-    def load_state_dict(self, state: State) -> None: ...
-
-
 class Trainer:
     """A model, its EMA and the optimizers with their peak rates. Make the EMA before the model is compiled or captured.
 
+    stage is what a stage keeps from step to step, if anything: tensors of the same shapes in every process.
     If --out holds a state, the run goes on from there; the numbers are copied into the tensors that are there, as a
     captured graph keeps their addresses.
     """
@@ -189,7 +178,7 @@ class Trainer:
         model: nn.Module,
         ema: AveragedModel,
         optimizers: dict[Optimizer, float],
-        stage: Stateful | None = None,
+        stage: "torch.distributed.checkpoint.stateful.Stateful | None" = None,
     ):
         self.args, self.accelerator, self.ema, self.stage = args, accelerator, ema, stage
         self.clock = Clock(accelerator, args.seconds, args.steps, args.started)
@@ -334,6 +323,12 @@ class Trainer:
         self.ema.n_averaged.fill_(self.saved)
         self.clock.resume(self.saved, float(metadata["used"]))
         self.accelerator.print(f"{self.path}: going on at step {self.saved}, {self.clock.used:.0f} s", flush=True)
+
+
+def save_report(path: Path, numbers: dict) -> None:
+    """What was measured at the end, into a JSON file and on the screen."""
+    path.write_text(json.dumps(numbers, indent=1))
+    print(f"{path}: {json.dumps(numbers)}", flush=True)
 
 
 def with_prefix(prefix: str, state: State) -> State:
