@@ -7,12 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def timestep_embedding(
-    t: Float[Tensor, "B"],
-    dim: int,
-    max_period: float = 10_000,
-    time_factor: float = 1000.0,
-) -> Float[Tensor, "B dim"]:
+def timestep_embedding(t: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B dim"]:
     """A number as a row of cosines and sines, from fast ones to slow ones.
 
     Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128}
@@ -24,8 +19,8 @@ def timestep_embedding(
     assert dim % 2 == 0, f"dim = {dim}: must be even, half cosines and half sines"
     half = dim // 2
     i = torch.arange(half, dtype=torch.float32, device=t.device)
-    f = torch.exp(-math.log(max_period) * i / half)
-    angle = time_factor * t.float()[:, None] * f
+    f = torch.exp(-math.log(10_000) * i / half)
+    angle = 1000 * t.float()[:, None] * f
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

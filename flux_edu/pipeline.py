@@ -115,7 +115,7 @@ class FluxGenerator:
         timesteps = get_schedule(options.num_steps, patchify(noise).shape[1], shift=self.spec.shift)
         with self.on_device(self.t5, self.clip):
             inputs = prepare(self.t5, self.clip, noise, options.prompt)
-            uncond = embed_empty(self.t5, self.clip, 1) if self.spec.two_passes else None
+            uncond = embed_empty(self.t5, self.clip) if self.spec.two_passes else None
 
         # a start picture moves the start into the schedule, the states of another join the text
         if start is not None:

@@ -48,10 +48,6 @@ class TextEmbedder(nn.Module):
 
 
 @torch.inference_mode()
-def embed_empty(
-    t5: TextEmbedder,
-    clip: TextEmbedder,
-    batch: int,
-) -> tuple[Tensor, Tensor]:
+def embed_empty(t5: TextEmbedder, clip: TextEmbedder) -> tuple[Tensor, Tensor]:
     """(txt, vec) of the empty prompt, which two-pass guidance needs, Eq. (6.4)."""
-    return t5([""] * batch), clip([""] * batch)
+    return t5([""]), clip([""])

@@ -61,7 +61,7 @@ def test_the_signature_is_that_of_the_notes():
 def test_it_is_the_equations_one_after_the_other(tiny):
     noise = get_noise(1, 48, 80, "cpu", torch.float32, 5)
     inputs = prepare(tiny.t5, tiny.clip, noise, PROMPT)
-    timesteps, uncond = get_schedule(2, 3 * 5), embed_empty(tiny.t5, tiny.clip, 1)
+    timesteps, uncond = get_schedule(2, 3 * 5), embed_empty(tiny.t5, tiny.clip)
     x = denoise(tiny.model, **inputs, timesteps=timesteps, guidance=3.0, uncond=uncond)
     with torch.inference_mode():
         picture = to_picture(tiny.ae.decode(pipeline.unpatchify(x, 48, 80))[0])

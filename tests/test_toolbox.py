@@ -111,7 +111,7 @@ def test_a_tool_paints_what_its_training_measures(generators, picture, mask, nam
     tool = generators[name]
     words, beside = given(tool, name, picture, mask)
     with torch.inference_mode():
-        text, empty = (tool.t5([words]), tool.clip([words])), embed_empty(tool.t5, tool.clip, 1)
+        text, empty = (tool.t5([words]), tool.clip([words])), embed_empty(tool.t5, tool.clip)
     theirs = paint_with(name, tool.model, tool.ae, text, empty, beside, guidance, steps=2, seed=5)
     ours = paint(generators, name, picture, mask, guidance=guidance)
     off = np.abs(np.array(to_picture(theirs[0]), dtype=int) - np.array(ours, dtype=int))

@@ -38,7 +38,7 @@ def painted(tiny):
     noise = get_noise(1, SIZE, SIZE, "cpu", torch.float32, seed=0)
     inputs = prepare(tiny.t5, tiny.clip, noise, PROMPTS)
     timesteps = get_schedule(STEPS, inputs["img"].shape[1])
-    x = denoise(tiny.model, **inputs, timesteps=timesteps, guidance=3.0, uncond=embed_empty(tiny.t5, tiny.clip, 1))
+    x = denoise(tiny.model, **inputs, timesteps=timesteps, guidance=3.0, uncond=embed_empty(tiny.t5, tiny.clip))
     pictures = tiny.ae.decode(unpatchify(x, SIZE, SIZE)).clamp(-1, 1)
     print(f"\n{len(PROMPTS)} pictures, {STEPS} steps, two passes: {time.perf_counter() - start:.1f} s")
     return pictures

@@ -24,6 +24,7 @@ AGAIN = "run `python run.py` again after deleting the folder .venv, or `pip inst
 MEMORY_GB, DISK_GB = 1.5, 0.5  # the largest notebook holds 1.2 GB; pictures and executed notebooks are small
 
 Finding = tuple[bool, str, str]  # whether it is well, what was found, what to do if it is not
+Check = Callable[[], Iterator[Finding]]
 
 
 def python() -> Iterator[Finding]:
@@ -131,11 +132,7 @@ def picture() -> Iterator[Finding]:
     seconds = time.perf_counter() - start
     low, high = min(low for low, _ in painted.getextrema()), max(high for _, high in painted.getextrema())
     told = f"tiny-schnell paints 128 × 128 pixels in {seconds:.2f} s (4 steps)"
-    yield (
-        high - low > 50,
-        told,
-        "it is almost of one colour: take the tested version of PyTorch, 2.13",
-    )
+    yield high - low > 50, told, "it is almost of one colour: take the tested version of PyTorch, 2.13"
 
 
 def room() -> Iterator[Finding]:
@@ -157,20 +154,10 @@ def free_memory_gb() -> float | None:
         return int(found[1]) * 1024 / 1e9 if found else None
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    python,
-    libraries,
-    shadows,
-    modules,
-    device,
-    hashes,
-    weights,
-    picture,
-    room,
-)
+CHECKS: tuple[Check, ...] = (python, libraries, shadows, modules, device, hashes, weights, picture, room)
 
 
-def examine(checks: tuple[Callable[[], Iterator[Finding]], ...] = CHECKS) -> int:
+def examine(checks: tuple[Check, ...] = CHECKS) -> int:
     """Print a line for every finding, and under a bad one what to do; 1 if there is a bad one, else 0."""
     bad = 0
     for check in checks:

@@ -93,7 +93,7 @@ def paint_prompts(
     device, (width, height), timesteps = generator.device, config.size, config.timesteps()
     painted = []
     with autocast(device):
-        uncond = embed_empty(generator.t5, generator.clip, 1) if generator.spec.two_passes else None
+        uncond = embed_empty(generator.t5, generator.clip) if generator.spec.two_passes else None
         for i in range(0, len(texts), batch):
             inputs = prepare(generator.t5, generator.clip, noise[i : i + batch].to(device), texts[i : i + batch])
             x = denoise(generator.model, **inputs, timesteps=timesteps, guidance=config.guidance, uncond=uncond)

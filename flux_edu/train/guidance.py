@@ -36,11 +36,6 @@ def training_levels(n: int, length: int, device: torch.device | str) -> Float[Te
     return torch.where(torch.rand(n, device=device) < 0.2, torch.rand(n, device=device), t)
 
 
-def guidance_scales(n: int, device: torch.device | str) -> Float[Tensor, "n"]:
-    """One w a picture, evenly spread."""
-    return LOWEST + (HIGHEST - LOWEST) * torch.rand(n, device=device)
-
-
 @torch.no_grad()
 def start_guidance(guidance_in: MLPEmbedder) -> None:
     """At first w changes nothing; and the sinusoids that turn more than once while w grows by 1 stay silent for good.
@@ -91,7 +86,8 @@ def main() -> None:
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (10.2): the student's one pass beside the teacher's two."""
         x_0, tokens = stage.pool.batch(args.batch)
-        t, w = training_levels(args.batch, x_0.shape[1], device), guidance_scales(args.batch, device)
+        t = training_levels(args.batch, x_0.shape[1], device)
+        w = LOWEST + (HIGHEST - LOWEST) * torch.rand(args.batch, device=device)  # one a picture
         x_t = interpolate(x_0, torch.randn_like(x_0), t)
         with autocast(device):
             text = stage.texts(tokens)

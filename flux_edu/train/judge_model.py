@@ -209,6 +209,7 @@ def best_arrangement(
     return best, at_first[best], at_second[best]
 
 
+@torch.no_grad()
 def verdict(
     judge: ZeroShotClassifier, pictures: Float[Tensor, "B 3 128 128"], scenes: Scenes
 ) -> dict[str, Bool[np.ndarray, "B"]]:
@@ -217,12 +218,6 @@ def verdict(
     Of a pair, object and style are right if they are so for both things, looked for where the best arrangement has
     them, so that things in each other's place are a wrong position and not two wrong objects.
     """
-    parts = [_verdict(judge, pictures[i : i + 256], scenes[i : i + 256]) for i in range(0, len(scenes), 256)]
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-@torch.no_grad()
-def _verdict(judge: ZeroShotClassifier, pictures: Tensor, scenes: Scenes) -> dict[str, np.ndarray]:
     device, rows = pictures.device, torch.arange(len(scenes), device=pictures.device)
     layout, drawing = torch.from_numpy(scenes.layout).to(device), torch.from_numpy(scenes.drawing).to(device)
     similarity = judge.similarity(views(pictures).flatten(0, 1))

@@ -73,10 +73,7 @@ def main() -> None:
     tokenizer.save(str(args.out / "tokenizer.json"))
     words = known_words(drawings)
     (args.out / "vocabulary.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
-    texts = captions(drawings, draw_scenes(drawings, 20000, seed=2), seed=2)
-    lengths = sorted(len(encoded.ids) for encoded in tokenizer.encode_batch(texts))
-    print(f"{tokenizer.get_vocab_size()} tokens, {len(words)} known words; a caption has {lengths[len(lengths) // 2]}")
-    print(f"tokens (median), {lengths[-200]} (99 %), {lengths[-1]} (longest)")
+    print(f"{tokenizer.get_vocab_size()} tokens, {len(words)} known words")
 
 
 if __name__ == "__main__":

@@ -154,10 +154,6 @@ class Clock:
             self.used, self.since_start = seconds
         return max(self.used / self.seconds, self.step / self.steps)
 
-    def begin(self) -> None:
-        """Count from now on: getting ready and compiling do not count."""
-        self.begun = time.monotonic()
-
     def resume(self, step: int, used: float) -> None:
         """From where an earlier start of the run has left off."""
         self.step, self.used, self.used_before = step, used, used
@@ -233,8 +229,8 @@ class Trainer:
             self.step(loss, learning_rate(progress, warm_up))
             clock.step += 1
             if clock.step == ready:
-                clock.begin()
-                self.last_line = clock.step, time.monotonic()
+                clock.begun = time.monotonic()  # getting ready and compiling do not count
+                self.last_line = clock.step, clock.begun
             if clock.step % args.report == 0:
                 self.report(evaluate if clock.step % (args.report * args.evaluate) == 0 else None, columns)
             if clock.step % args.save == 0:
