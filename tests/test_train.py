@@ -38,7 +38,7 @@ from flux_edu.train.data import (
 )
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.muon import Muon
-from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
+from flux_edu.train.objectives import flow_loss, inputs, logit_normal, shift_logit_normal
 from flux_edu.train.text_to_velocity import TextToVelocity, init_position_bias
 from flux_edu.train.trainer import Clock, learning_rate, make_ema, seed_of
 
@@ -159,6 +159,8 @@ def test_scenes_of_another_size_are_in_proportion(drawings):
     middle = np.stack([wide.place[wide.layout == layout, :, 1:].mean(0) for layout in (BESIDE, ABOVE)])
     np.testing.assert_allclose(middle, [[[64, 64], [192, 64]], [[128, 32], [128, 96]]], atol=1.5)
     assert wide.place[wide.layout == BESIDE, :, 0].min() > 110 and wide.place[wide.layout == ABOVE, :, 0].max() < 61
+    x, text = torch.zeros(1, 16 * 8, 64), (torch.zeros(1, 5, 7), torch.zeros(1, 3))
+    assert inputs(x, torch.ones(1), text, grid=(8, 16))[1].amax((0, 1)).tolist() == [0, 7, 15]
 
 
 def test_drawings_stand_in_their_cells(drawings):

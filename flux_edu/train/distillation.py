@@ -66,18 +66,20 @@ def sample(
     return denoise(flux, *inputs, timesteps, guidance, **conditions)
 
 
-def schedule(spec: ModelSpec, steps: int) -> list[float]:
-    return get_schedule(steps, (SIZE // 16) ** 2, shift=spec.shift)
+def schedule(spec: ModelSpec, steps: int, width: int = SIZE, height: int = SIZE) -> list[float]:
+    return get_schedule(steps, (height // 16) * (width // 16), shift=spec.shift)
 
 
-def one_noise(device: torch.device | str) -> Float[Tensor, "1 C h w"]:
-    return get_noise(1, SIZE, SIZE, device, torch.float32, seed=0)
+def one_noise(
+    device: torch.device | str, seed: int = 0, width: int = SIZE, height: int = SIZE
+) -> Float[Tensor, "1 C h w"]:
+    return get_noise(1, height, width, device, torch.float32, seed)
 
 
 @torch.inference_mode()
-def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"]) -> Image.Image:
+def sheet(ae: AutoEncoder, x: Float[Tensor, "B L C"], width: int = SIZE, height: int = SIZE) -> Image.Image:
     """The pictures of these latents, four in a row."""
-    return picture_grid(ae.decode(unpatchify(x, SIZE, SIZE)), columns=4)
+    return picture_grid(ae.decode(unpatchify(x, height, width)), columns=4)
 
 
 def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.ArgumentParser:

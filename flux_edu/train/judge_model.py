@@ -216,7 +216,8 @@ def verdict(
     """What is right in each picture of a scene: object, style, colour, position (of a single one: always), all of it.
 
     Of a pair, object and style are right if they are so for both things, looked for where the best arrangement has
-    them, so that things in each other's place are a wrong position and not two wrong objects.
+    them, so that things in each other's place are a wrong position and not two wrong objects. "likeness" is no
+    verdict but a number to sort by: the lowest similarity of a thing asked for with its place.
     """
     device, rows = pictures.device, torch.arange(len(scenes), device=pictures.device)
     layout, drawing = torch.from_numpy(scenes.layout).to(device), torch.from_numpy(scenes.drawing).to(device)
@@ -240,4 +241,5 @@ def verdict(
         "position": one | (best == torch.where(layout == BESIDE, 0, 2)),
     }
     is_right["all"] = torch.stack(list(is_right.values())).all(dim=0)
-    return {key: x.cpu().numpy() for key, x in is_right.items()}
+    likeness = torch.minimum(first[rows, at_first], torch.where(one, 1.0, second[rows, at_second]))
+    return {key: x.cpu().numpy() for key, x in (is_right | {"likeness": likeness}).items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.io.device import autocast
 from flux_edu.patchify import patchify
-from flux_edu.train.data import Drawings, captions, draw_scenes, render
+from flux_edu.train.data import SIZE, Drawings, captions, draw_scenes, render
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import seed_of
 
@@ -18,15 +18,17 @@ BLOCK = 2048  # latents that are made at once
 Compose = Callable[..., tuple[Tensor, ...]]  # of a pool, n, a seed, and whether held-out combinations are wanted
 
 
-def compose_scenes(pool: "Pool", n: int, seed: int, unseen: bool = False) -> tuple[Tensor, Tensor]:
-    """Scenes with their captions."""
-    scenes = draw_scenes(pool.drawings, n, seed, unseen=unseen)
-    latents = patchify(pool.encode(render(pool.drawings, scenes)))
+def compose_scenes(
+    pool: "Pool", n: int, seed: int, unseen: bool = False, width: int = SIZE, height: int = SIZE
+) -> tuple[Tensor, Tensor]:
+    """Scenes of one size with their captions."""
+    scenes = draw_scenes(pool.drawings, n, seed, unseen=unseen, width=width, height=height)
+    latents = patchify(pool.encode(render(pool.drawings, scenes, width=width, height=height)))
     return latents, pool.tokens(captions(pool.drawings, scenes, seed))
 
 
 class Pool:
-    """Latents of pictures with the tokens of their captions, on the device, to draw batches from.
+    """Latents of pictures of one size with the tokens of their captions, on the device, to draw batches from.
 
     They are a window on an endless list of blocks. Block r depends on the seed and on r alone, so that a run that is
     started again has the same ones. `compose` makes them: latents, tokens, and what a tool is given besides.

@@ -19,11 +19,15 @@ Velocity = Callable[..., Tensor]  # of x, t and what else the velocity depends o
 
 
 def inputs(
-    x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], text: Text, w: Float[Tensor, "B"] | None = None
+    x: Float[Tensor, "B L C"],
+    t: Float[Tensor, "B"],
+    text: Text,
+    w: Float[Tensor, "B"] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """What the transformer takes for square pictures."""
-    side = math.isqrt(x.shape[1])
-    img_ids = make_img_ids(1, side, side).to(x.device).expand(len(x), -1, -1)
+    """What the transformer takes for pictures of these rows and columns of tokens; without a grid for square ones."""
+    rows, columns = grid or (math.isqrt(x.shape[1]),) * 2
+    img_ids = make_img_ids(1, rows, columns).to(x.device).expand(len(x), -1, -1)
     txt_ids = make_txt_ids(1, text[0].shape[1]).to(x.device).expand(len(x), -1, -1)
     return x, img_ids, text[0], txt_ids, t, text[1], *(() if w is None else (w,))
 
@@ -34,9 +38,10 @@ def velocity(
     t: Float[Tensor, "B"],
     text: Text,
     w: Float[Tensor, "B"] | None = None,
+    grid: tuple[int, int] | None = None,
 ) -> Float[Tensor, "B L C"]:
     """v_θ(x_t, t, c, w): one evaluation of the transformer."""
-    return flux(*inputs(x, t, text, w)).float()
+    return flux(*inputs(x, t, text, w, grid)).float()
 
 
 # ---------------------------------------------------------------- Eq. (9): rectified flow

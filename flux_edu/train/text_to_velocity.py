@@ -52,11 +52,15 @@ class TextToVelocity(nn.Module):
         init_position_bias(self.texts.t5)
 
     def forward(
-        self, x: Float[Tensor, "B L C"], t: Float[Tensor, "B"], tokens: Int[Tensor, "B L_txt"]
+        self,
+        x: Float[Tensor, "B L C"],
+        t: Float[Tensor, "B"],
+        tokens: Int[Tensor, "B L_txt"],
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B L C"]:
         # bfloat16 for the products on a GPU only; t, ids and rotations stay float32 as they are, autocast or not
         with autocast(x.device):
-            return self.flux(*inputs(x, t, self.texts(tokens)))
+            return self.flux(*inputs(x, t, self.texts(tokens), grid=grid))
 
     def parts(self) -> dict[str, nn.Module]:
         """The three networks by the names of their files."""
