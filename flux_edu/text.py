@@ -14,7 +14,7 @@ class TextEmbedder(nn.Module):
 
     C = 4096 and L_txt = 512 (schnell: 256) in T5; C = 768 in CLIP, which reads 77
     tokens. Every text is cut or padded to max_length tokens, and the padding is not
-    masked: FLUX was trained to read it. Raffel et al., "T5", 2020; Radford et al.,
+    masked, as in the makers' code. Raffel et al., "T5", 2020; Radford et al.,
     "CLIP", 2021.
     """
 

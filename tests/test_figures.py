@@ -173,7 +173,6 @@ DRAWN = {
     "delta_size": ({}, dict(rank=(1, 64))),
     "few_step_walks": ({}, dict(steps=(1, 28))),
     "off_the_chord": (dict(curves={"a walk": ([1.0, 0.5], [0.3, 0.1])}), {}),
-    "distance_by_steps": (dict(curves={"base": {8: 0.1, 1: 2.0}}), {}),
     "fill_inputs": ({}, dict(left=(0, 120), top=(0, 120), side=(1, 128))),
     "kontext_sizes": ({}, dict(width=(256, 3840), height=(256, 3840))),
     "two_planes": ({}, dict(index=(0, 4), row=(0, 8))),

@@ -199,10 +199,36 @@ def single_block(lit: Sequence[str] = ()) -> str:
     return d.svg()
 
 
+def doors() -> str:
+    """The three doors by which a picture enters: more channels, more image tokens, more text tokens."""
+    d = Drawing(760, 330, "Three doors for a picture: channels, image tokens, text tokens")
+    for y, name, width in (
+        (20, "Canny, Depth: a picture", "64 + 64"),
+        (74, "Fill: the rest, and a mask", "64 + 64 + 256"),
+    ):
+        d.box(name, 20, y, 190, 42, f"{name.split(': ')[1]}\n{name.split(':')[0]}", IMG)
+        d.arrow((210, y + 21), (300, y + 21))
+        d.box(f"{name} token", 300, y, 150, 42, f"{width} channels\nevery image token", IMG)
+        d.arrow((450, y + 21), (480, y + 21), (480, 150), (500, 150))
+    d.box("reference", 20, 140, 190, 42, "a reference\nKontext", IMG)
+    d.arrow((210, 161), (300, 161))
+    d.box("longer", 300, 140, 150, 42, "L + L_r tokens\nids (1, row, column)", IMG)
+    d.arrow((450, 161), (500, 161))
+    d.box("seen", 20, 208, 190, 42, "a picture, seen by SigLIP\nRedux", TXT)
+    d.arrow((210, 229), (300, 229))
+    d.box("text", 300, 208, 150, 42, "512 + 729 text tokens\nids (0, 0, 0)", TXT)
+    d.arrow((450, 229), (480, 229), (480, 172), (500, 172))
+    d.box("start", 20, 276, 190, 42, "a picture\nimage to image", IMG)
+    d.arrow((210, 297), (590, 297), (590, 208))
+    d.text(300, 290, "no door: x_t itself, mixed with noise")
+    d.box("flux", 500, 114, 180, 94, "transformer\nvelocity of the L tokens\nof the picture made", PALE)
+    return d.svg()
+
+
 def drawings() -> dict[str, str]:
     """File name → SVG, for everything that the notebooks and the README show."""
     whole = {"flux.svg": network()} | {f"flux_{number}.svg": network(lit) for number, lit in CHAPTERS.items()}
-    return whole | {"double_block.svg": double_block(), "single_block.svg": single_block()}
+    return whole | {"double_block.svg": double_block(), "single_block.svg": single_block(), "doors.svg": doors()}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train the judge of painted pictures: `python -m flux_edu.train.judge`. Eq. (9.4).
 
 It learns from every drawing there is, the held-out combinations too, because a judge has to know all right answers; it
-never sees a painted picture. What is held out from the generator are combinations, and nothing of the judge flows back
-into it.
+never sees a painted picture. What is held out from the generator are combinations. Nothing of the judge flows back into
+tiny, tiny-dev and tiny-schnell; tiny-redux sees with its features, and tiny-kontext is told its names.
 
 Everything happens on the device: drawings are pasted, augmented as a sampler or an autoencoder would alter them, and
 cut out in batches.

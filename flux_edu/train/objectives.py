@@ -127,8 +127,8 @@ def guidance_loss(v: Float[Tensor, "B L C"], v_w: Float[Tensor, "B L C"]) -> Flo
     Eq. (10.2):  min_φ E ‖v_φ(x_t, t, c, w) - v_w(x_t, t, c)‖² / ‖v_w(x_t, t, c)‖²
 
     The expectation is over pictures, captions, noise, t and w. Meng et al. weigh by t; here each sample counts in
-    parts of its own length: a strong guidance makes velocities several times longer, and would otherwise be all that
-    is learned. The root of the loss is the relative error.
+    parts of its own length: guidance makes velocities longer, most of all near t = 1, and these samples would otherwise
+    weigh most. The root of the loss is the relative error.
     """
     return ((v - v_w).square().mean(dim=(1, 2)) / v_w.square().mean(dim=(1, 2))).mean()
 

@@ -63,30 +63,7 @@ REFERENCE_IDS = Exercise(
     advice="(index, row, column), row by row.",
 )  # fmt: skip
 
-# ---------------------------------------------------------------- 12.3
-
-
-def merged(W: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-    return W + scale * B @ A
-
-
-MERGED = Exercise(
-    "12.3",
-    merged,
-    inputs=[
-        (normal(5, 5), normal(2, 5, seed=1), normal(5, 2, seed=2), 0.7),
-        (normal(3, 3), normal(1, 3, seed=1), normal(3, 1, seed=2), -1.3),
-    ],
-    mistakes={
-        "the scale is missing: W + scale · B A": lambda W, A, B, scale: merged(W, A, B, 1.0),
-        "you scaled W too; the base stays whole, W + scale · B A": lambda W, A, B, scale: scale * merged(W, A, B, 1.0),
-        "that is the transpose of B A: A comes first when the layer reads x, so B stands left":
-            lambda W, A, B, scale: merged(W, B.T, A.T, scale),
-    },
-    advice="W + scale · B A.",
-)  # fmt: skip
-
-EXERCISES = [MASK_TOKENS, REFERENCE_IDS, MERGED]
+EXERCISES = [MASK_TOKENS, REFERENCE_IDS]
 
 # ---------------------------------------------------------------- questions
 

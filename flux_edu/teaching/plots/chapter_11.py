@@ -1,4 +1,4 @@
-"""Figures of chapter 11: walks with few steps, how far velocities are from the chord, distances by steps."""
+"""Figures of chapter 11: walks with few steps, how far velocities are from the chord."""
 
 from collections.abc import Sequence
 
@@ -36,20 +36,4 @@ def off_the_chord(curves: dict[str, tuple[Sequence[float], Sequence[float]]]) ->
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False)
     fig.set_label("Distance of the velocity from the chord of its walk. " + "; ".join(summaries) + ".")
-    return fig
-
-
-def distance_by_steps(curves: dict[str, dict[int, float]]) -> Figure:
-    """Where walks of fewer steps end, as a distance from where the long one does; both axes logarithmic."""
-    fig, ax = new_figure(width=6.2, height=3.0)
-    summaries, steps = [], sorted({n for curve in curves.values() for n in curve})
-    for (name, curve), color, marker in zip(curves.items(), (BLUE, ORANGE, GREEN), "osD", strict=False):
-        ax.loglog(list(curve), list(curve.values()), marker + "-", color=color, ms=4, label=name)
-        summaries.append(f"{name}: " + ", ".join(f"{value:.2f} with {n}" for n, value in curve.items()))
-    ax.set_xticks(steps, [str(n) for n in steps])
-    ax.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
-    ax.minorticks_off()
-    ax.set(xlabel="steps (logarithmic)", ylabel="relative distance (logarithmic)")
-    ax.legend(fontsize=8, frameon=False)
-    fig.set_label("Distance of the end from that of 28 steps. " + "; ".join(summaries) + ".")
     return fig
