@@ -202,7 +202,7 @@ ENTRIES = [
         23, PART, "the range of a start picture", r"$\text{init\_image}$ is the optional initial image", "missing",
         "The reference behind this argument divides the pixels by 255. The autoencoder reads [−1, 1], so the picture"
         " comes back pale. Nothing complains.",
-        ("8.1",), ("08_autoencoder", "What the notes leave out: [0, 1] is not [−1, 1]"),
+        ("8.1",), ("08_autoencoder", "[0, 1] is not [−1, 1]"),
         Check("(black, white) as the autoencoder wants them", range_notes, range_right, (-1.0, 1.0),
               speaker="the reference"),
         "demo_gr.py of the reference; flux#180 asks which range is right, flux#402 shows both",

@@ -115,7 +115,7 @@ ENTRIES = [
         32, PART, "two text encoders", "一个是clip, 一个是t5,分别用于global的文本特征和局部的文本特征", "right",
         "CLIP-L gives one pooled vector (it reads 77 tokens), T5-XXL a row a token (512, schnell 256). SD3 reads the"
         " prompt with CLIP-L, CLIP-G and T5, so FLUX is simpler indeed.",
-        ("7.1", "7.2"), ("07_text_encoders", "What the notes have right"),
+        ("7.1", "7.2"), ("07_text_encoders", "Eq. 7.1 · T5 gives one state a token"),
         Check("vec and txt", encoders_notes, encoders_right, ("one vector a text", "one vector a token")),
         "Stable Diffusion 3, arXiv 2403.03206",
     ),
