@@ -39,6 +39,7 @@ SIZES = dict(width=(128, 2048), height=(128, 2048))
 # figure → what it is given, and its sliders' ends: each is drawn once with its defaults, and once at every end
 DRAWN = {
     "straight_path": ({}, dict(t=(0.0, 1.0))),
+    "same_level": ({}, dict(t=(0.0, 1.0), factor=(2, 8))),
     "mu_line": ({}, dict(base_shift=(0.0, 2.0), max_shift=(0.0, 3.0), width=(256, 2560), height=(256, 2560))),
     "time_shift_curve": ({}, dict(mu=(-3.0, 3.0), sigma=(0.2, 3.0))),
     "schedule": ({}, dict(mu=(-1.0, 4.0), sigma=(0.2, 3.0), width=(256, 2048), height=(256, 2048), steps=(1, 50))),
@@ -51,6 +52,7 @@ DRAWN = {
     "token_places": ({}, dict(width=(64, 512), height=(64, 512))),
     "rope_spectrum": ({}, dict(log10_theta=(2.0, 6.0), dim=(16, 56), side=(8, 256))),
     "rope_arrows": ({}, dict(position=(0, 63), log10_theta=(2.0, 6.0))),
+    "constant_angle": ({}, dict(query_at=(0, 20), key_at=(0, 20), omega=(0.05, 1.0))),
     "rope_pairings": ({}, dict(position=(0, 63))),
     "rope_axes": ({}, dict(axis_0=(0, 1), row=(0, 63), col=(0, 63), split=SPLITS)),
     "score_map": (
@@ -122,6 +124,7 @@ DRAWN = {
         dict(v_uncond=torch.tensor([3.0, 0.0]), v_cond=torch.tensor([2.8, 0.8]), w=3.0),
         dict(w=(0.0, 8.0)),
     ),
+    "guided_field": ({}, dict(w=(0.0, 6.0), num_steps=(1, 30))),
     "solver_orders": ({}, dict(data=("Gaussian", "two blobs"), mu=(-3.0, 3.0), deviation=(0.05, 2.0))),
     "solver_figure": (dict(errors={"Euler": [0.1, 0.05], "Heun": [0.1, 0.025]}, counts=[4, 8]), {}),
     "shift_errors": (dict(errors={"s = 0.1": [0.1, 0.2], "s = 3": [0.2, 0.1]}, mus=[-1.0, 1.0]), {}),

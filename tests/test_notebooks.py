@@ -85,7 +85,7 @@ def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
 def test_code_comes_in_small_cells(path):
     lengths = [len(code.splitlines()) for code in sources(path, "code")]
     assert max(lengths) <= 30, "the longest cell"
-    assert statistics.median(lengths) <= 8, "the median cell"
+    assert statistics.median(lengths) <= 11, "the median cell, at 88 columns"
 
 
 @each_notebook

@@ -212,7 +212,7 @@ ENTRIES = [
         4, PART, "the position encoding", r"\( \mathbf{P} \in \mathbb{R}^{L \times d_p} \)", "imprecise",
         r"Two tensors, neither of this shape: ids $B \times L \times 3$, and of them rotations $B \times 1 \times L"
         r" \times 64 \times 2 \times 2$, with 8 + 28 + 28 = 64 pairs of channels. Nothing of it is learned.",
-        ("2.4", "3.4"), ("03_rope", "Where the notes are wrong: P ∈ ℝ^{L×d_p}"),
+        ("2.4", "3.4"), ("03_rope", "Eq. 3.4 · Three axes"),
         Check("shape for five tokens", table_notes, table_right, (1, 1, 5, 64, 2, 2)),
     ),
     Erratum(

@@ -122,7 +122,7 @@ ENTRIES = [
         "The notes do not say what N counts. If N is the number of steps, as in their `num_steps`, there are N + 1"
         " levels, n = 0 … N; their line holds if N counts the levels. Their own `linspace(1, 0, num_steps + 1)` has it"
         " right (No. 34). The network is evaluated at the first N levels and never at 0.",
-        ("1.5",), ("01_schedule", "Where the notes are wrong: N steps have N + 1 points"),
+        ("1.5",), ("01_schedule", "N steps have N + 1 levels"),
         Check("steps of the list, if N = 4 is the number of steps", points_notes, points_right, 4),
     ),
     Erratum(
@@ -131,7 +131,7 @@ ENTRIES = [
         r" towards the noise. So the picture in mind is $\hat x_0 = x_t - t\,v$, the noise $\hat\varepsilon ="
         r" x_t + (1-t)\,v$."
         " The notes never name the path; their step (No. 1) has the other sign.",
-        ("6.1",), ("06_sampling", "Where the notes are wrong: the ODE without a sign"),
+        ("6.1",), ("06_sampling", "Eq. 6.1 · What the velocity says"),
         Check("the picture, from a state at t = 0.25", derivative_notes, derivative_right, (0.3, -0.7)),
         "the sign of the training target is asked about in x-flux#32",
     ),

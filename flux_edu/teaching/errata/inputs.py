@@ -101,7 +101,7 @@ ENTRIES = [
         "imprecise",
         "In the reference it is a plain function, `prepare(t5, clip, img, prompt)`. Its `vec` is what the network"
         " takes as `y`, and guidance is no part of it: a number a picture, made where the network is called.",
-        ("4.3",), ("02_patchify", "Where the notes differ: the signature"),
+        ("4.3",), ("02_patchify", "What `prepare` returns"),
         Check("arguments of prepare", signature_notes, signature_right, ("t5", "clip", "img", "prompt")),
     ),
     Erratum(
@@ -124,7 +124,7 @@ ENTRIES = [
         "The consequence: $R(0) = I$, so text tokens get no position at all and stand where patch (0, 0) stands."
         " Shuffle them and the velocity stays exactly the same. Word order reaches FLUX only because an encoder has"
         " put it into what it hands over: T5 into each row, or CLIP into its vector (notebook 07).",
-        ("2.5", "3.2"), ("02_patchify", 'What the notes leave out: the consequence of "目前为0"'),
+        ("2.5", "3.2"), ("02_patchify", "What follows from (0, 0, 0)"),
         Check("shuffling text tokens changes the velocity", order_notes, order_right, False,
               (moved_by_shuffling,), "a guess"),
         "the question is put in flux#71 and OminiControl#12; the makers have not answered it there",
@@ -133,14 +133,14 @@ ENTRIES = [
         26, PART, "what is cut into 2 × 2", r"因为整张图片会被分成很多个$2\times 2$ 的小块", "imprecise",
         "The **latent** is cut, 8 times smaller than the picture and of 16 channels. So a token is 16 × 16 pixels and"
         " 64 numbers.",
-        ("2.2",), ("02_patchify", "Where the notes are imprecise: what is cut into 2 × 2?"),
+        ("2.2",), ("02_patchify", "The latent is cut, not the picture"),
         Check("tokens of 1024 × 1024 pixels", pieces_notes, pieces_right, 4096),
     ),
     Erratum(
         27, PART, "img_ids", "这个'img_ids'记录的就是每个小块的编号", "imprecise",
         "Coordinates, as the notes themselves say two lines before, and not serial numbers: (0, row, column). One step"
         " down is (0, 1, 0) in a picture of any width. The first axis is 1 for Kontext's reference picture.",
-        ("2.4",), ("02_patchify", "Where the notes are wrong: coordinates, not serial numbers"),
+        ("2.4",), ("02_patchify", "Coordinates, not serial numbers"),
         Check("one step down, 4 and 7 tokens wide", serial_notes, serial_right, ((0, 1, 0), (0, 1, 0))),
     ),
 ]  # fmt: skip

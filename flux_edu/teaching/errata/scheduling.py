@@ -124,7 +124,7 @@ ENTRIES = [
         13, PART, "what μ controls", r"\(\mu\)：控制函数曲线的中心位置。", "imprecise",
         r"Half true: the half-point moves, but the curve is not moved sideways. μ multiplies the odds of every level by"
         r" the same factor, $t'/(1-t') = e^\mu\,(t/(1-t))^\sigma$, and leaves both ends where they are.",
-        ("1.3", "1.4"), ("01_schedule", 'Where the notes are half right: "μ controls the centre"'),
+        ("1.3", "1.4"), ("01_schedule", "μ multiplies the odds"),
         Check("odds of t' over odds of t at t = 0.2, 0.5, 0.8 (e^1.15)", centre_notes, centre_right, (3.15819,) * 3),
     ),
     Erratum(
@@ -132,7 +132,7 @@ ENTRIES = [
         r"At t = 0 the formula divides by zero. In PyTorch the value survives ($1/0 = \infty$), the gradient is NaN,"
         r" and a Python number raises. Equal and safe: $t' = e^\mu t^\sigma / (e^\mu t^\sigma + (1-t)^\sigma)$, with"
         r" slope $e^\mu$ at 0 for σ = 1.",
-        ("1.3",), ("01_schedule", "Where the notes are wrong: the formula at t = 0"),
+        ("1.3",), ("01_schedule", "The slope at t = 0"),
         Check("(value, slope) at t = 0 for μ = 1.15", end_notes, end_right, (0.0, 3.15819)),
     ),
     Erratum(
@@ -140,7 +140,7 @@ ENTRIES = [
         r"In the plot of t' over t it moves to the **left**: the half-point is $t^* = 1/(1+e^{\mu/\sigma})$, 0.5,"
         " 0.378 and 0.240 for μ = 0, 0.5 and 1.15, and t' > t for μ > 0. Plotted over the step index, along which t"
         " falls, the same curve does bulge to the upper right; perhaps that was meant. Name the axes.",
-        ("1.3", "1.4"), ("01_schedule", 'Where the notes are wrong: "mu 增大，曲线向右偏移"'),
+        ("1.3", "1.4"), ("01_schedule", "A larger μ moves the curve to the left"),
         Check("the t that becomes one half, μ = 1.15", direction_notes, direction_right, 0.240489),
         figure=(
             "The figure has the same shift twice. In which of the two does a larger μ move the curve to the right?",
@@ -151,7 +151,7 @@ ENTRIES = [
         14, PART, "what σ controls", r"当 \(\sigma\) 增大时，函数曲线变得更陡峭", "imprecise",
         r"Steeper near the half-point only, flatter at both ends: $dt'/dt = \sigma\,t'(1-t')/(t(1-t))$. FLUX always has"
         " σ = 1; with μ = 0 that is no change at all.",
-        ("1.3", "1.4"), ("01_schedule", 'Where the notes are half right: "σ 增大，曲线更陡峭"'),
+        ("1.3", "1.4"), ("01_schedule", "What σ does to the slope"),
         Check("slope for σ = 2 at t = 0.02, 0.5, 0.98", steep_notes, steep_right, (0.042464, 2.0, 0.042464)),
     ),
     Erratum(
@@ -168,7 +168,7 @@ ENTRIES = [
         r"也就是根据分辨率计算时间步长的调整参数。256 对应的 \(\mu\) 值为 0.5", "imprecise",
         r"It is read off the number of **image tokens**, $L = \lceil H/16 \rceil \lceil W/16 \rceil$: 256 × 256 pixels"
         r" have 256 of them, 1024 × 1024 have 4096. $\mu(L) = 0.456667 + 1.692708 \cdot 10^{-4} L$.",
-        ("1.2",), ("01_schedule", "Where the notes are wrong: tokens, not resolution"),
+        ("1.2",), ("01_schedule", "L counts tokens, not pixels"),
         Check("μ of 1024 × 1024 pixels", tokens_notes, tokens_right, 1.15),
     ),
     Erratum(
@@ -181,7 +181,7 @@ ENTRIES = [
     Erratum(
         17, PART, "max_shift", r"\(\text{max\_shift}\)：时间调整的最大值。", "wrong",
         "It is μ at 4096 tokens, a point on a line and not a maximum. Nothing is clamped.",
-        ("1.2",), ("01_schedule", "Where the notes are wrong: `max_shift` is no maximum"),
+        ("1.2",), ("01_schedule", "`max_shift` is no maximum"),
         Check("μ of 2048 × 2048 pixels", maximum_notes, maximum_right, 3.23),
     ),
     Erratum(
@@ -196,7 +196,7 @@ ENTRIES = [
         18, PART, "is there always a shift?", r"\(\text{shift}\)：是否对时间步长进行调整。", "missing",
         "When is it off? For schnell: its levels stay evenly spaced, whatever the size. Only the dev family is"
         " shifted.",
-        ("1.5",), ("01_schedule", "What the notes leave out: schnell has no shift"),
+        ("1.5",), ("01_schedule", "schnell has no shift"),
         Check("schnell's four steps", schnell_notes, schnell_right, (1, 0.75, 0.5, 0.25, 0), speaker="a guess"),
     ),
 ]  # fmt: skip

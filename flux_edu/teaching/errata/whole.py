@@ -102,7 +102,7 @@ PARTS = [
         "Nor are the time and guidance embedding (4.1 to 4.3), RoPE (3.1 to 3.5) and the output layer (5.5). The"
         " single block runs attention and MLP side by side over text *and* image, under one gate; text is dropped"
         " after the last of them.",
-        ("5.1", "5.2", "5.3", "5.4", "5.5"), ("05_single_stream", "What the notes leave out"),
+        ("5.1", "5.2", "5.3", "5.4", "5.5"), ("05_single_stream", "Two leftovers of the reference"),
         Check("where text tokens are dropped", dropped_notes, dropped_right, "after the last single block",
               speaker="a guess"),
         "Dehghani et al., arXiv 2302.05442, for the parallel form",

@@ -144,7 +144,7 @@ QUESTIONS = [
         why="logit t′ = μ + logit t: a larger μ lifts the whole curve, so ½ is reached earlier.",
     ),
     Question(
-        section="Where the notes are wrong: `max_shift` is no maximum",
+        section="`max_shift` is no maximum",
         text="At 1024 × 1024 pixels μ is max_shift = 1.15. What is it at 2048 × 2048?",
         choices={
             "1.15: it is the maximum": lambda mu: abs(mu - 1.15) < 0.01,

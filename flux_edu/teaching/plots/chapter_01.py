@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch.nn.functional import avg_pool2d
 
 from flux_edu.flux2.model import empirical_mu
 from flux_edu.patchify import token_grid
@@ -54,14 +55,45 @@ def straight_path(t: float = 0.5) -> Figure:
         left.plot([0, 1], [a, b], color=GREY, lw=1)
         left.plot(t, (1 - t) * a + t * b, "o", color=RED, ms=5)
     left.axvline(t, color=RED, lw=1, ls=":")
-    left.set(xlabel="noise level t (0: picture, 1: noise)", ylabel="value of one number of x_t", xlim=(-0.02, 1.02))
+    left.set(xlabel="noise level t (1: noise, 0: picture)", ylabel="value of one number of x_t", xlim=(1.02, -0.02))
     left.set_title(f"each number walks a straight line; here t = {t:.2f}", fontsize=10)
     right.imshow((x_t[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
     right.set_axis_off()
     right.set_title(f"{1 - t:.2f} × picture + {t:.2f} × noise", fontsize=10)
     fig.set_label(
-        f"Left: ten numbers of a picture on straight lines from the picture (t = 0) to noise (t = 1), marked at"
+        f"Left: ten numbers of a picture on straight lines from noise (t = 1) to the picture (t = 0), marked at"
         f" t = {t:.2f}. Right: the picture at that level, {1 - t:.0%} picture and {t:.0%} noise."
+    )
+    return fig
+
+
+def same_level(t: float = 0.7, factor: int = 4) -> Figure:
+    """The same t on a small picture and on one with `factor` times its sides, averaged down, and the level t' that
+    hides the large one as well: odds `factor` times as large."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(factor: int, t: float) -> torch.Tensor:
+        x_0 = toy_picture(48 * factor, 64 * factor)
+        return interpolate(x_0, torch.randn(x_0.shape, generator=generator), torch.tensor([t]))
+
+    higher = factor * t / (factor * t + 1 - t)
+    large = noisy(factor, t)
+    panels = {
+        f"small, t = {t:.2f}": noisy(1, t),
+        f"{factor} × as wide, t = {t:.2f}": large,
+        "… averaged down": avg_pool2d(large, factor),
+        f"t' = {higher:.2f}, averaged down": avg_pool2d(noisy(factor, higher), factor),
+    }
+    fig, axes = new_figure(1, 4, width=9, height=2.1, margins=(0.005, 0.995, 0.01, 0.88), wspace=0.04)
+    for ax, (name, x) in zip(axes, panels.items(), strict=True):
+        ax.imshow((x[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
+        ax.set_axis_off()
+        ax.set_title(name, fontsize=9)
+    odds = t / (1 - t) if t < 1 else math.inf
+    fig.set_label(
+        f"A house at t = {t:.2f}: small, with noise {odds:.2f} times the picture; {factor} times as wide, as noisy;"
+        f" that averaged down, with noise {odds / factor:.2f} times the picture, so that the house is plain again; and"
+        f" at t' = {higher:.2f}, averaged down, as noisy as the small one."
     )
     return fig
 

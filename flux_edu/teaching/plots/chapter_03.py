@@ -70,6 +70,35 @@ def rope_arrows(position: int = 3, log10_theta: float = 4.0, dim: int = 16) -> F
     return fig
 
 
+def constant_angle(query_at: int = 3, key_at: int = 8, omega: float = 0.3) -> Figure:
+    """Eq. (3.5): a pair of channels of q at p_i and of k at p_j; the angle between them is that of p_j - p_i alone."""
+    q, k = 0.4, 1.1  # the angles of their contents
+    pairs = {
+        "at their positions": (q + query_at * omega, k + key_at * omega),
+        "the query at 0": (q, k + (key_at - query_at) * omega),
+    }
+    between = pairs["the query at 0"][1] - q
+    fig, axes = new_figure(1, 2, width=8, height=2.9, margins=(0.02, 0.98, 0.02, 0.88))
+    circle = torch.linspace(0, 2 * math.pi, 90)
+    for ax, (name, ends) in zip(axes, pairs.items(), strict=True):
+        ax.plot(circle.cos(), circle.sin(), color="#bbbbbb", lw=1)
+        arc = torch.linspace(*ends, 60)
+        ax.plot(0.45 * arc.cos(), 0.45 * arc.sin(), color=GREEN, lw=2)
+        for angle, label, colour in zip(ends, "qk", (BLUE, ORANGE), strict=True):
+            x, y = math.cos(angle), math.sin(angle)
+            ax.annotate("", (x, y), (0, 0), arrowprops=dict(arrowstyle="->", color=colour, lw=2, shrinkA=0, shrinkB=0))
+            ax.text(1.15 * x, 1.15 * y, label, color=colour, ha="center", va="center")
+        ax.set(xlim=(-1.7, 1.7), ylim=(-1.3, 1.3), aspect="equal")
+        ax.set_title(f"{name}: from q to k {math.degrees(between):.0f}°, q · k = {math.cos(between):.2f}", fontsize=9)
+        ax.axis("off")
+    fig.set_label(
+        f"Two circles with an arrow q and an arrow k. Left, q turned to position {query_at} and k to {key_at}; right, q"
+        f" not turned and k to the difference {key_at - query_at}. In both the angle from q to k is"
+        f" {math.degrees(between):.0f} degrees and the product {math.cos(between):.2f}."
+    )
+    return fig
+
+
 def rope_pairings(position: int = 1, dim: int = 16) -> Figure:
     """R(p) of one axis as a matrix, for adjacent pairs (FLUX) and for half-split pairs (Llama in transformers)."""
     table = rope(torch.tensor([float(position)]), dim, 10_000)[0]

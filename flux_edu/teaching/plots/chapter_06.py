@@ -164,6 +164,54 @@ def guidance_plane(v_uncond: Float[Tensor, "*shape"], v_cond: Float[Tensor, "*sh
     return fig
 
 
+PLACES = torch.tensor([[1.6, 0.9], [-1.5, 1.0], [0.1, -1.6]], dtype=torch.float64)  # the first one fits the prompt
+SPREAD_OF_PLACE = 0.2
+
+
+def estimate(x: Float[Tensor, "N 2"], t: float, places: Float[Tensor, "P 2"]) -> Float[Tensor, "N 2"]:
+    """x̂_0, the mean of the data that x may come from: a Gaussian of deviation 0.2 at every place, all as likely."""
+    variance = ((1 - t) * SPREAD_OF_PLACE) ** 2 + t**2
+    away = x[:, None] - (1 - t) * places
+    weights = (-away.square().sum(-1) / (2 * variance)).softmax(-1)
+    means = places + (1 - t) * SPREAD_OF_PLACE**2 / variance * away
+    return (weights[..., None] * means).sum(1)
+
+
+def guided_field(w: float = 3.0, num_steps: int = 12) -> Figure:
+    """Eq. (6.2) and (6.4) in two dimensions: walks with guidance w, and x̂_0 of v_∅, v_c and v_w at one state."""
+
+    def guided(x: Tensor, t: float, w: float) -> Tensor:  # with v = (x - x̂_0) / t
+        return guide(*((x - estimate(x, t, places)) / t for places in (PLACES, PLACES[:1])), w)
+
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    path = [x]
+    for t, t_next in pairwise(np.linspace(1, 0, num_steps + 1).tolist()):
+        path.append(euler_step(path[-1], guided(path[-1], t, w), t, t_next))
+    walks = torch.stack(path)
+    fig, ax = new_figure(width=6.6, height=4.0, margins=(0.1, 0.72, 0.13, 0.97))
+    ax.plot(*walks.unbind(-1), "o-", color="0.6", ms=2.5, lw=0.9, label=[f"{num_steps} Euler steps"] + ["_"] * 7)
+    ax.plot(*walks[-1].T, "o", color=BLUE, ms=5, label="where they end")
+    for place, name, colour in zip(PLACES, ("the prompt's data", "other data", "_"), (GREEN, RED, RED), strict=True):
+        ax.plot(*place, "s", color=colour, ms=9, mfc="none", mew=2, label=name)
+    names = {0.0: (SKY, r"$v_\emptyset$"), 1.0: (ORANGE, "$v_c$"), w: (PINK, f"$v_w$, w = {w:g}")}
+    start = x[x.norm(dim=-1).argmax()]
+    for at, (colour, name) in names.items():
+        aim = start - guided(start[None], 1.0, at)[0]  # x̂_0 = x - t v at t = 1
+        ax.plot(*torch.stack([start, aim]).T, "--", color=colour, lw=1.4, label=f"tangent of {name}")
+        ax.plot(*aim, "*", color=colour, ms=11)
+    ax.set(xlim=(-3.6, 7.2), ylim=(-3.4, 4.6), xlabel="first number of x", ylabel="second number of x")
+    ax.set_aspect("equal")
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    near = torch.cdist(walks[-1], PLACES).argmin(1).bincount(minlength=3)
+    off = (walks[-1] - PLACES[0]).norm(dim=-1).mean()
+    fig.set_label(
+        f"Eight walks of {num_steps} Euler steps with guidance {w:g} in a plane with three places of data: {near[0]}"
+        f" end nearest to the one of the prompt, {near[1:].sum()} nearest to another; on average {off:.2f} from the"
+        " prompt's. Dashed tangents at one state lead to the estimates of the unprompted, prompted and guided velocity."
+    )
+    return fig
+
+
 # ---------------------------------------------------------------- the solver laboratory
 
 LOOKS = {"Euler": (BLUE, "o"), "Heun": (RED, "s"), "midpoint": (GREEN, "^")}
