@@ -114,7 +114,8 @@ def contact_sheet(pictures: UInt8[Tensor, "B 3 H W"], texts: list[str], columns:
     for i, (one, text) in enumerate(zip(pictures, texts, strict=True)):
         x, y = i % columns * (width + 8), i // columns * (height + under)
         page.paste(Image.fromarray(one.permute(1, 2, 0).numpy()), (x, y))
-        pen.text((x, y + height + 1), "\n".join(textwrap.wrap(text, 22)[:4]), fill="black", font=font, spacing=2)
+        lines = textwrap.wrap(text, 22 * width // SIZE)[:4]
+        pen.text((x, y + height + 1), "\n".join(lines), fill="black", font=font, spacing=2)
     return page
 
 
