@@ -22,24 +22,7 @@ from nbclient.exceptions import CellControlSignal
 EXECUTED = Path(__file__).parent / "build" / "executed"
 EXECUTED_NOW = pytest.StashKey[list[Path]]()
 
-# Run in the notebook's kernel after its last cell; the result is JSON, an entry a panel, `error` None or a traceback.
-SWEEP = """
-def _sweep_panels():
-    import dataclasses, json, sys
-    panels = sys.modules["flux_edu.teaching.panel"].PANELS if "flux_edu.teaching.panel" in sys.modules else []
-    return json.dumps(
-        [
-            {
-                "draw": getattr(panel.draw, "__name__", repr(panel.draw)),
-                "controls": list(panel.controls),
-                "moves": [dataclasses.asdict(move) for move in panel.sweep()],
-            }
-            for panel in panels
-        ],
-        default=str,
-    )
-"""
-SWEEP_RESULT = "_sweep_panels()"
+SWEEP = Path(__file__).parent / "tests" / "sweep.py"  # run in the notebook's kernel after its last cell
 
 
 def pytest_addoption(parser):
@@ -150,9 +133,9 @@ class NotebookRun(pytest.Item):
 def sweep(client):
     """Every panel's sliders at both ends, behind the notebook's back: cells and outputs stay as they are."""
     reply = run_sync(client.kc.execute_interactive)(
-        SWEEP,
+        SWEEP.read_text("utf-8"),
         store_history=False,
-        user_expressions={"sweep": SWEEP_RESULT},
+        user_expressions={"sweep": "sweep_panels()"},
         allow_stdin=False,
         timeout=3 * client.timeout,
         output_hook=lambda message: None,

@@ -12,6 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 from IPython.display import Code
 from matplotlib.figure import Figure
 from PIL import Image
+from sweep import sweep
 
 from flux_edu import attention, model, rope, schedule, single_stream
 from flux_edu.teaching import panel as panels
@@ -125,7 +126,7 @@ def test_set_draws_once():
 
 
 def test_sweep_goes_to_the_ends_and_comes_back(panel):
-    moves = panel.sweep()
+    moves = sweep(panel)
     assert [(m.control, m.value) for m in moves] == [
         ("height", 0.0),
         ("height", 2.0),
@@ -139,7 +140,7 @@ def test_sweep_goes_to_the_ends_and_comes_back(panel):
 
 def test_a_menu_of_labels_is_swept_by_its_values():
     panel = panels.explore(draw, height=[("low", 0.5), ("high", 2.0)])
-    assert [(move.value, move.error) for move in panel.sweep()] == [(2.0, None), (None, None)]
+    assert [(move.value, move.error) for move in sweep(panel)] == [(2.0, None), (None, None)]
 
 
 def test_an_error_is_shown_in_the_panel_and_kept():
@@ -148,7 +149,7 @@ def test_an_error_is_shown_in_the_panel_and_kept():
     assert 'role="alert"' in panel.picture.value and "<img" not in panel.picture.value
     assert "ValueError: a &lt;broken&gt; kind" in panel.picture.value
     assert "Traceback" in panel.error and "a <broken> kind" in panel.error
-    assert [(m.value, m.error is not None) for m in panel.sweep()] == [("broken", True), (None, False)]
+    assert [(m.value, m.error is not None) for m in sweep(panel)] == [("broken", True), (None, False)]
     assert panel.error is None and "<img" in panel.picture.value  # Reset clears it
 
 

@@ -5,7 +5,6 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import ipywidgets as W
 from IPython.display import HTML
@@ -22,16 +21,6 @@ def show_picture(picture: Image.Image, alt: str) -> HTML:
     picture = picture.copy()
     picture.info["alt"] = alt
     return HTML(picture_html(picture))
-
-
-@dataclass
-class Move:
-    """One slider set to one value: how long the new picture took, and the error if there was one."""
-
-    control: str
-    value: object
-    seconds: float
-    error: str | None
 
 
 LIVE = 0.5  # seconds: what takes longer is drawn when the slider is let go
@@ -82,24 +71,6 @@ class Panel(W.VBox):
             control.observe(self._redraw, names="value")
         self._redraw()
 
-    def sweep(self) -> list[Move]:
-        """Every control to each of its ends (or options) in turn, the others at their first value; then Reset.
-
-        Where an end is the first value there is nothing to move; Reset draws that picture again.
-        """
-        changes = [
-            (name, value)
-            for name, control in self.controls.items()
-            for value in ends(control)
-            if value != self.first[name]
-        ]
-        moves = []
-        for name, value in [*changes, ("Reset", None)]:
-            start = time.perf_counter()
-            self.set(**(self.first if name == "Reset" else self.first | {name: value}))
-            moves.append(Move(name, value, time.perf_counter() - start, self.error))
-        return moves
-
     def _redraw(self, _=None) -> None:
         start = time.perf_counter()
         try:
@@ -117,15 +88,6 @@ class Panel(W.VBox):
         """Draw while a slider moves where that is quick, else when it is let go."""
         for control in self.live:
             control.continuous_update = seconds < LIVE
-
-
-def ends(control: W.Widget) -> list:
-    """The values of a control worth trying: both ends of a slider, all options of a menu, both states of a box."""
-    if hasattr(control, "min"):
-        return [control.min, control.max]
-    if hasattr(control, "options"):  # values, or pairs of a label and a value
-        return [option[1] if isinstance(option, tuple) else option for option in control.options]
-    return [False, True] if isinstance(control.value, bool) else [control.value]
 
 
 def explore(draw: Callable[..., Figure | Image.Image], **sliders) -> Panel:

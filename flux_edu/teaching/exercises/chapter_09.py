@@ -159,8 +159,8 @@ QUESTIONS = [
         " t = 0 in a single step. Where does it end?",
         choices={
             "at −1 or +1, whichever is nearer to ε": lambda distance: distance > 0.8,
-            "at 0, which is no data": lambda distance: distance < 0.2,
             "at ε: one step is not enough": lambda distance: 0.2 <= distance <= 0.8,
+            "at 0, which is no data": lambda distance: distance < 0.2,
         },
         measure=one_step,
         result="It ends {:.2f} from 0 on average.",

@@ -6,7 +6,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flux_edu.flux2.architectures import DESIGNS, flops
 from flux_edu.patchify import make_img_ids, make_txt_ids, patchify
 from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.experiments import apart, tiny
@@ -73,11 +72,6 @@ def mask_channels() -> int:
     return fill_cond(z, mask).shape[-1] - patchify(z).shape[-1]
 
 
-def price_of_a_reference() -> float:
-    alone, with_reference = (sum(flops(DESIGNS["FLUX.1 dev"], L).values()) for L in (4096, 8192))
-    return with_reference / alone
-
-
 def shuffled_picture() -> float:
     flux, text = tiny("tiny-schnell").model, normal(1, 20, 256)
     noise, ids = normal(1, 64, 64, seed=1), make_img_ids(1, 8, 8)
@@ -98,20 +92,6 @@ QUESTIONS = [
         measure=mask_channels,
         result="{:.0f} channels.",
         why="One number a pixel: 8 × 8 to a place of the latent, 2 × 2 places to a token. Nothing of the mask is lost.",
-    ),
-    Question(
-        section="Eq. 12.3 · Kontext: another picture, after this one",
-        text="Kontext appends 4,096 tokens of a reference to the 4,096 of the picture. How many times the work is one"
-        " step?",
-        choices={
-            "less than twice": lambda ratio: ratio < 1.95,
-            "a little more than twice": lambda ratio: 1.95 <= ratio < 2.6,
-            "four times": lambda ratio: ratio >= 2.6,
-        },
-        measure=price_of_a_reference,
-        result="{:.2f} times.",
-        why="The linear layers do not quite double, as there is the text, and attention grows with the square. At this"
-        " size it is a fifth of the work.",
     ),
     Question(
         section="Eq. 12.4 · Redux: a picture in place of words",

@@ -6,14 +6,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from flux_edu.patchify import get_noise, prepare
-from flux_edu.sampling import denoise
-from flux_edu.schedule import get_schedule
 from flux_edu.teaching.exercises.exercise import Exercise, normal
-from flux_edu.teaching.exercises.experiments import CATS, apart, tiny
+from flux_edu.teaching.exercises.experiments import CATS, tiny
 from flux_edu.teaching.exercises.question import Question
 from flux_edu.teaching.labs import attention_maps
-from flux_edu.teaching.labs.activations import ablate
 
 Grid = tuple[int, int]
 
@@ -156,14 +152,6 @@ def without_compass() -> float:
     return float(attention_maps.mean_offset(unturned.mean(0), survey.L_txt, survey.grid)[1] / tokens.min())
 
 
-def without_a_block() -> float:
-    flux, noise = tiny("tiny-schnell"), get_noise(1, 128, 128, "cpu", torch.float32, 0)
-    inputs, timesteps = prepare(flux.t5, flux.clip, noise, CATS), get_schedule(4, 64, shift=False)
-    whole = denoise(flux.model, **inputs, timesteps=timesteps)
-    with ablate(flux.model.get_submodule(attention_maps.block_names(flux.model)[4])):
-        return apart(denoise(flux.model, **inputs, timesteps=timesteps), whole)
-
-
 QUESTIONS = [
     Question(
         section="Which word paints where",
@@ -190,19 +178,5 @@ QUESTIONS = [
         measure=without_compass,
         result="Without rotations it looks at {:.1f} times as many tokens.",
         why="Such a head looks at a fixed neighbour, and only positions tell it which one that is.",
-    ),
-    Question(
-        section="Without a head, without a block",
-        text="You leave out a whole block of the tiny model: it hands its tokens on unchanged. What comes of the"
-        " painting?",
-        choices={
-            "an error: the next block gets the wrong shapes": lambda moved: not math.isfinite(moved),
-            "the same picture": lambda moved: moved < 1e-3,
-            "a picture that is off, by more or less": lambda moved: 1e-3 <= moved < 10,
-        },
-        measure=without_a_block,
-        result="Without the fifth of the nine blocks the latent moves by {:.0%} of its length.",
-        why="Every block only adds to its tokens, so the next one finds what it can read. How much is lost differs from"
-        " block to block.",
     ),
 ]
