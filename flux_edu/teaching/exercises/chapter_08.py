@@ -163,7 +163,7 @@ QUESTIONS = [
         why="64 times fewer places (8 × 8 pixels each), but 16 channels instead of 3.",
     ),
     Question(
-        section="What the notes leave out: [0, 1] is not [−1, 1]",
+        section="[0, 1] is not [−1, 1]",
         text="You give the encoder a picture in [0, 1] instead of [−1, 1], and decode. What do you see?",
         choices={
             "an error": lambda off: off < 0,
