@@ -143,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
             return import_module(options.module).main(options)
         except ImportError as error:
             message = f"{error}; `{NAME} doctor` says what to do"
-        except (ValueError, OSError) as error:
+        except OSError as error:  # from the system, with its number and the file, or from this package, in words
+            message = ": ".join(str(part) for part in (error.strerror, error.filename) if part) or str(error)
+        except ValueError as error:
             message = str(error)
         except KeyboardInterrupt:
             print("flux-edu: stopped", file=sys.stderr)

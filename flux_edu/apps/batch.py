@@ -27,6 +27,8 @@ def share(count: int, process: int, processes: int) -> range:
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a text file that hold something; UTF-8, or UTF-16 as PowerShell writes it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: name a text file with a prompt on each line")
     content = path.read_bytes()
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

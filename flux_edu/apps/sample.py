@@ -54,8 +54,13 @@ def main(options: argparse.Namespace) -> int:
 
 def open_picture(path: Path) -> Image.Image:
     """A start picture of any format that Pillow reads."""
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: --init takes a picture")
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large for a start picture: {error}") from None
 
 
 def value_or(value: float | None, default: float) -> float:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 def put_in_place(part: Path, path: Path) -> None:
     """Give a written file its name. Windows refuses that while a program has the old file of this name open."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
     try:
         part.replace(path)
     except PermissionError as error:
