@@ -1,6 +1,7 @@
 """The one command: what it paints and prints, and one line with exit code 2 for whatever the user got wrong."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def refused(*arguments, capsys):
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and err.count("\n") == 1 and err.startswith("flux-edu: "), (code, out, err)
     assert sorted(Path.cwd().rglob("*")) == before
+    assert not re.search(r"FluxGenerator|num_steps|init_image|\bNone\b", err), "words of the API"
     return err
 
 
@@ -67,6 +69,7 @@ def test_sample_paints_saves_and_says_where(capsys):
         (["--out", "precious/deeper/fox.png"], "precious is no folder that you may write to"),
         (["--width", "8"], "argument --width: 8 is not a whole number from 16 on"),
         (["--model", "flux-dev-"], "did you mean flux-dev"),
+        (["--model", "flux-dev"], "FLUX_HOME = nowhere"),
         (["--model", "tiny-fill"], "needs a picture or a mask beside the prompt: notebook 12 paints with it"),
         (["--out", "x.jpg"], "pictures are saved as PNG"),
         (["--init", "nowhere.png"], "nowhere.png is not a file: --init takes a picture"),
@@ -82,7 +85,8 @@ def test_sample_paints_saves_and_says_where(capsys):
         (["on", "the", "moon"], 'put the prompt in quotes: flux-edu sample "a fox on the moon"'),
     ],
 )
-def test_mistakes_at_sample(options, message, capsys):
+def test_mistakes_at_sample(options, message, capsys, monkeypatch):
+    monkeypatch.setenv("FLUX_HOME", "nowhere")
     Path("folder.png").mkdir()
     Path("precious").touch()
     Image.new("1", (20_000, 10_000)).save("huge.png")

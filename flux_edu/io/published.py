@@ -128,7 +128,7 @@ def download(name: str) -> list[Path]:
             raise PermissionError(
                 f"{repo_id} is given only to those who have accepted its terms. Two steps: (1) sign in and accept them"
                 f" at https://huggingface.co/{repo_id} ; (2) run `hf auth login` here, with a token of that account"
-                " that may read. Then try again. FLUX.1 schnell is under Apache-2.0; FluxGenerator('tiny') needs"
+                " that may read. Then try again. FLUX.1 schnell is under Apache-2.0; the model called tiny needs"
                 " nothing."
             ) from None
     return folders
@@ -172,7 +172,7 @@ def load_published(name: str, spec: ModelSpec, device: torch.device) -> tuple[Pa
         raise FileNotFoundError(
             f"{name} is not shipped with this package. {how_to_get(name)} Or tell where its files are: FLUX_HOME is a"
             " copy of the repository, or FLUX_MODEL and FLUX_AE are safetensors files, FLUX_T5 and FLUX_CLIP folders as"
-            f" transformers saves them. Now: {'; '.join(files.missing)}. FluxGenerator('tiny') needs nothing."
+            f" transformers saves them. Now: {'; '.join(files.missing)}. The model called tiny needs nothing."
         )
     check_files(name, files)
     offload = memory.choose_offload(spec, memory.memory_of(device))
