@@ -28,6 +28,15 @@ def path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def prompt(text: str) -> str:
+    """What argparse calls to read a prompt: UTF-8, also where the locale is C and Python has kept the bytes apart."""
+    try:
+        lone_surrogates = any("\ud800" <= letter <= "\udfff" for letter in text)
+        return os.fsencode(text).decode("utf-8") if lone_surrogates else text
+    except UnicodeError:
+        raise argparse.ArgumentTypeError("prompt holds bytes that are no UTF-8 text") from None
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with one line for an error instead of the usage before it."""
 
@@ -64,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     sample = command("sample", "flux_edu.apps.sample", "paint a picture and save it as PNG")
-    sample.add_argument("prompt", help='in quotes, for example "a 3d fox on a blue background"')
+    sample.add_argument("prompt", type=prompt, help='in quotes, for example "a 3d fox on a blue background"')
     sample.add_argument("--model", default="tiny", metavar="NAME", help=MODELS)
     sample.add_argument("--device", help="cpu, cuda or mps; default the fastest there is")
     sample.add_argument("--seed", type=number(int, 0, 2**63 - 1), help="default: one is drawn, and printed")

@@ -146,7 +146,13 @@ def test_files_of_the_reader_with_names_of_modules_are_left_alone():
 
 
 def test_a_prompt_that_is_no_text_is_told(capsys):
-    assert "prompt holds bytes that are no text" in refused("sample", "caf\udce9", *QUICK, capsys=capsys)
+    assert "prompt holds bytes that are no UTF-8 text" in refused("sample", "caf\udce9", *QUICK, capsys=capsys)
+
+
+def test_a_prompt_in_the_c_locale_is_read_as_utf_8():
+    """Python hands bytes that it cannot decode on as lone surrogates."""
+    assert main(["sample", "狐狸".encode().decode("ascii", "surrogateescape"), "--seed", "5", *QUICK]) == 0
+    assert read_metadata(Path("output", "狐狸-5.png"))["prompt"] == "狐狸"
 
 
 def test_guidance_that_does_nothing_is_told(capsys):

@@ -178,7 +178,7 @@ ROWS = {
     "command('sample', 'a fox', '--guidance', '1e30')": "exit 2: flux-edu: argument --guidance: 1e30 is not a",
     "command('sample', 'a fox', '--seed', '-1')": "exit 2: flux-edu: argument --seed: -1 is not a whole number",
     "command('sample', 'a fox', '--strength', '0.5')": "exit 2: flux-edu: --strength says how much of a start",
-    "command('sample', 'a fox', '--init', 'no.png')": "exit 2: flux-edu: [Errno 2] No such file or directory",
+    "command('sample', 'a fox', '--init', 'no.png')": "exit 2: flux-edu: no.png is not a file: --init takes a picture",
     "command('sample', 'a fox', '--out', 'x.jpg')": "exit 2: flux-edu: x.jpg: pictures are saved as PNG",
     "command('sample', 'a fox', '--device', 'gpu')": "exit 2: flux-edu: 'gpu' is no device",
 }
