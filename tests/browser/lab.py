@@ -47,6 +47,7 @@ OPEN = """([path, run]) => {
 # Its kernel ends, and it is closed without being saved.
 CLOSE = """async () => {
   const panel = window.jupyterapp.shell.currentWidget;
+  if (!panel?.sessionContext) return; // a later test has used the page and closed its notebook
   await panel.sessionContext.shutdown();
   panel.context.model.dirty = false;
   panel.close();
