@@ -156,7 +156,7 @@ def small_book(tmp_path, monkeypatch):
             name: new_notebook(
                 cells=[*map(new_markdown_cell, sources), new_code_cell("2 + 2", outputs=[answer])], metadata=metadata
             )
-            for name, sources in pages.items()
+            for name, sources in (pages | {"13_real_flux": ["# Thirteen"]}).items()  # the set-up page links to it
         }
         monkeypatch.setattr(book, "executed", lambda names: notebooks)
         return book.main([])
