@@ -140,7 +140,6 @@ def call(command, folder=None):
     environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     environment.update(PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
     environment["PIP_COMPILE"] = "0"  # of 15,000 files a quarter is ever imported, and compiled then, once
-    environment["FLUX_EDU_COMMAND"] = "python run.py"  # what the package's messages call it
     environment["PATH"] = str(venv_python().parent) + os.pathsep + os.environ.get("PATH", os.defpath)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen([str(part) for part in command], cwd=str(folder or ROOT), env=environment)
@@ -261,6 +260,7 @@ def main(arguments):
         install_book_tools()
         return call([python, Path("docs", "book.py"), *options])
     if command in PACKAGE:  # -P: a random.py in the reader's folder is not Python's own
+        os.environ["FLUX_EDU_COMMAND"] = "python run.py"  # what the package's messages call it
         return call([python, "-P", "-m", "flux_edu", command, *options], folder=os.getcwd())
     return open_lab(python, options)
 
