@@ -206,7 +206,7 @@ def test_held_out_is_a_matter_of_words_and_not_of_order():
 
 
 def test_a_folder_without_drawings_is_answered_with_the_remedy(tmp_path, drawings):
-    with pytest.raises(FileNotFoundError, match="build_data"):
+    with pytest.raises(FileNotFoundError, match="emoji.py"):
         load_drawings(tmp_path)
     with pytest.raises(ValueError, match="no 3d drawing of 'spaceship'"):
         drawings.find("3d", "spaceship")

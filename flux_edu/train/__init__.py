@@ -1,6 +1,5 @@
 """How the tiny FLUX was made, stage by stage; these are run as `python -m flux_edu.train.<name>`.
 
-    build_data    fetch the six sets of drawings and draw them at 128 × 128 into data/
     tokenizer     captions to a subword tokenizer and the list of known words
     autoencoder   pictures to latents and back, Eq. (8.1) and (8.2)
     flow          text encoders and transformer together, Eq. (9.1) to (9.3); leaves 8-bit files
@@ -10,6 +9,7 @@
     judge         names what is to be seen on a picture, Eq. (9.4)
     evaluate      lets the judge count how often the paintings show what was asked for; evaluate_tools, of edits
 
+The drawings come first: `python docs/make/emoji.py` fetches four sets and draws six styles at 128 × 128 into data/.
 The other files are what these are made of. `objectives` holds the losses, `data` and `edits` compose pictures and
 captions, `latent_pool` keeps their latents, `trainer` is the one loop that all stages train in. It runs on Hugging Face
 Accelerate: plain `python -m` takes one GPU or the CPU, `torchrun --nproc-per-node 2 -m` takes two. A stage that was

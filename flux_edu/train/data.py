@@ -137,7 +137,7 @@ def load_drawings(folder: str | Path = SHIPPED) -> Drawings:
     """The drawings of a folder written by `save_drawings`; without a folder, the small set shipped with the package."""
     folder = Path(folder)
     if not (folder / "names.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no drawings; make them with: python -m flux_edu.train.build_data")
+        raise FileNotFoundError(f"{folder} holds no drawings; make them with: python docs/make/emoji.py")
     index = json.loads((folder / "names.json").read_text("utf-8"))
     pixels, style, concept = [], [], []
     for name, numbers in index["sheets"].items():

@@ -1,4 +1,4 @@
-"""Fetch four openly licensed sets of emoji and draw them at 128 × 128: `python -m flux_edu.train.build_data`.
+"""Fetch four openly licensed sets of emoji and draw them at 128 × 128: `python docs/make/emoji.py`.
 
 Three of the six styles are drawn by the sets' artists: noto, flat, 3d. The others are made here: pixel and sticker from
 Twemoji's drawings, sketch from Noto's. A style has to be a thing that can be seen, or nobody could say whether a
