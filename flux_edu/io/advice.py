@@ -14,7 +14,7 @@ OURS = ("flux_edu", "torch", "jaxtyping", "beartype")  # frames of these package
 
 
 class Advice(UserWarning):
-    """Something about the user's own input that is worth knowing; `learn.explore` shows it under the picture."""
+    """Something about the user's own input that is worth knowing; `panel.explore` shows it under the picture."""
 
 
 def advise(message: str) -> None:

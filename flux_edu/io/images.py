@@ -76,7 +76,7 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
 
 
 def read_metadata(path: str | Path) -> dict:
-    """The metadata of a picture that `save_image` wrote: prompt, seed, size, schedule, model …."""
+    """The metadata of a picture that `save_image` wrote: prompt, seed, size, timesteps, model …."""
     with Image.open(path) as picture:
         chunks = getattr(picture, "text", {})
     if "prompt" not in chunks:
