@@ -75,11 +75,11 @@ def pytest_runtest_makereport(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What tests have measured and told by `record_property("told", …)`, from whichever process they ran in."""
+    """What tests have measured, by `record_property("measured", …)`, from whichever process they ran in."""
     reports = [report for result in ("passed", "failed") for report in terminalreporter.stats.get(result, [])]
-    for name, told in [each for report in reports if report.when == "call" for each in report.user_properties]:
-        if name == "told":
-            terminalreporter.write_line(told)
+    for name, line in [each for report in reports if report.when == "call" for each in report.user_properties]:
+        if name == "measured":
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -36,9 +36,9 @@ WINDOWS_PATH = 60  # characters; .venv has file names of up to 195 below this fo
 def check_python(version):
     """Stop with one line and exit code 2 unless this Python will do (older ones must parse this file)."""
     if not OLDEST <= tuple(version[:2]) < TOO_NEW:
-        found = ".".join(str(part) for part in version[:2])
+        here = ".".join(str(part) for part in version[:2])
         example = "py -3.12 run.py" if os.name == "nt" else "python3.12 run.py"
-        problem = f"run.py needs Python 3.11, 3.12 or 3.13; this is {found} ({sys.executable})."
+        problem = f"run.py needs Python 3.11, 3.12 or 3.13; this is {here} ({sys.executable})."
         sys.stderr.write(f"{problem} Start it with one of those: {example}\n")
         sys.exit(2)
 
@@ -95,10 +95,10 @@ def is_whole():
     code = "import importlib.util as u, flux_edu; print(flux_edu.__file__ if u.find_spec('torch') else '')"
     command = [str(venv_python()), "-I", "-X", "utf8", "-c", code]
     try:
-        found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode("utf-8")
+        package_file = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode("utf-8")
     except OSError:
         return False
-    return bool(found.strip()) and ROOT in Path(found.strip()).resolve().parents
+    return bool(package_file.strip()) and ROOT in Path(package_file.strip()).resolve().parents
 
 
 def is_current():
@@ -150,10 +150,10 @@ def call(command, folder=None):
             continue  # the terminal sent it to the command too, which ends in its own way
 
 
-def pip_install(*wanted):
+def pip_install(*arguments):
     """pip's exit code. Ready-made wheels only: a package without one is an error that names it, never a compiler's."""
     here = "--target="  # that is .venv, whatever pip's configuration file says
-    return call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", here, *wanted])
+    return call([venv_python(), "-m", "pip", "install", "--only-binary=:all:", here, *arguments])
 
 
 def install_torch():
@@ -209,8 +209,8 @@ def set_up():
             say("pyproject.toml has changed: bringing .venv up to date")
             try:
                 install()
-            except SystemExit as told:
-                sys.stderr.write(str(told) + "\n")
+            except SystemExit as error:
+                sys.stderr.write(str(error) + "\n")
                 say("going on with .venv as it is; what is new may be missing")
         return
     check_machine()

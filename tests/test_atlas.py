@@ -27,14 +27,14 @@ def A():
 
 
 def test_shares_of_the_quadrants_by_hand(A):
-    found = attention_maps.quadrant_shares(A, TXT)
-    assert found.shape == (2, H, 2, 2)
-    torch.testing.assert_close(found.sum(-1), torch.ones(2, H, 2, dtype=torch.float64))
+    shares = attention_maps.quadrant_shares(A, TXT)
+    assert shares.shape == (2, H, 2, 2)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2, H, 2, dtype=torch.float64))
     for b, h in itertools.product(range(2), range(H)):
         image_from_text = sum(float(A[b, h, i, j]) for i in range(TXT, L) for j in range(TXT)) / (L - TXT)
         text_from_text = sum(float(A[b, h, i, j]) for i in range(TXT) for j in range(TXT)) / TXT
-        assert found[b, h, 1, 0].item() == pytest.approx(image_from_text)
-        assert found[b, h, 0, 0].item() == pytest.approx(text_from_text)
+        assert shares[b, h, 1, 0].item() == pytest.approx(image_from_text)
+        assert shares[b, h, 0, 0].item() == pytest.approx(text_from_text)
 
 
 def test_an_even_look_has_even_shares_and_no_direction():
@@ -47,18 +47,18 @@ def test_an_even_look_has_even_shares_and_no_direction():
 
 
 def test_a_words_map_by_hand(A):
-    found = attention_maps.word_map(A, [2, 5], TXT, GRID)
-    assert found.shape == (2, H, *GRID)
+    maps = attention_maps.word_map(A, [2, 5], TXT, GRID)
+    assert maps.shape == (2, H, *GRID)
     for row, column in itertools.product(*map(range, GRID)):
         query = TXT + row * GRID[1] + column
-        torch.testing.assert_close(found[..., row, column], A[:, :, query, 2] + A[:, :, query, 5])
+        torch.testing.assert_close(maps[..., row, column], A[:, :, query, 2] + A[:, :, query, 5])
     every_word = sum(attention_maps.word_map(A, [i], TXT, GRID) for i in range(TXT)).mean((-1, -2))
     torch.testing.assert_close(every_word, attention_maps.quadrant_shares(A, TXT)[..., 1, 0])
 
 
 def test_the_offset_profile_by_hand(A):
-    found, (h, w) = attention_maps.offset_profile(A, TXT, GRID), GRID
-    assert found.shape == (2, H, 2 * h - 1, 2 * w - 1)
+    profile, (h, w) = attention_maps.offset_profile(A, TXT, GRID), GRID
+    assert profile.shape == (2, H, 2 * h - 1, 2 * w - 1)
     places = list(itertools.product(range(h), range(w)))
     for dy, dx in [(0, 0), (1, 0), (0, -3), (-1, 4)]:
         met = []
@@ -67,7 +67,7 @@ def test_the_offset_profile_by_hand(A):
                 j = places.index((y + dy, x + dx))
                 row = A[1, 2, TXT + i, TXT:]
                 met.append(float(row[j] / row.sum()) * h * w)
-        assert found[1, 2, dy + h - 1, dx + w - 1].item() == pytest.approx(sum(met) / len(met))
+        assert profile[1, 2, dy + h - 1, dx + w - 1].item() == pytest.approx(sum(met) / len(met))
 
 
 @pytest.mark.parametrize("dy, dx", [(0, 1), (1, 0), (0, -2)])
@@ -224,20 +224,20 @@ def test_a_block_without_everything_is_the_identity_on_the_residual_stream(model
 def test_one_head_is_silent_and_the_others_speak(model, inputs, block):
     """The same as zero columns for this head in the matrix behind the attention."""
     with ablate(model.get_submodule(block), 1):
-        found = model(**inputs)
+        silenced = model(**inputs)
     part, K = model.get_submodule(block), D // HEADS
     ends = [part.img_attn.proj, part.txt_attn.proj] if block.startswith("double") else [part.linear2]
     for end in ends:
         end.weight[:, K : 2 * K] = 0
-    torch.testing.assert_close(found, model(**inputs))
+    torch.testing.assert_close(silenced, model(**inputs))
 
 
 @pytest.mark.parametrize("block", BLOCKS[2:])
 def test_all_heads_silent_is_a_block_without_attention(model, inputs, block):
     with ablate(model.get_submodule(block), range(HEADS)):
-        found = model(**inputs)
+        silenced = model(**inputs)
     with ablate(model.get_submodule(block), "attention"):
-        torch.testing.assert_close(found, model(**inputs))
+        torch.testing.assert_close(silenced, model(**inputs))
 
 
 def test_hooks_go_after_an_error_and_wrong_heads_are_answered(model):
@@ -261,22 +261,22 @@ def painted():
 
 
 def test_a_survey_holds_every_step_block_and_head(painted):
-    generator, found = painted
-    assert found.attention.shape == (2, 9, 5, 96, 96) and found.timesteps == [1.0, 0.5]
-    torch.testing.assert_close(found.attention.sum(-1), torch.ones(2, 9, 5, 96))
-    assert found.L_txt == 32 and found.grid == (8, 8)
-    again = generator.generate_image(128, 128, 2, 0.0, 0, found.prompt)
-    assert again.tobytes() == found.picture.tobytes()
+    generator, painting = painted
+    assert painting.attention.shape == (2, 9, 5, 96, 96) and painting.timesteps == [1.0, 0.5]
+    torch.testing.assert_close(painting.attention.sum(-1), torch.ones(2, 9, 5, 96))
+    assert painting.L_txt == 32 and painting.grid == (8, 8)
+    again = generator.generate_image(128, 128, 2, 0.0, 0, painting.prompt)
+    assert again.tobytes() == painting.picture.tobytes()
 
 
 def test_words_and_their_tokens(painted):
-    generator, found = painted
-    words = [word for word, _ in found.words]
-    assert words == [*found.prompt.split(), "(end)", "(padding)"]
-    assert sorted(i for _, tokens in found.words for i in tokens) == list(range(32))
-    assert len(found.tokens("3d")) == 2 and found.tokens("a") == [0]
+    generator, painting = painted
+    words = [word for word, _ in painting.words]
+    assert words == [*painting.prompt.split(), "(end)", "(padding)"]
+    assert sorted(i for _, tokens in painting.words for i in tokens) == list(range(32))
+    assert len(painting.tokens("3d")) == 2 and painting.tokens("a") == [0]
     with pytest.raises(KeyError, match="'fox' is not a word of .*there are a, 3d, cat"):
-        found.tokens("fox")
+        painting.tokens("fox")
     long = attention_maps.words_of(generator.t5, "fox " * 31)
     assert [word for word, _ in long] == ["fox"] * 31 + ["(end)"]
 

@@ -21,11 +21,11 @@ def streams() -> dict[str, torch.Tensor]:
     """q, k, v of a text and an image stream, float64, and the rotations of both, text first."""
     torch.manual_seed(7)
     make = lambda L: 1.5 * torch.randn(B, H, L, K, dtype=torch.float64)  # noqa: E731
-    found = {f"{stream}_{x}": make(L) for stream, L in (("txt", L_TXT), ("img", L_IMG)) for x in "qkv"}
+    heads = {f"{stream}_{x}": make(L) for stream, L in (("txt", L_TXT), ("img", L_IMG)) for x in "qkv"}
     ids = torch.zeros(B, L_TXT + L_IMG, 3)
     ids[:, L_TXT:, 1] = torch.arange(L_IMG) // 3
     ids[:, L_TXT:, 2] = torch.arange(L_IMG) % 3
-    return found | {"ids": ids, "pe": EmbedND(K, 10_000, AXES)(ids).double()}
+    return heads | {"ids": ids, "pe": EmbedND(K, 10_000, AXES)(ids).double()}
 
 
 def joined(streams: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -130,8 +130,8 @@ def test_attention_looks_from_every_place_at_every_other():
     x = picture(2, 6, 3, 5)
     tokens = F.group_norm(x, 3, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2).mT
     q, k, v = (tokens @ part.weight[:, :, 0, 0].T + part.bias for part in (block.q, block.k, block.v))
-    found = (q @ k.mT / 6**0.5).softmax(dim=-1) @ v
-    out = (found @ block.proj_out.weight[:, :, 0, 0].T + block.proj_out.bias).mT.unflatten(2, (3, 5))
+    attended = (q @ k.mT / 6**0.5).softmax(dim=-1) @ v
+    out = (attended @ block.proj_out.weight[:, :, 0, 0].T + block.proj_out.bias).mT.unflatten(2, (3, 5))
     torch.testing.assert_close(block(x), x + out)
 
 

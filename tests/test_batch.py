@@ -29,14 +29,14 @@ torch.manual_seed(7)
 whole = Flux(params).requires_grad_(False)
 for p in whole.parameters():
     torch.nn.init.normal_(p, std=0.1)
-given = memory.transformer_inputs(whole, 15, 7, 2)
-given = {name: torch.rand(x.shape) for name, x in given.items()}
+inputs = memory.transformer_inputs(whole, 15, 7, 2)
+inputs = {name: torch.rand(x.shape) for name, x in inputs.items()}
 with torch.device("meta"):
     model = Flux(params)
 model = shard(model, whole.state_dict())
 held = sum(p.to_local().numel() for p in model.parameters())
 with torch.no_grad():
-    error = (model(**given) - whole(**given)).abs().max().item()
+    error = (model(**inputs) - whole(**inputs)).abs().max().item()
 total = sum(p.numel() for p in whole.parameters())
 print(f"RESULT {dist.get_rank()} {error} {held / total}", flush=True)
 dist.destroy_process_group()

@@ -18,7 +18,7 @@ def findings(check):
 
 
 def bad(check):
-    return [(found, advice) for well, found, advice in check() if not well]
+    return [(message, advice) for well, message, advice in check() if not well]
 
 
 def test_here_all_is_well(capsys):
@@ -26,15 +26,15 @@ def test_here_all_is_well(capsys):
     checks = tuple(check for check in doctor.CHECKS if check is not doctor.room)
     assert doctor.examine(checks) == 0
     out = capsys.readouterr().out
-    for told in ("Python 3.1", "torch 2.", "device ", "threads on", "tiny-dev loads strictly", "tiny-schnell paints"):
-        assert told in out
+    for part in ("Python 3.1", "torch 2.", "device ", "threads on", "tiny-dev loads strictly", "tiny-schnell paints"):
+        assert part in out
     assert "WRONG" not in out and out.endswith("All is well.\n") and out.isascii() is False
 
 
 def test_every_library_of_the_package_is_looked_at():
-    told = " ".join(found for _, found, _ in findings(doctor.libraries))
+    messages = " ".join(message for _, message, _ in findings(doctor.libraries))
     for name in ("torch", "numpy", "einops", "safetensors", "transformers", "matplotlib", "jupyterlab"):
-        assert f"{name} {metadata.version(name)}" in told
+        assert f"{name} {metadata.version(name)}" in messages
 
 
 def test_a_missing_library_is_named_an_extra_may_be_missing(monkeypatch):
@@ -52,8 +52,8 @@ def test_a_missing_library_is_named_an_extra_may_be_missing(monkeypatch):
 def test_a_module_that_cannot_be_imported_is_named_with_the_reason(monkeypatch):
     assert findings(doctor.modules)[0][0]
     monkeypatch.setitem(sys.modules, "flux_edu.teaching.quiz", None)
-    [(found, advice)] = bad(doctor.modules)
-    assert "not flux_edu.teaching.quiz: import of flux_edu.teaching.quiz halted" in found and advice == doctor.AGAIN
+    [(message, advice)] = bad(doctor.modules)
+    assert "not flux_edu.teaching.quiz: import of flux_edu.teaching.quiz halted" in message and advice == doctor.AGAIN
 
 
 def test_what_pythonpath_puts_in_front_is_named(tmp_path, monkeypatch):
@@ -63,8 +63,8 @@ def test_what_pythonpath_puts_in_front_is_named(tmp_path, monkeypatch):
     (tmp_path / "random.py").touch()
     (tmp_path / "mine.py").touch()
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'nowhere'}{os.pathsep}{tmp_path}")
-    [(found, advice)] = bad(doctor.shadows)
-    assert found.endswith(f"these come from {tmp_path}, a folder of PYTHONPATH: numpy, random")
+    [(message, advice)] = bad(doctor.shadows)
+    assert message.endswith(f"these come from {tmp_path}, a folder of PYTHONPATH: numpy, random")
     assert "without the variable PYTHONPATH" in advice
 
 
@@ -72,8 +72,8 @@ def test_what_pythonpath_puts_in_front_is_named(tmp_path, monkeypatch):
 def test_a_version_out_of_bounds_is_named_with_the_command_that_mends_it(monkeypatch, version):
     monkeypatch.setattr(metadata, "requires", lambda name: ["einops<0.9,>=0.8"])
     monkeypatch.setattr(metadata, "version", lambda name: version)
-    [(found, advice)] = bad(doctor.libraries)
-    assert found == f"einops {version} (<0.9,>=0.8)" and advice == 'pip install "einops<0.9,>=0.8"'
+    [(message, advice)] = bad(doctor.libraries)
+    assert message == f"einops {version} (<0.9,>=0.8)" and advice == 'pip install "einops<0.9,>=0.8"'
 
 
 def test_a_package_that_was_never_installed_is_told(monkeypatch):
@@ -91,13 +91,13 @@ def test_every_shipped_file_is_the_model_cards(tmp_path):
     with (folder / "tiny" / "ae.safetensors").open("ab") as file:
         file.write(b"x")
     (folder / "tiny" / "tokenizer.json").unlink()
-    told = sorted(found for well, found, _ in doctor.hashes(folder) if not well)
-    assert told == [
+    wrong = sorted(message for well, message, _ in doctor.hashes(folder) if not well)
+    assert wrong == [
         "weights/tiny/ae.safetensors is not the file of the model card (its SHA-256 differs)",
         "weights/tiny/tokenizer.json is missing",
     ]
     (folder / "MODEL_CARD.md").write_text("nothing")
-    assert "the model card lists no files" in [found for well, found, _ in doctor.hashes(folder) if not well]
+    assert "the model card lists no files" in [message for well, message, _ in doctor.hashes(folder) if not well]
 
 
 def test_weights_that_do_not_fit_are_told(monkeypatch):
@@ -108,14 +108,14 @@ def test_weights_that_do_not_fit_are_told(monkeypatch):
             raise ValueError("2 missing: img_in.weight, img_in.bias")
 
     monkeypatch.setattr(pipeline, "FluxGenerator", refuse)
-    [(found, advice)] = bad(doctor.weights)
-    assert found == "tiny-dev does not load: 2 missing: img_in.weight, img_in.bias" and "fresh download" in advice
+    [(message, advice)] = bad(doctor.weights)
+    assert message == "tiny-dev does not load: 2 missing: img_in.weight, img_in.bias" and "fresh download" in advice
 
 
 def test_too_little_room_is_told(monkeypatch):
     monkeypatch.setattr(doctor, "free_memory_gb", lambda: 0.4)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1e8}))
-    assert [found for found, _ in bad(doctor.room)] == ["0.4 GB of memory free", "0.1 GB of disk free here"]
+    assert [message for message, _ in bad(doctor.room)] == ["0.4 GB of memory free", "0.1 GB of disk free here"]
     monkeypatch.setattr(doctor, "free_memory_gb", lambda: None)
     assert findings(doctor.room)[0] == (True, "free memory: this system does not say", findings(doctor.room)[0][2])
 
@@ -138,8 +138,8 @@ def test_it_starts_where_pytorch_does_not(tmp_path):
         [sys.executable, "-m", "flux_edu", "doctor"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    for told in ("WRONG  device stopped with ImportError: libtorch.so", "-> run `python run.py`", "ok     einops"):
-        assert told in done.stdout
+    for part in ("WRONG  device stopped with ImportError: libtorch.so", "-> run `python run.py`", "ok     einops"):
+        assert part in done.stdout
     command = [sys.executable, "-m", "flux_edu", "sample", "a fox"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("flux-edu: libtorch.so")

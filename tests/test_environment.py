@@ -25,8 +25,8 @@ def bounds(name):
     """What pyproject.toml allows of a package of conda's; pip comes with every Python."""
     if name == "python":
         return SpecifierSet(project["requires-python"])
-    wanted = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
-    return wanted[CONDA_NAMES.get(name, name)]
+    bounds = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
+    return bounds[CONDA_NAMES.get(name, name)]
 
 
 def test_only_conda_forge_is_asked():

@@ -17,12 +17,12 @@ NAMED = [(number, function) for number, (_, functions) in equations().items() fo
 
 def docstrings():
     """The numbers with which a line of some docstring of the package begins, as `Eq. (number):`."""
-    found = set()
+    numbers = set()
     for path in (ROOT / "flux_edu").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.update(re.findall(r"^Eq\. \((\d+\.\d+)\):", ast.get_docstring(node) or "", re.MULTILINE))
-    return found
+                numbers.update(re.findall(r"^Eq\. \((\d+\.\d+)\):", ast.get_docstring(node) or "", re.MULTILINE))
+    return numbers
 
 
 def in_order(numbers):

@@ -105,7 +105,7 @@ def test_numbers_agree_to_a_thousandth_and_whole_numbers_exactly():
     assert entry.agrees(torch.tensor([1.0, 2.0]), (1.0005, 2.0)) and not entry.agrees((1.0, 2.0), (1.01, 2.0))
     assert entry.agrees((9216, 3072), (9216, 3072)) and not entry.agrees(37_748_992, 37_761_280)
     assert not entry.agrees(float("nan"), 3.0) and not entry.agrees((1, 2, 3), (1, 2)) and entry.agrees("a", "a")
-    assert entry.told((0.123456, (True, 11_901_408_320))) == "(0.1235, (True, 11,901,408,320))"
+    assert entry.readable((0.123456, (True, 11_901_408_320))) == "(0.1235, (True, 11,901,408,320))"
 
 
 def test_run_shows_both_forms_and_what_they_give(capsys):

@@ -245,8 +245,8 @@ def figures():
 
 FIGURES = dict(figures())
 CASES = [
-    pytest.param(name, given | change, id=f"{name}-{'-'.join(f'{key}={value}'[:30] for key, value in change.items())}")
-    for name, (given, sliders) in DRAWN.items()
+    pytest.param(name, usual | change, id=f"{name}-{'-'.join(f'{key}={value}'[:30] for key, value in change.items())}")
+    for name, (usual, sliders) in DRAWN.items()
     for change in [{}, *({key: value} for key, ends in sliders.items() for value in ends)]
 ]
 

@@ -71,5 +71,5 @@ def test_pixels_are_cut_off_and_rounded():
 
 
 def test_sizes_of_the_published_encoder():
-    told = plots.sizes_inside(1024).get_label()
-    assert "latent 16 × 128² 0.262" in told and re.search(r"12 times smaller", told)
+    label = plots.sizes_inside(1024).get_label()
+    assert "latent 16 × 128² 0.262" in label and re.search(r"12 times smaller", label)

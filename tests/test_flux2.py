@@ -75,24 +75,24 @@ def oracle(model):
 @torch.no_grad()
 def test_the_numbers_are_those_of_diffusers(guidance_embed, dtype, bar):
     model = random_model(replace(SMALL, guidance_embed=guidance_embed), dtype=dtype)
-    given = random_inputs(model.params, dtype=dtype)
-    ours = model(**given)
+    inputs = random_inputs(model.params, dtype=dtype)
+    ours = model(**inputs)
     theirs = oracle(model)(
-        hidden_states=given["img"],
-        encoder_hidden_states=given["txt"],
-        timestep=given["timesteps"],
-        img_ids=given["img_ids"],
-        txt_ids=given["txt_ids"],
-        guidance=given["guidance"],
+        hidden_states=inputs["img"],
+        encoder_hidden_states=inputs["txt"],
+        timestep=inputs["timesteps"],
+        img_ids=inputs["img_ids"],
+        txt_ids=inputs["txt_ids"],
+        guidance=inputs["guidance"],
     ).sample
     assert ours.std() > 0.05
     assert (ours - theirs).abs().max() < bar * ours.abs().max()
 
 
 def test_a_distilled_model_asks_for_its_guidance():
-    given = random_inputs() | {"guidance": None}
+    inputs = random_inputs() | {"guidance": None}
     with pytest.raises(ValueError, match="pass guidance"):
-        random_model()(**given)
+        random_model()(**inputs)
 
 
 def on_meta(model, params):
@@ -179,11 +179,11 @@ def test_arithmetic_of_an_evaluation_is_that_of_pytorchs_counter(monkeypatch):
         model = (flux2.Flux2 if name == "FLUX.2 dev" else Flux)(params)
         L_img, L_txt = 35, 13
         axes = len(design.axes)
-        given = [torch.randn(1, L_img, 11), torch.zeros(1, L_img, axes), torch.randn(1, L_txt, 37)]
-        given += [torch.zeros(1, L_txt, axes), torch.ones(1)]
-        given += [torch.randn(1, 768)] * (name == "FLUX.1 dev") + [torch.ones(1)]
+        inputs = [torch.randn(1, L_img, 11), torch.zeros(1, L_img, axes), torch.randn(1, L_txt, 37)]
+        inputs += [torch.zeros(1, L_txt, axes), torch.ones(1)]
+        inputs += [torch.randn(1, 768)] * (name == "FLUX.1 dev") + [torch.ones(1)]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(*given)
+            model(*inputs)
         by_module = {k.split(".", 1)[1]: sum(v.values()) for k, v in counter.get_flop_counts().items() if "." in k}
         blocks = [v for k, v in by_module.items() if k.rsplit(".", 1)[0] in ("double_blocks", "single_blocks")]
         ours = architectures.flops(design, L_img, L_txt)
@@ -223,11 +223,11 @@ def test_ids_are_those_of_diffusers():
 
 @torch.no_grad()
 def test_text_has_places_now():
-    model, given = random_model(), random_inputs()
+    model, inputs = random_model(), random_inputs()
     order = torch.randperm(13, generator=torch.Generator().manual_seed(1))
-    right = model(**given)
-    moved_with_ids = model(**(given | {"txt": given["txt"][:, order], "txt_ids": given["txt_ids"][:, order]}))
-    moved = model(**(given | {"txt": given["txt"][:, order]}))
+    right = model(**inputs)
+    moved_with_ids = model(**(inputs | {"txt": inputs["txt"][:, order], "txt_ids": inputs["txt_ids"][:, order]}))
+    moved = model(**(inputs | {"txt": inputs["txt"][:, order]}))
     assert (moved_with_ids - right).abs().max() < 1e-9 * right.abs().max() + 1e-9
     assert (moved - right).abs().max() > 1e-3 * right.abs().max()
 

@@ -21,7 +21,7 @@ def ask():
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.2)
-    given = dict(
+    inputs = dict(
         img=torch.randn(1, H * W, 13, dtype=torch.float64),
         img_ids=make_img_ids(1, H, W),
         txt=torch.randn(1, L_TXT, 17, dtype=torch.float64),
@@ -32,9 +32,9 @@ def ask():
 
     @torch.no_grad()
     def answer(**changed):
-        return model(**(given | changed))
+        return model(**(inputs | changed))
 
-    answer.given = given
+    answer.inputs = inputs
     return answer
 
 
@@ -43,7 +43,7 @@ def change(new, old):
 
 
 def test_three_symmetries_hold_for_any_weights(ask):
-    g, v = ask.given, ask()
+    g, v = ask.inputs, ask()
     text, image = torch.randperm(L_TXT), torch.randperm(H * W)
     assert change(ask(txt=g["txt"][:, text]), v) < 1e-12
     shuffled = ask(img=g["img"][:, image], img_ids=g["img_ids"][:, image])
@@ -54,7 +54,7 @@ def test_three_symmetries_hold_for_any_weights(ask):
 
 
 def test_what_breaks_them(ask):
-    g, v = ask.given, ask()
+    g, v = ask.inputs, ask()
     text, image = torch.randperm(L_TXT), torch.randperm(H * W)
     places = torch.arange(float(L_TXT))[None, :, None] * torch.tensor([0.0, 0, 1])
     mirrored = torch.cat([g["img_ids"][..., :2], W - 1 - g["img_ids"][..., 2:]], dim=-1)

@@ -36,11 +36,11 @@ def test_upper_bounds_are_lifted(bounded, free):
 
 
 def test_every_library_is_asked_for_once_and_without_an_upper_bound():
-    wanted = [Requirement(each) for each in newest.wanted()]
-    names = {each.name for each in wanted}
+    requirements = [Requirement(each) for each in newest.wanted()]
+    names = {each.name for each in requirements}
     assert {"torch", "transformers", "pytest", "jupyterlab", "diffusers"} <= names and "flux-edu" not in names
-    assert len({str(each) for each in wanted}) == len(names)
-    assert not re.search(r"<|==|~=", " ".join(map(str, wanted)))
+    assert len({str(each) for each in requirements}) == len(names)
+    assert not re.search(r"<|==|~=", " ".join(map(str, requirements)))
 
 
 def test_a_failing_step_ends_it_with_its_exit_code(monkeypatch):

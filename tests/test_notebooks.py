@@ -59,10 +59,10 @@ def test_no_trace_of_a_run_is_committed(path):
 @each_notebook
 def test_nothing_is_installed_or_downloaded(path):
     for code in sources(path, "code"):
-        found = re.search(
+        command = re.search(
             r"^\s*[%!]|\bpip\b|\bconda\b|urlopen|urlretrieve|requests\.|hf_hub|snapshot_download|wget|curl", code, re.M
         )
-        assert not found, f"{found[0]!r} in {code[:80]}"
+        assert not command, f"{command[0]!r} in {code[:80]}"
 
 
 @each_notebook
@@ -100,7 +100,7 @@ def test_it_opens_with_the_conventions(path):
 @cache
 def package_bodies():
     """Every function of the package with its lines, without blanks, comments and docstring."""
-    found = []
+    bodies = []
     for module_info in pkgutil.walk_packages(flux_edu.__path__, "flux_edu."):
         if ".train" in module_info.name or module_info.name.endswith("__main__"):
             continue
@@ -110,8 +110,8 @@ def package_bodies():
                 body = node.body[ast.get_docstring(node) is not None :]
                 if body:
                     text = "\n".join(source.splitlines()[body[0].lineno - 1 : body[-1].end_lineno])
-                    found.append((f"{module_info.name}.{node.name}", [line.strip() for line in lines_of(text)]))
-    return found
+                    bodies.append((f"{module_info.name}.{node.name}", [line.strip() for line in lines_of(text)]))
+    return bodies
 
 
 @each_notebook
@@ -163,7 +163,7 @@ def test_a_notebook_needs_little_time_and_memory(executed_notebooks, record_prop
     rows = [(name, each.metadata["seconds"], each.metadata["peak_mb"]) for name, each in executed_notebooks.items()]
     total = sum(seconds for _, seconds, _ in rows)
     means = [f"{name} {seconds:.0f} s, {f'{peak} MB' if peak else 'memory not known'}" for name, seconds, peak in rows]
-    record_property("told", f"{'; '.join(means)}; together {total:.0f} s")
+    record_property("measured", f"{'; '.join(means)}; together {total:.0f} s")
     assert all(peak is None or peak < 2000 for _, _, peak in rows), "a kernel held more than 2 GB"
     if os.environ.get("CI"):  # two run at a time, with a core each
         core = sum(seconds for name, seconds, _ in rows if name < "07")

@@ -146,8 +146,8 @@ def test_a_start_picture_of_any_size_and_mode(tiny, start_picture):
 def test_a_saved_picture_carries_what_paints_it_again(tiny, tmp_path):
     picture = paint(tiny, "a 3d dog face, 红苹果", seed=12)
     file = save_image(picture, tmp_path / "new folder" / "dog.png")
-    found = read_metadata(file)
-    assert found == {
+    metadata = read_metadata(file)
+    assert metadata == {
         "prompt": "a 3d dog face, 红苹果",
         "width": 80,
         "height": 48,
@@ -159,21 +159,21 @@ def test_a_saved_picture_carries_what_paints_it_again(tiny, tmp_path):
         "timesteps": get_schedule(2, 15),
         "dtype": "torch.float32",
     }
-    assert same(tiny.repaint(found), picture)
+    assert same(tiny.repaint(metadata), picture)
     assert same(Image.open(file), picture)
     assert [path.name for path in file.parent.iterdir()] == ["dog.png"]  # no half-written file beside it
 
 
 def test_image_to_image_records_its_start_picture(tiny, start_picture, tmp_path):
     picture = paint(tiny, init_image=start_picture, image2image_strength=0.5)
-    found = read_metadata(save_image(picture, tmp_path / "x.png"))
-    assert found["image2image_strength"] == 0.5 and found["init_image_sha256"] == picture_hash(start_picture)
-    assert found["timesteps"] == get_schedule(2, 15)[1:]
+    metadata = read_metadata(save_image(picture, tmp_path / "x.png"))
+    assert metadata["image2image_strength"] == 0.5 and metadata["init_image_sha256"] == picture_hash(start_picture)
+    assert metadata["timesteps"] == get_schedule(2, 15)[1:]
     start_picture.save(tmp_path / "start.png")
-    assert same(tiny.repaint(found, Image.open(tmp_path / "start.png")), picture)
+    assert same(tiny.repaint(metadata, Image.open(tmp_path / "start.png")), picture)
     for wrong in (None, start_picture.rotate(180)):
         with pytest.raises(ValueError, match="pass the same one as init_image"):
-            tiny.repaint(found, wrong)
+            tiny.repaint(metadata, wrong)
 
 
 def test_no_metadata_when_not_wanted(tiny, tmp_path):
@@ -184,12 +184,12 @@ def test_no_metadata_when_not_wanted(tiny, tmp_path):
 
 
 def test_repaint_knows_other_models_and_versions(tiny):
-    found = paint(tiny, num_steps=1).info
+    metadata = paint(tiny, num_steps=1).info
     with pytest.raises(ValueError, match=r"painted by 'flux-dev'.*make FluxGenerator\('flux-dev'\)"):
-        tiny.repaint(found | {"model": "flux-dev"})
-    with pytest.warns(Advice, match="painted by flux_edu 0.0.1, this is") as told:
-        tiny.repaint(found | {"version": "0.0.1"})
-    assert told[0].filename == __file__
+        tiny.repaint(metadata | {"model": "flux-dev"})
+    with pytest.warns(Advice, match="painted by flux_edu 0.0.1, this is") as caught:
+        tiny.repaint(metadata | {"version": "0.0.1"})
+    assert caught[0].filename == __file__
 
 
 def test_only_png_is_written(tmp_path):
@@ -217,26 +217,26 @@ def lines_told(call) -> dict[int, str]:
 
 def test_sizes_are_rounded_and_said_at_the_callers_line(tiny):
     here = inspect.currentframe().f_lineno
-    told = lines_told(lambda: tiny.generate_image(95, 31, 1, 1.0, 0, PROMPT))
-    assert told == {here + 1: "sizes are multiples of 16: painting 80 × 16 instead of 95 × 31"}
+    messages = lines_told(lambda: tiny.generate_image(95, 31, 1, 1.0, 0, PROMPT))
+    assert messages == {here + 1: "sizes are multiples of 16: painting 80 × 16 instead of 95 × 31"}
 
 
 def test_a_long_prompt_is_cut_and_said_at_the_callers_line(tiny):
     long = "a 3d fox " + "left of a fox " * 9
     count = len(tiny.t5.tokenizer(long)["input_ids"])
     here = inspect.currentframe().f_lineno
-    told = lines_told(lambda: tiny.generate_image(80, 48, 1, 1.0, 0, long))
-    assert list(told) == [here + 1]
-    [message] = told.values()
+    messages = lines_told(lambda: tiny.generate_image(80, 48, 1, 1.0, 0, long))
+    assert list(messages) == [here + 1]
+    [message] = messages.values()
     assert f"reads 32 tokens; the last {count - 32} of 'a 3d fox left of" in message
 
 
 def test_unknown_words_are_said_with_the_nearest_known(tiny):
     with pytest.warns(
         Advice, match=r"the tiny model has never seen 'foxx' \(nearest: fox.*'собака'\. It paints"
-    ) as told:
+    ) as caught:
         paint(tiny, "a 3d Foxx, собака!", num_steps=1)
-    assert [w.filename for w in told] == [__file__]
+    assert [w.filename for w in caught] == [__file__]
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ def test_a_panel_shows_advice_under_its_picture(tiny):
 
 
 def test_other_warnings_than_advice_go_their_usual_way():
-    with pytest.warns(DeprecationWarning, match="old"), collect() as told:
+    with pytest.warns(DeprecationWarning, match="old"), collect() as collected:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         warnings.warn("new", Advice, stacklevel=1)
-    assert told == ["new"]
+    assert collected == ["new"]
 
 
 def test_signs_without_words_are_said(tiny):
@@ -291,17 +291,17 @@ def test_words_of_every_script():
 def test_the_published_models_say_what_is_missing(monkeypatch, tmp_path):
     for name in ("FLUX_MODEL", "FLUX_AE", "FLUX_T5", "FLUX_CLIP"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as error:
         FluxGenerator("flux-dev")
     for part in ("huggingface.co/black-forest-labs/FLUX.1-dev", "set FLUX_MODEL, FLUX_AE, FLUX_T5, FLUX_CLIP to where"):
-        assert part in str(told.value)
+        assert part in str(error.value)
     (tmp_path / "ae.safetensors").write_bytes(b"")
     monkeypatch.setenv("FLUX_AE", str(tmp_path / "ae.safetensors"))
     monkeypatch.setenv("FLUX_T5", str(tmp_path / "t5"))
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as error:
         FluxGenerator("flux-schnell")
-    assert "set FLUX_MODEL, FLUX_CLIP to where they are" in str(told.value)
-    assert f"FLUX_T5 = {tmp_path / 't5'} does not exist" in str(told.value) and "FLUX_AE =" not in str(told.value)
+    assert "set FLUX_MODEL, FLUX_CLIP to where they are" in str(error.value)
+    assert f"FLUX_T5 = {tmp_path / 't5'} does not exist" in str(error.value) and "FLUX_AE =" not in str(error.value)
 
 
 def test_a_published_model_is_read_from_its_files(tiny, monkeypatch, tmp_path):

@@ -54,8 +54,8 @@ def test_commands_are_the_same():
 
 def test_numbers_in_prose_are_the_same():
     """Papers, versions, sizes: every number of two digits or with a point stands in both pages."""
-    found = [set(re.findall(r"\d+\.\d[\d.]*\d|\d\.\d|\d{2,}", text)) for text in (CHINESE, ENGLISH)]
-    assert found[0] == found[1]
+    numbers = [set(re.findall(r"\d+\.\d[\d.]*\d|\d\.\d|\d{2,}", text)) for text in (CHINESE, ENGLISH)]
+    assert numbers[0] == numbers[1]
 
 
 def test_the_notebooks_have_the_same_rows():

@@ -50,9 +50,9 @@ def test_these_pythons_will_do(version):
 def test_any_other_gets_one_line_that_says_so(version, capsys):
     with pytest.raises(SystemExit) as stopped:
         run.check_python(version)
-    told = capsys.readouterr().err
-    assert stopped.value.code == 2 and told.count("\n") == 1
-    assert f"this is {version[0]}.{version[1]}" in told and "3.11, 3.12 or 3.13" in told
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1
+    assert f"this is {version[0]}.{version[1]}" in message and "3.11, 3.12 or 3.13" in message
 
 
 def test_an_old_python_can_parse_it_far_enough_to_say_so():
@@ -113,8 +113,8 @@ def test_a_change_without_a_network_leaves_what_was_there(calls, monkeypatch, ca
     (run.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     monkeypatch.setattr(run, "call", lambda command, folder=None: int("pip" in command))
     assert run.main(["lint"]) == 0
-    told = capsys.readouterr()
-    assert "HTTPS_PROXY" in told.err and "going on with .venv as it is" in told.out
+    printed = capsys.readouterr()
+    assert "HTTPS_PROXY" in printed.err and "going on with .venv as it is" in printed.out
     assert run.is_whole() and not run.is_current(), "the next run tries again"
 
 

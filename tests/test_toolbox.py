@@ -90,8 +90,10 @@ def paint(generators, name: str, picture: Image.Image, mask: Image.Image, **opti
 # ---------------------------------------------------------------- what is painted
 
 
-def given(generator: ToolGenerator, name: str, picture: Image.Image, mask: Image.Image) -> tuple[str, torch.Tensor]:
-    """The text and what the network is given, by the equations alone."""
+def text_and_inputs(
+    generator: ToolGenerator, name: str, picture: Image.Image, mask: Image.Image
+) -> tuple[str, torch.Tensor]:
+    """The text and what the network reads beside it, by the equations alone."""
     x, m = to_tensor(picture), torch.from_numpy(np.array(mask) / 255)[None, None].float()
     encode = generator.ae.encode
     with torch.no_grad():
@@ -109,7 +111,7 @@ def given(generator: ToolGenerator, name: str, picture: Image.Image, mask: Image
 def test_a_tool_paints_what_its_training_measures(generators, picture, mask, name, guidance):
     """`paint_with` of the measure puts the same equations together, for batches."""
     tool = generators[name]
-    words, beside = given(tool, name, picture, mask)
+    words, beside = text_and_inputs(tool, name, picture, mask)
     with torch.inference_mode():
         text, empty = (tool.t5([words]), tool.clip([words])), embed_empty(tool.t5, tool.clip)
     theirs = paint_with(name, tool.model, tool.ae, text, empty, beside, guidance, steps=2, seed=5)
@@ -147,18 +149,18 @@ def test_other_sizes(generators, picture, mask, name):
 
 def test_other_sizes_are_resized_where_the_tool_knows_one(generators, picture, mask):
     for name, words in (("kontext", "tiny-kontext edits it at 128 × 128"), ("redux", "the eye sees it at 128 × 128")):
-        with pytest.warns(Advice, match=f"the picture has 200 × 100 pixels; {words}") as told:
+        with pytest.warns(Advice, match=f"the picture has 200 × 100 pixels; {words}") as caught:
             painted = paint(generators, name, picture.resize((200, 100)), mask, num_steps=1)
-        assert painted.size == (128, 128) and [w.filename for w in told] == [__file__]
+        assert painted.size == (128, 128) and [w.filename for w in caught] == [__file__]
 
 
 def test_defaults_are_those_of_the_model(generators, picture, monkeypatch):
     tool = generators["kontext"]
     monkeypatch.setattr(tool, "spec", replace(tool.spec, num_steps=3, guidance=1.5))
     steps = []
-    found = tool.edit(picture, "swap left and right", callback=lambda i, t, x, v: steps.append(t)).info
-    assert (found["num_steps"], found["guidance"]) == (3, 1.5) and steps == get_schedule(3, 64)[:-1]
-    assert isinstance(found["seed"], int)
+    metadata = tool.edit(picture, "swap left and right", callback=lambda i, t, x, v: steps.append(t)).info
+    assert (metadata["num_steps"], metadata["guidance"]) == (3, 1.5) and steps == get_schedule(3, 64)[:-1]
+    assert isinstance(metadata["seed"], int)
 
 
 def test_outlines_of_any_picture(picture):
@@ -178,11 +180,11 @@ def test_a_saved_picture_tells_what_it_was_made_from_and_is_painted_again(
     generators, picture, mask, name, tool, tmp_path
 ):
     painted = paint(generators, name, picture, mask)
-    found = read_metadata(save_image(painted, tmp_path / "x.png"))
+    metadata = read_metadata(save_image(painted, tmp_path / "x.png"))
     pictures = {"fill": {"picture": picture, "mask": mask}, "canny": {"edges": outline(picture)}}
     pictures = pictures.get(name, {"picture": picture})
     prompt = {"kontext": "make the background blue", "redux": "in 3d style"}.get(name, "a 3d fox")
-    assert found == {
+    assert metadata == {
         "prompt": prompt,
         **{"width": 128, "height": 128, "timesteps": get_schedule(2, 64), "dtype": "torch.float32"},
         **SHORT,
@@ -190,25 +192,25 @@ def test_a_saved_picture_tells_what_it_was_made_from_and_is_painted_again(
         **{f"{key}_size": [128, 128] for key in pictures},
         **{f"{key}_sha256": picture_hash(value) for key, value in pictures.items()},
     }
-    assert same(generators[name].repaint(found, **pictures), painted)
+    assert same(generators[name].repaint(metadata, **pictures), painted)
     first = next(iter(pictures))
     with pytest.raises(ValueError, match=f"painted by {tool} from .*pass the same ones again; {first} is missing"):
-        generators[name].repaint(found, **(pictures | {first: None}))
+        generators[name].repaint(metadata, **(pictures | {first: None}))
     with pytest.raises(ValueError, match=rf"{first} is another one \(its hash differs\)"):
-        generators[name].repaint(found, **(pictures | {first: pictures[first].rotate(90)}))
+        generators[name].repaint(metadata, **(pictures | {first: pictures[first].rotate(90)}))
     with pytest.raises(ValueError, match=r"painted by 'tiny-x'.*make ToolGenerator\('tiny-x'\)"):
-        generators[name].repaint(found | {"model": "tiny-x"}, **pictures)
+        generators[name].repaint(metadata | {"model": "tiny-x"}, **pictures)
 
 
 def test_a_plain_generator_says_who_can_paint_it_again(generators, picture, mask):
-    found = paint(generators, "fill", picture, mask, num_steps=1).info
-    with pytest.raises(ValueError) as told:
-        FluxGenerator.repaint(generators["fill"], found)
+    metadata = paint(generators, "fill", picture, mask, num_steps=1).info
+    with pytest.raises(ValueError) as error:
+        FluxGenerator.repaint(generators["fill"], metadata)
     for part in (
         "painted by ToolGenerator.fill from more than a prompt",
         "ToolGenerator('tiny-fill') and call its repaint(metadata, picture=…, mask=…) with the same picture and mask",
     ):
-        assert part in str(told.value)
+        assert part in str(error.value)
 
 
 def test_a_tool_repaints_what_needs_no_pictures(generators):
@@ -270,7 +272,7 @@ def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
     bench = load_judge(torch.device("cpu"))
     seen = {(0,): [fox], (1,): [fox, apple]}
     kontext = generators["kontext"]
-    for things, asked, told in (
+    for things, asked, instruction in (
         ((0,), "turn it into 3d style", "turn the fox into 3d style"),
         ((1,), "turn it into 3d style", "turn the fox and the red apple into 3d style"),
         ((1,), "变成立体风格", "把狐狸和红苹果变成立体风格"),
@@ -279,20 +281,20 @@ def test_the_judge_says_what_it_is(generators, picture, monkeypatch):
     ):
         monkeypatch.setattr(bench, "things", lambda x, things=things: [seen[things]])
         painted = kontext.edit(picture, asked, num_steps=1, seed=5)
-        assert painted.info["prompt"] == told
+        assert painted.info["prompt"] == instruction
         assert same(painted, kontext.repaint(painted.info, picture=picture))
         monkeypatch.setattr(bench, "things", None)  # whoever names the things need not ask
-        assert same(painted, kontext.edit(picture, told, num_steps=1, seed=5))
+        assert same(painted, kontext.edit(picture, instruction, num_steps=1, seed=5))
 
 
 def test_words_of_instructions_are_known_and_others_are_told(generators, picture, mask):
     said = ["make the background blue", "turn it into 3d style", "remove the dog", "swap top and bottom", "去掉狗"]
     said += ["把背景变成红色", "变成立体风格", "左右互换"]
-    with collect() as told:
+    with collect() as collected:
         for instruction in said:
             generators["kontext"].edit(picture, instruction, num_steps=1)
         generators["redux"].redux(picture, "in flat style on a red background", num_steps=1)
-    assert not told
+    assert not collected
     with pytest.warns(Advice, match=r"the tiny-kontext model has never seen 'removve' \(nearest: remove"):
         generators["kontext"].edit(picture, "removve the dog", num_steps=1)
     with pytest.warns(Advice, match="the tiny-fill model has never seen 'swap'"):

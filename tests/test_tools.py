@@ -137,8 +137,8 @@ def test_outlines_are_white_on_black_where_brightness_jumps():
 
 def test_thresholds_are_in_sums_of_sobels_filter():
     """Sobel's filter answers a jump of h with 4 h: 200 is reached by a jump of 51, not by one of 49."""
-    for height, found in ((49, False), (51, True)):
-        assert bool((tools.canny(step_edge(height)) > 0).any()) == found
+    for height, is_edge in ((49, False), (51, True)):
+        assert bool((tools.canny(step_edge(height)) > 0).any()) == is_edge
     assert (tools.canny(step_edge(10), 0, 39) > 0).any() and not (tools.canny(step_edge(10), 0, 41) > 0).any()
     weak = step_edge(60)  # strong above, weak below: it goes on where it began, down to the lower threshold
     weak[:, 10:, 13:] = -1 + 30 / 127.5

@@ -36,16 +36,16 @@ def hooks(model):
 
 
 def test_names_are_those_of_the_checkpoint_in_the_order_of_arising(model, inputs):
-    found = trace(model, *inputs)
+    seen = trace(model, *inputs)
     modules = {name for name, _ in model.named_modules()}
-    assert set(found) <= modules
+    assert set(seen) <= modules
     for key in model.state_dict():
         name = key.rpartition(".")[0]
         if name.endswith("_norm"):  # RMSNorm
-            assert name in found
+            assert name in seen
     for layer in ("img_in", "txt_in", "time_in.out_layer", "guidance_in", "vector_in", "pe_embedder", "final_layer"):
-        assert layer in found
-    order = list(found)
+        assert layer in seen
+    order = list(seen)
     blocks = [n for n in order if n.count(".") == 1 and "_blocks." in n]
     assert blocks == [f"double_blocks.{i}" for i in range(2)] + [f"single_blocks.{i}" for i in range(3)]
     assert order.index("img_in") < order.index("pe_embedder") < order.index("double_blocks.0.img_mod.lin")
@@ -54,29 +54,29 @@ def test_names_are_those_of_the_checkpoint_in_the_order_of_arising(model, inputs
 
 
 def test_shapes(model, inputs):
-    found = trace(model, *inputs)
+    seen = trace(model, *inputs)
     L = L_TXT + L_IMG
-    assert found[""].shape == (B, L_IMG, 7)
-    img, txt = found["double_blocks.1"]
+    assert seen[""].shape == (B, L_IMG, 7)
+    img, txt = seen["double_blocks.1"]
     assert img.shape == (B, L_IMG, D) and txt.shape == (B, L_TXT, D)
-    assert found["single_blocks.0.linear1"].shape == (B, L, 3 * D + 90)
-    assert found["single_blocks.2"].shape == (B, L, D)
-    q, k = found["single_blocks.1.norm"]
+    assert seen["single_blocks.0.linear1"].shape == (B, L, 3 * D + 90)
+    assert seen["single_blocks.2"].shape == (B, L, D)
+    q, k = seen["single_blocks.1.norm"]
     assert q.shape == k.shape == (B, H, L, D // H)
-    mod, none = found["single_blocks.1.modulation"]
+    mod, none = seen["single_blocks.1.modulation"]
     assert isinstance(mod, ModulationOut) and none is None and mod.gate.shape == (B, 1, D)
-    first, second = found["double_blocks.0.txt_mod"]
+    first, second = seen["double_blocks.0.txt_mod"]
     assert first.gate.shape == second.shift.shape == (B, 1, D)
 
 
 def test_what_was_traced_is_what_the_model_computes(model, inputs):
-    found = trace(model, *inputs)
-    torch.testing.assert_close(found[""], model(*inputs))
-    torch.testing.assert_close(found["final_layer"], found[""])
-    x = torch.cat(found["double_blocks.1"][::-1], dim=1)
+    seen = trace(model, *inputs)
+    torch.testing.assert_close(seen[""], model(*inputs))
+    torch.testing.assert_close(seen["final_layer"], seen[""])
+    x = torch.cat(seen["double_blocks.1"][::-1], dim=1)
     vec = model.conditioning(inputs[4], inputs[5], inputs[6])
-    torch.testing.assert_close(found["single_blocks.0"], model.single_blocks[0](x, vec, found["pe_embedder"]))
-    assert not found[""].requires_grad and not found[""].is_inference()
+    torch.testing.assert_close(seen["single_blocks.0"], model.single_blocks[0](x, vec, seen["pe_embedder"]))
+    assert not seen[""].requires_grad and not seen[""].is_inference()
 
 
 def attention_by_hand(q, k, pe):
@@ -94,43 +94,41 @@ def attention_by_hand(q, k, pe):
 
 @pytest.mark.parametrize("block", ["double_blocks.0", "double_blocks.1", "single_blocks.0", "single_blocks.2"])
 def test_attention_rows_sum_to_one_and_equal_a_computation_by_hand(model, inputs, block):
-    found = trace(model, *inputs)
-    weights = found.attention(block)
+    seen = trace(model, *inputs)
+    weights = seen.attention(block)
     L = L_TXT + L_IMG
     assert weights.shape == (B, H, L, L)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, L))
     # q and k once more, from the fused projections, with the norms' own scales
     if block.startswith("single"):
-        parts = [(found[f"{block}.linear1"][..., : 3 * D], model.get_submodule(f"{block}.norm"))]
+        parts = [(seen[f"{block}.linear1"][..., : 3 * D], model.get_submodule(f"{block}.norm"))]
     else:
-        parts = [
-            (found[f"{block}.{s}_attn.qkv"], model.get_submodule(f"{block}.{s}_attn.norm")) for s in ("txt", "img")
-        ]
+        parts = [(seen[f"{block}.{s}_attn.qkv"], model.get_submodule(f"{block}.{s}_attn.norm")) for s in ("txt", "img")]
     q, k = [], []
     for qkv, norm in parts:
         for which, scale, out in ((0, norm.query_norm.scale, q), (1, norm.key_norm.scale, k)):
             z = qkv[..., which * D : (which + 1) * D].reshape(B, -1, H, D // H).transpose(1, 2)
             out.append(z / (z.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * scale)
     with torch.no_grad():
-        want = attention_by_hand(torch.cat(q, 2), torch.cat(k, 2), found["pe_embedder"])
+        want = attention_by_hand(torch.cat(q, 2), torch.cat(k, 2), seen["pe_embedder"])
     torch.testing.assert_close(weights, want, rtol=1e-4, atol=1e-6)
 
 
 def test_an_unknown_block_is_answered_with_those_there_are(model, inputs):
-    found = trace(model, *inputs)
+    seen = trace(model, *inputs)
     with pytest.raises(KeyError, match=r"no block 'single_blocks.7'.*double_blocks.0.*single_blocks.2"):
-        found.attention("single_blocks.7")
+        seen.attention("single_blocks.7")
 
 
 def test_only_and_the_table(model, inputs):
-    found = trace(model, *inputs)
-    some = found.only("double_blocks.0", "img_in")
-    assert isinstance(some, Trace) and 0 < len(some) < len(found)
+    seen = trace(model, *inputs)
+    some = seen.only("double_blocks.0", "img_in")
+    assert isinstance(some, Trace) and 0 < len(some) < len(seen)
     assert all("double_blocks.0" in name or "img_in" in name for name in some)
-    lines = str(found.only("single_blocks.1.linear")).splitlines()
+    lines = str(seen.only("single_blocks.1.linear")).splitlines()
     assert lines == ["single_blocks.1.linear1  (2, 19, 198)", "single_blocks.1.linear2  (2, 19, 36)"]
-    assert str(found.only("img_mod", "img_in")).splitlines()[0].split() == ["img_in", "(2,", "15,", "36)"]
-    assert str(found.only("nothing of this name")) == ""
+    assert str(seen.only("img_mod", "img_in")).splitlines()[0].split() == ["img_in", "(2,", "15,", "36)"]
+    assert str(seen.only("nothing of this name")) == ""
 
 
 def test_tensors_looks_into_tuples_and_modulations():

@@ -53,8 +53,8 @@ def test_weights_and_drawings_stay_a_small_download():
 
 def test_the_model_card_names_every_file_by_its_hash():
     listed = dict(re.findall(r"\| `([\w.]+)` \| [\d,]+ \| `([0-9a-f]{64})` \|", CARD.read_text("utf-8")))
-    found = {name: hashlib.sha256((TINY_FOLDER / name).read_bytes()).hexdigest() for name in shipped_names()}
-    assert listed == found, "the files have changed: run python docs/make/pack_weights.py"
+    hashes = {name: hashlib.sha256((TINY_FOLDER / name).read_bytes()).hexdigest() for name in shipped_names()}
+    assert listed == hashes, "the files have changed: run python docs/make/pack_weights.py"
 
 
 def test_the_latents_factors_in_the_file_are_those_of_the_config():

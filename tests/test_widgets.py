@@ -69,17 +69,17 @@ def test_every_chapter_has_the_sliders_it_needs(notebooks):
     for name, notebook in notebooks.items():
         controls = [c for panel in notebook.metadata.get("sweep", []) for c in panel["controls"]]
         words = [re.sub(r"[\s_]", "", control.lower()) for control in controls]
-        for wanted in DEMANDED.get(name[:2], []):
-            if not any(re.fullmatch(wanted, word) for word in words):
-                missing.append(f"{name} has no slider for {wanted}; it has {', '.join(sorted(set(controls)))}")
+        for pattern in DEMANDED.get(name[:2], []):
+            if not any(re.fullmatch(pattern, word) for word in words):
+                missing.append(f"{name} has no slider for {pattern}; it has {', '.join(sorted(set(controls)))}")
     assert not missing, "\n".join(missing)
 
 
 def test_every_panel_can_be_reset(notebooks):
     for name, notebook in notebooks.items():
-        found = widgets(notebook)
+        models = widgets(notebook)
         resets = [
-            state for model, state in found.values() if model == "ButtonModel" and state["description"] == "Reset"
+            state for model, state in models.values() if model == "ButtonModel" and state["description"] == "Reset"
         ]
         panels = notebook.metadata.get("sweep", [])
         assert len(resets) == len(panels), f"{name}: {len(panels)} panels, {len(resets)} Reset buttons"
@@ -113,7 +113,7 @@ def test_sliders_are_quick(notebooks, record_property):
     for name, _, move in moves(notebooks):
         seconds.setdefault(name, []).append(move["seconds"])
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    told = ", ".join(f"{name[:2]} {1000 * each:.0f} ms" for name, each in medians.items())
-    record_property("told", f"median time to redraw: {told}")
+    times = ", ".join(f"{name[:2]} {1000 * each:.0f} ms" for name, each in medians.items())
+    record_property("measured", f"median time to redraw: {times}")
     slow = {name: each for name, each in medians.items() if each > 3}
     assert not slow, f"more than three seconds, even for a busy machine: {slow}"

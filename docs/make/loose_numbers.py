@@ -20,8 +20,8 @@ def cells(path: Path) -> list[dict]:
 
 def numbers(text: str) -> set[str]:
     """The numbers of a text without commas between thousands; years and numbers below 10 are left out."""
-    found = {number.replace(",", "") for number in NUMBER.findall(text)}
-    return {n for n in found if "." in n or (float(n) >= 10 and not 1990 <= float(n) <= 2030)}
+    plain = {number.replace(",", "") for number in NUMBER.findall(text)}
+    return {n for n in plain if "." in n or (float(n) >= 10 and not 1990 <= float(n) <= 2030)}
 
 
 def printed(path: Path) -> str:

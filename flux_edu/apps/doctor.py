@@ -29,8 +29,8 @@ Check = Callable[[], Iterator[Finding]]
 
 def python() -> Iterator[Finding]:
     """This Python, against the package's own bounds."""
-    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}"
-    yield (3, 11) <= sys.version_info[:2] < (3, 14), found, "take Python 3.11, 3.12 or 3.13"
+    version = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}"
+    yield (3, 11) <= sys.version_info[:2] < (3, 14), version, "take Python 3.11, 3.12 or 3.13"
 
 
 def libraries() -> Iterator[Finding]:
@@ -41,11 +41,12 @@ def libraries() -> Iterator[Finding]:
         yield False, "packaging is not installed", AGAIN
         return
     try:
-        wanted = [Requirement(line) for line in metadata.requires("flux-edu") or []]
+        requirements = [Requirement(line) for line in metadata.requires("flux-edu") or []]
     except metadata.PackageNotFoundError:
         yield False, "flux-edu itself is not installed, so no bounds are known", AGAIN
         return
-    unlike = {str(need).partition(";")[0]: need for need in reversed(wanted)}  # several extras may name one library
+    # several extras may name one library
+    unlike = {str(need).partition(";")[0]: need for need in reversed(requirements)}
     for need in reversed(unlike.values()):
         extra = need.marker is not None and not need.marker.evaluate({"extra": ""})
         if need.name == "flux-edu":
@@ -56,8 +57,8 @@ def libraries() -> Iterator[Finding]:
             if not extra:
                 yield False, f"{need.name} is not installed", AGAIN
             continue
-        told = f"{need.name} {version} ({need.specifier})" + " for an extra" * extra
-        yield need.specifier.contains(version, prereleases=True), told, f'pip install "{need.name}{need.specifier}"'
+        message = f"{need.name} {version} ({need.specifier})" + " for an extra" * extra
+        yield need.specifier.contains(version, prereleases=True), message, f'pip install "{need.name}{need.specifier}"'
 
 
 def shadows() -> Iterator[Finding]:
@@ -66,8 +67,8 @@ def shadows() -> Iterator[Finding]:
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         names = {path.stem for path in Path(folder).glob("*") if path.is_dir() or path.suffix == ".py"} & known
         if names:
-            found = f"these come from {folder}, a folder of PYTHONPATH: {', '.join(sorted(names))}"
-            yield False, found, "try without the variable PYTHONPATH: that folder may belong to another Python"
+            message = f"these come from {folder}, a folder of PYTHONPATH: {', '.join(sorted(names))}"
+            yield False, message, "try without the variable PYTHONPATH: that folder may belong to another Python"
 
 
 def modules() -> Iterator[Finding]:
@@ -79,17 +80,17 @@ def modules() -> Iterator[Finding]:
             import_module(name)
         except ImportError as error:
             failed[name] = error
-    told = f"{len(names) - len(failed)} of {len(names)} modules of flux_edu can be imported"
+    message = f"{len(names) - len(failed)} of {len(names)} modules of flux_edu can be imported"
     first = next((f"; not {name}: {error}" for name, error in failed.items()), "")
-    yield not failed, told + first, AGAIN
+    yield not failed, message + first, AGAIN
 
 
 def device() -> Iterator[Finding]:
     """Where it would compute, and with how many threads."""
     torch = import_module("torch")
-    found = import_module("flux_edu.io.device").pick_device()
-    name = f" ({torch.cuda.get_device_name(found)})" if found.type == "cuda" else ""
-    yield True, f"device {found}{name}, {torch.get_num_threads()} threads on {os.cpu_count()} cores", ""
+    device_here = import_module("flux_edu.io.device").pick_device()
+    name = f" ({torch.cuda.get_device_name(device_here)})" if device_here.type == "cuda" else ""
+    yield True, f"device {device_here}{name}, {torch.get_num_threads()} threads on {os.cpu_count()} cores", ""
 
 
 def hashes(folder: Path = WEIGHTS) -> Iterator[Finding]:
@@ -97,11 +98,11 @@ def hashes(folder: Path = WEIGHTS) -> Iterator[Finding]:
     same = 0
     listed = ROW.findall((folder / "MODEL_CARD.md").read_text("utf-8"))
     again = "get it again: `git checkout -- flux_edu/weights`, or copy the folder from a fresh download"
-    for name, _, wanted in listed:
+    for name, _, sha256 in listed:
         path = folder / "tiny" / name
         if not path.is_file():
             yield False, f"weights/tiny/{name} is missing", again
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             yield False, f"weights/tiny/{name} is not the file of the model card (its SHA-256 differs)", again
         else:
             same += 1
@@ -131,15 +132,15 @@ def picture() -> Iterator[Finding]:
         painted = generator.generate_image(128, 128, 4, 0.0, 0, "a 3d fox on a blue background")
     seconds = time.perf_counter() - start
     low, high = min(low for low, _ in painted.getextrema()), max(high for _, high in painted.getextrema())
-    told = f"tiny-schnell paints 128 × 128 pixels in {seconds:.2f} s (4 steps)"
-    yield high - low > 50, told, "it is almost of one colour: take the tested version of PyTorch, 2.13"
+    message = f"tiny-schnell paints 128 × 128 pixels in {seconds:.2f} s (4 steps)"
+    yield high - low > 50, message, "it is almost of one colour: take the tested version of PyTorch, 2.13"
 
 
 def room() -> Iterator[Finding]:
     """Free memory and disk."""
     free = free_memory_gb()
-    told = "free memory: this system does not say" if free is None else f"{free:.1f} GB of memory free"
-    yield free is None or free >= MEMORY_GB, told, f"close other programs: a notebook takes up to {MEMORY_GB} GB"
+    message = "free memory: this system does not say" if free is None else f"{free:.1f} GB of memory free"
+    yield free is None or free >= MEMORY_GB, message, f"close other programs: a notebook takes up to {MEMORY_GB} GB"
     disk = shutil.disk_usage(Path.cwd()).free / 1e9
     yield disk >= DISK_GB, f"{disk:.1f} GB of disk free here", "make room: pictures and executed notebooks need some"
 
@@ -149,9 +150,9 @@ def free_memory_gb() -> float | None:
     try:
         return import_module("psutil").virtual_memory().available / 1e9
     except ImportError:
-        told = Path("/proc/meminfo")
-        found = re.search(r"MemAvailable:\s+(\d+) kB", told.read_text()) if told.exists() else None
-        return int(found[1]) * 1024 / 1e9 if found else None
+        meminfo = Path("/proc/meminfo")
+        match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+        return int(match[1]) * 1024 / 1e9 if match else None
 
 
 CHECKS: tuple[Check, ...] = (python, libraries, shadows, modules, device, hashes, weights, picture, room)
@@ -162,9 +163,9 @@ def examine(checks: tuple[Check, ...] = CHECKS) -> int:
     bad = 0
     for check in checks:
         try:
-            for well, found, advice in check():
+            for well, message, advice in check():
                 bad += not well
-                print(f"{'ok   ' if well else 'WRONG'}  {found}", flush=True)
+                print(f"{'ok   ' if well else 'WRONG'}  {message}", flush=True)
                 if not well:
                     print(f"       -> {advice}", flush=True)
         except Exception as error:  # whatever it is, it is the finding

@@ -238,8 +238,8 @@ def test_pictures_follow_a_key_quickly(capsys):
         medians = {name[:2]: 1000 * statistics.median(each) for name, each in by_notebook.items()}
         median = statistics.median([second for each in by_notebook.values() for second in each] or [0])
         with capsys.disabled():
-            told = ", ".join(f"{name} {each:.0f}" for name, each in medians.items())
-            print(f"\nfrom a key to the new picture, {kind}: median {1000 * median:.0f} ms (ms by notebook: {told})")
+            times = ", ".join(f"{name} {each:.0f}" for name, each in medians.items())
+            print(f"\nfrom a key to the new picture, {kind}: median {1000 * median:.0f} ms (ms by notebook: {times})")
         if median > BUSY * AIMS[kind]:
             slow[kind] = median
     assert not slow, f"more than {BUSY} times the aim of {AIMS}: {slow}"

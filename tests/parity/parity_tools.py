@@ -45,10 +45,10 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def hold(part: str, found: float, bar: float, above: float = 0.0) -> None:
+def hold(part: str, measured: float, bar: float, above: float = 0.0) -> None:
     """Print what was measured (`pytest tests/parity -rP` shows it) and hold it to the bar."""
-    print(f"{part:<60} {found:.1e}, may be {bar:.0e}")
-    assert above <= found <= bar, f"{part}: {found:.2e}, should lie in [{above:.0e}, {bar:.0e}]"
+    print(f"{part:<60} {measured:.1e}, may be {bar:.0e}")
+    assert above <= measured <= bar, f"{part}: {measured:.2e}, should lie in [{above:.0e}, {bar:.0e}]"
 
 
 def img_ids() -> Tensor:

@@ -148,17 +148,17 @@ def test_whole_float32_with_heads_as_published():
 
 def modules_that_return(model, dtype, call):
     """The names of the modules that return a tensor of this dtype while `call` runs."""
-    found = set()
+    names = set()
 
     def look(name, out):
         if any(getattr(x, "dtype", None) == dtype for x in (out if isinstance(out, tuple) else (out,))):
-            found.add(name)
+            names.add(name)
 
     hooks = [m.register_forward_hook(lambda _, __, out, n=n: look(n, out)) for n, m in model.named_modules()]
     call()
     for hook in hooks:
         hook.remove()
-    return found
+    return names
 
 
 def test_what_stays_float32():
@@ -178,10 +178,10 @@ def test_every_input_counts(dropped):
         normal(BATCH, L_TXT, CONTEXT, seed=2),
         normal(BATCH, POOLED, seed=3),
     )
-    given = dict(img=img, img_ids=batched(img_ids()), txt=txt, txt_ids=batched(txt_ids()))
-    given |= dict(timesteps=torch.tensor([0.3141, 0.9271]), y=y, guidance=torch.tensor([3.53, 1.27]))
+    inputs = dict(img=img, img_ids=batched(img_ids()), txt=txt, txt_ids=batched(txt_ids()))
+    inputs |= dict(timesteps=torch.tensor([0.3141, 0.9271]), y=y, guidance=torch.tensor([3.53, 1.27]))
     key = {"t": "timesteps", "w": "guidance"}.get(dropped, dropped)
-    assert error(ours(**given | {key: torch.zeros_like(given[key])}), ours(**given)) > 1e-3
+    assert error(ours(**inputs | {key: torch.zeros_like(inputs[key])}), ours(**inputs)) > 1e-3
 
 
 # ---------------------------------------------------------------- the map of weights

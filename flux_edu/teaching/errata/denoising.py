@@ -75,9 +75,10 @@ def condition_notes():
 
 
 def condition_right():
-    given, model = small_inputs(), small_flux()
-    texts = given["txt"], torch.randn(1, 3, 11)
-    a, b = (model(given["img"], given["img_ids"], txt, given["txt_ids"], torch.ones(1), given["vec"]) for txt in texts)
+    inputs, model = small_inputs(), small_flux()
+    texts = inputs["txt"], torch.randn(1, 3, 11)
+    img, ids, vec = (inputs["img"], inputs["img_ids"]), inputs["txt_ids"], inputs["vec"]
+    a, b = (model(*img, txt, ids, torch.ones(1), vec) for txt in texts)
     return not torch.allclose(a, b, atol=1e-5)
 
 

@@ -72,11 +72,11 @@ def agrees(value: object, expected: object) -> bool:
     return value == expected
 
 
-def told(value: object) -> str:
+def readable(value: object) -> str:
     """A value as a reader wants it: four digits, millions in groups of three."""
     value = plain(value)
     if isinstance(value, tuple):
-        return "(" + ", ".join(told(each) for each in value) + ("," if len(value) == 1 else "") + ")"
+        return "(" + ", ".join(readable(each) for each in value) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and value >= 1_000_000 else str(value)
@@ -114,7 +114,7 @@ def show_check(erratum: Erratum) -> None:
     notes, right = evaluate(erratum)
     rows = [(check.speaker, notes), ("right", right)]
     marks = ["✓" if agrees(value, check.expected) else "✗" for _, value in rows]
-    print(f"{check.what}: {told(check.expected)}")
+    print(f"{check.what}: {readable(check.expected)}")
     for (name, value), mark in zip(rows, marks, strict=True):
-        print(f"  {mark} {name:<13} {told(value)}")
+        print(f"  {mark} {name:<13} {readable(value)}")
     print(f"No. {erratum.number}, {erratum.topic}: {erratum.verdict}")

@@ -43,17 +43,17 @@ def encoders_notes():
 
 def encoders_right():
     t5, clip = tiny_embedders(TINY_FOLDER / "tokenizer.json", 32)
-    given = prepare(t5, clip, torch.zeros(1, 16, 4, 4), ["a fox", "a cat"])
+    prepared = prepare(t5, clip, torch.zeros(1, 16, 4, 4), ["a fox", "a cat"])
     kinds = {(2, 256): "one vector a text", (2, 32, 256): "one vector a token"}
-    return [kinds[tuple(given[name].shape)] for name in ("vec", "txt")]
+    return [kinds[tuple(prepared[name].shape)] for name in ("vec", "txt")]
 
 
 def moved_by_shuffling(txt_ids: torch.Tensor) -> bool:
     """Whether the velocity of the image notices that text tokens change places."""
-    given, vec = small_inputs(), torch.randn(1, 7)
+    inputs, vec = small_inputs(), torch.randn(1, 7)
     model, order = small_flux(), [2, 0, 1]
-    both = [model(given["img"], given["img_ids"], txt, txt_ids, torch.ones(1), vec)
-            for txt in (given["txt"], given["txt"][:, order])]  # fmt: skip
+    both = [model(inputs["img"], inputs["img_ids"], txt, txt_ids, torch.ones(1), vec)
+            for txt in (inputs["txt"], inputs["txt"][:, order])]  # fmt: skip
     return not torch.allclose(*both, atol=1e-5)
 
 

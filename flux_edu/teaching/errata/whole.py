@@ -38,10 +38,10 @@ def dropped_notes():
 
 
 def dropped_right():
-    seen, model, given = [], small_flux(), small_inputs()
+    seen, model, inputs = [], small_flux(), small_inputs()
     model.single_blocks[-1].register_forward_hook(lambda _, args, out: seen.append(out))
     model.final_layer.register_forward_hook(lambda _, args, out: seen.append(args[0]))
-    model(given["img"], given["img_ids"], given["txt"], given["txt_ids"], torch.ones(1), given["vec"])
+    model(inputs["img"], inputs["img_ids"], inputs["txt"], inputs["txt_ids"], torch.ones(1), inputs["vec"])
     _, img = split_streams(seen[0], 3)
     return "after the last single block" if torch.equal(img, seen[1]) else "somewhere else"
 
