@@ -16,8 +16,9 @@ from flux_edu.io import lora
 from flux_edu.io.checkpoint import read, read_metadata
 from flux_edu.model import Flux, FluxParams
 from flux_edu.train import few_steps, guidance, trainer
+from flux_edu.train.data import SIZE
 from flux_edu.train.distillation import Distillation
-from flux_edu.train.latent_pool import Pool
+from flux_edu.train.latent_pool import Pool, Pools
 from flux_edu.train.objectives import (
     euler_rollout,
     guidance_loss,
@@ -254,20 +255,25 @@ def test_a_student_learns_a_long_step():
 
 
 class SmallStage(Distillation):
-    """A stage whose teacher is small, whose pictures are noise; everything else is as it is."""
+    """A stage whose teacher is small, whose pictures are noise of one size; everything else is as it is."""
 
-    def __init__(self, args, spec):
+    def __init__(self, args, spec, shares):
         self.args, self.spec, self.accelerator = args, spec, trainer.start(0, cpu=True)
         self.device, self.base = torch.device("cpu"), small(in_channels=64, out_channels=64).state_dict()
-        self.pool, self.texts, self.drawings = FakePool64(), FakeTexts(), None
+        self.pools, self.texts, self.drawings = FakePools(), FakeTexts(), None
         self.empty = self.texts.read([""])
-        self.held_out = self.pool.batch(9)[0], self.texts.read(list("abcdefghi"))
+        self.held_out = FakePool64().batch(9)[0], self.texts.read(list("abcdefghi"))
         self.ae = None
 
 
 class FakePool64(FakePool):
     def batch(self, n, empty=0.1):
         return torch.randn(n, 64, 64), torch.randint(1, 9, (n, L_TXT))
+
+
+class FakePools(Pools):
+    def __init__(self):
+        self.pools, self.at = {(SIZE, SIZE): FakePool64()}, lambda step: ((SIZE, SIZE), self.pools[SIZE, SIZE])
 
 
 @pytest.mark.parametrize("stage", ["guidance", "few_steps"])

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import socket
 import subprocess
@@ -245,21 +246,25 @@ def test_flow_goes_on_with_the_same_latents(tmp_path, monkeypatch):
     monkeypatch.setattr(flow, "load_drawings", lambda path: drawings)
     monkeypatch.setattr(flow, "paint_sheet", lambda *args, **kwargs: Image.new("RGB", (8, 8)))
     monkeypatch.setattr(flow, "validation_loss", lambda model, *held: float(model.flux.img_in.weight.sum()))
-    monkeypatch.setattr(flow, "loss_by_level", lambda *args: [0.5] * len(flow.LEVELS))
+    monkeypatch.setattr(flow, "SHARES", {(128, 128): 0.5, (64, 32): 0.3, (32, 64): 0.2})
+    monkeypatch.setattr(flow, "OFTEN", ((128, 128), (64, 32)))
     monkeypatch.setattr(latent_pool, "BLOCK", 2)
     argv = ["--batch=2", "--pool=6", "--renew=2", "--steps=5", "--save=2", "--report=1", "--evaluate=3", "--muon=0.01"]
     left_alone, parts = interrupted(flow, "flow_loss", monkeypatch, argv, tmp_path)
     assert [len(part) for part in parts] == [3, 3]  # the state is that after step 2
     again = parts[0][:2] + parts[1]
     for (_, *one), (_, *other) in zip(left_alone, again, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))  # latents, noise, levels, tokens
+        assert all(
+            torch.equal(*map(torch.as_tensor, pair)) for pair in zip(one, other, strict=True)
+        )  # latents, noise …
     assert len({float(x_0.sum()) for _, x_0, *_ in left_alone}) == 5
+    assert len({x_0.shape[1] for _, x_0, *_ in left_alone}) > 1
+    assert all(x_0.shape[1] == math.prod(grid) for _, x_0, *_, grid, _ in left_alone)
     assert_same_end(tmp_path / "alone", tmp_path / "broken")
     for name in ("t5", "clip", "flux"):
         one, other = (read(tmp_path / folder / f"{name}.safetensors") for folder in ("alone", "broken"))
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert [row["held_out"] != "" for row in rows(tmp_path / "broken")] == [False, False, True, False, False]
-    assert "t=0.95" in rows(tmp_path / "broken")[0]
+    assert [row["64x32"] != "" for row in rows(tmp_path / "broken")] == [False, False, True, False, False]
 
 
 def test_a_pool_is_a_window_on_an_endless_list(monkeypatch):
@@ -292,7 +297,8 @@ def test_few_steps_goes_on_with_its_rollouts_and_targets(tmp_path, monkeypatch):
     assert all(torch.equal(u, v) for (_, u), (_, v) in zip(left_alone, again, strict=True))
     assert_same_end(tmp_path / "alone", tmp_path / "broken")
     state = read(tmp_path / "broken" / "state.safetensors")
-    assert {"stage.rollouts.0", "stage.target2.4"} <= state.keys() and "stage.target3.0" not in state
+    rollouts, targets = "stage.128x128.rollouts.0", "stage.128x128.target2.4"
+    assert {rollouts, targets} <= state.keys() and "stage.128x128.target3.0" not in state
 
 
 # ---------------------------------------------------------------- killed, and in two processes

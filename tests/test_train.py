@@ -17,6 +17,7 @@ from flux_edu.configs import configs
 from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.model import FluxParams
 from flux_edu.schedule import interpolate, time_shift
+from flux_edu.train import latent_pool
 from flux_edu.train.autoencoder import psnr, reconstruction_loss
 from flux_edu.train.data import (
     ABOVE,
@@ -38,9 +39,9 @@ from flux_edu.train.data import (
 )
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.muon import Muon
-from flux_edu.train.objectives import flow_loss, inputs, logit_normal, shift_logit_normal
-from flux_edu.train.text_to_velocity import TextToVelocity, init_position_bias
-from flux_edu.train.trainer import Clock, learning_rate, make_ema, seed_of
+from flux_edu.train.objectives import flow_loss, inputs, levels_of, logit_normal, shift_logit_normal
+from flux_edu.train.text_to_velocity import TextEncoders, TextToVelocity, init_position_bias
+from flux_edu.train.trainer import Clock, capture_cuda_graphs, learning_rate, make_ema, seed_of
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +267,49 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
         losses.append(loss.item())
     assert losses[-1] < 0.95 * losses[0]
     assert ema.module.flux.final_layer.linear.weight.abs().max() > 0
+
+
+def test_each_step_takes_one_size_at_as_many_tokens_and_its_own_levels(drawings, monkeypatch):
+    monkeypatch.setattr(latent_pool, "BLOCK", 2)
+    sizes, made = {(64, 64): 3.0, (96, 32): 1.0}, []
+
+    def compose(pool, n, seed, unseen=False, *, width, height):
+        made.append((width, height, seed))
+        return torch.zeros(n, width * height // 256, 64), torch.zeros(n, 32, dtype=torch.int16)
+
+    texts, ae = TextEncoders(TINY_FOLDER / "tokenizer.json", 32), AutoEncoder(configs["tiny"].ae_params)
+    pools = latent_pool.Pools(drawings, ae, texts, 6, (4, 0), renew=5, shares=sizes, compose=compose)
+    pools.fill()
+    assert [made.count(one) for one in dict.fromkeys(made)] == [1] * 4  # 3 blocks of 2, and 1 of 2
+    taken = [pools.at(step) for step in range(400)]
+    assert all(
+        pool is pools.pools[size] and pool.batch(1)[0].shape[1] == math.prod(size) // 256 for size, pool in taken
+    )
+    assert np.mean([size == (64, 64) for size, _ in taken]) == pytest.approx(0.75, abs=0.07)
+    assert len(made) == len(set(made)) > 60 and pools.at(7)[0] == taken[7][0]
+    assert sum(latent_pool.SHARES.values()) == pytest.approx(1) and latent_pool.SHARES[128, 128] == 0.28
+    for size in latent_pool.SHARES:
+        tokens = latent_pool.batch_of(427, size) * (math.prod(latent_pool.grid_of(size)) + 32)
+        assert 0.99 * 427 * 96 < tokens <= 427 * 96
+    few, many = (logit_normal(*levels_of(n), 4000).median() for n in (64, 256))
+    assert (few.item(), many.item()) == pytest.approx([1 / (1 + math.exp(-mu)) for mu in (0.4675, 0.5)], abs=0.02)
+
+
+def test_graphs_are_replayed_for_their_shapes_alone(monkeypatch):
+    replayed = []
+
+    def make_graphed(module, sample, **options):
+        forward = module.forward
+        module.forward = lambda *inputs: replayed.append(sample[0].shape) or forward(*inputs)
+        return module
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed)
+    layer = capture_cuda_graphs(torch.nn.Linear(3, 2), (torch.zeros(4, 3),), (torch.zeros(5, 3),))
+    outputs = [layer(torch.ones(n, 3)) for n in (5, 6, 4)]
+    assert replayed == [(5, 3), (4, 3)] and torch.equal(outputs[1][:5], outputs[0])
+    outputs[0].sum().backward()
+    assert layer.weight.grad.tolist() == [[5.0] * 3] * 2 and list(layer.state_dict()) == ["weight", "bias"]
 
 
 def test_muon_in_stacks_is_torchs_and_goes_on_after_a_reload():

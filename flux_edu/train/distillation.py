@@ -4,6 +4,7 @@ The teacher is the tiny FLUX as it ships, 8 bits a number: the delta is trained 
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, Drawings, load_drawings
-from flux_edu.train.latent_pool import Compose, Pool, compose_scenes
+from flux_edu.train.latent_pool import OFTEN, Compose, Pools, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import Text, inputs
 from flux_edu.train.text_to_velocity import TextEncoders
@@ -86,7 +87,8 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
     parser = trainer.arguments(doc, out, seconds, batch=256, rate=1e-3, report=100, evaluate=5)
     parser.add_argument("--weights", type=Path, default=Path(str(TINY_FOLDER)), help="folder of t5, clip and flux")
     parser.add_argument("--ae", type=Path, default=Path(str(TINY_FOLDER / "ae.safetensors")))
-    parser.add_argument("--pool", type=int, default=32768, help="latents a process keeps")
+    parser.add_argument("--pool", type=int, default=16384, help="latents of the commonest size that a process keeps")
+    parser.add_argument("--renew", type=int, default=100, help="steps of a size after which 2,048 of its are replaced")
     parser.add_argument("--rank", type=int, default=rank, help="of the delta; the file grows with it")
     parser.add_argument("--muon", type=float, default=4e-3, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
@@ -95,9 +97,18 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
 
 
 class Distillation:
-    """What a distillation begins with: the teacher's weights, texts, a pool of latents, and some held out."""
+    """What a distillation begins with: the teacher's weights, texts, pools of latents, and some held out.
 
-    def __init__(self, args: argparse.Namespace, spec: ModelSpec, compose: Compose = compose_scenes):
+    shares tells how often a step takes pictures of a size.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        spec: ModelSpec,
+        shares: dict[Size, float],
+        compose: Compose = compose_scenes,
+    ):
         self.args, self.spec, self.accelerator = args, spec, trainer.start(args.seed)
         self.device, process = self.accelerator.device, self.accelerator.process_index
         self.base = read(args.weights / "flux.safetensors", self.device)
@@ -105,28 +116,35 @@ class Distillation:
         self.empty = self.texts.read([""])
         self.ae = load_ae(args.ae).to(self.device)
         self.drawings: Drawings = load_drawings(args.data).to(self.device)
-        self.accelerator.print(f"making {args.pool} latents a process", flush=True)
-        self.pool = Pool(self.drawings, self.ae, self.texts, args.pool, (args.seed, process), compose)
-        self.pool.refresh(0)
-        x, tokens, *others = self.pool.compose(args.measure, seed=20, unseen=True)
-        self.held_out = x, self.texts(tokens.long()), *others
+        self.accelerator.print("making latents", flush=True)
+        seed = args.seed, process
+        self.pools = Pools(self.drawings, self.ae, self.texts, args.pool, seed, args.renew, shares, compose)
+        self.pools.fill()
+        x, tokens, *others = self.pools.held_out((SIZE, SIZE), seed=20, n=args.measure)
+        self.held_out = x, self.texts(tokens), *others
         torch.manual_seed(trainer.seed_of(args.seed, process))
 
-    def captured(self, flux: Flux, batch: int, inputs: Inputs = inputs, *others: Tensor) -> nn.Module:
-        """On a GPU the network is compiled and replayed as a CUDA graph, for this size of batch only.
+    def captured(self, flux: Flux, times: int = 1, inputs: Inputs = inputs, cond: Tensor | None = None) -> nn.Module:
+        """On a GPU the network is compiled and replayed as CUDA graphs, for so many times the batches of each size.
 
-        inputs makes what the network takes of latents, levels, texts, and of the others if there are any.
+        inputs makes what the network takes of latents, levels, texts, and of a row like cond if there is one.
         """
         if self.device.type != "cuda" or self.args.no_graph:
             return flux
         trainer.compile_blocks(flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
-        x, t = torch.randn(batch, *self.held_out[0].shape[1:], device=self.device), torch.rand(batch).to(self.device)
-        text = tuple(part.repeat(batch, *part[0].ndim * [1]) for part in self.empty)
-        w = (t + 1,) if flux.params.guidance_embed else ()
+        samples = {}
+        for size in (size for size in self.pools.sizes if size in OFTEN):
+            n, grid = times * batch_of(self.args.batch, size), grid_of(size)
+            rows = [part[:1] for part in (*self.empty, *(() if cond is None else (cond,)))]
+            txt, vec, *others = (part.repeat(n, *part[0].ndim * [1]) for part in rows)
+            x, t = torch.randn(n, math.prod(grid), self.held_out[0].shape[2]), torch.rand(n)
+            named = {"grid": grid} if cond is None else {}  # tools know squares alone
+            named |= {"w": t.to(self.device) + 1} if flux.params.guidance_embed else {}
+            with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+                sample = inputs(x.to(self.device), t.to(self.device), (txt, vec), *others, **named)
+            samples[x.shape] = tuple(part.clone().detach().requires_grad_(part.requires_grad) for part in sample)
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
-            sample = inputs(x, t, text, *w, *others)
-            copies = (part.clone().detach().requires_grad_(part.requires_grad) for part in sample)
-            return trainer.capture_cuda_graph(flux, *copies)
+            return trainer.capture_cuda_graphs(flux, *samples.values())
 
     def train(
         self,
@@ -139,8 +157,8 @@ class Distillation:
     ) -> tuple[State, int]:
         """Train what is trainable of the student; the averaged delta and the number of steps.
 
-        loss and evaluate are as in `Trainer.train`; evaluate is called with the averaged student, too. inputs is that
-        of `captured`; cond is rows like those that inputs takes besides.
+        loss and evaluate are as in `Trainer.train`; evaluate is called with the averaged student, too. inputs and cond
+        are those of `captured`.
         """
         args, ema = self.args, trainer.make_ema(student, decay=0.998)
         trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
@@ -151,8 +169,7 @@ class Distillation:
             optimizers[trainer.make_adamw(others, 0.0, betas=(0.9, 0.99))] = args.rate
         if pairs:
             optimizers[Muon(list(pairs.values()), weight_decay=0.0)] = args.muon
-        sample = () if cond is None else (cond[:1].repeat(args.batch, *cond[0].ndim * [1]),)
-        captured = self.captured(student, args.batch, inputs, *sample)
+        captured = self.captured(student, 1, inputs, cond)
         run = trainer.Trainer(args, self.accelerator, captured, ema, optimizers, state)
         steps = run.train(loss, lambda step: [evaluate(ema.module, step)], columns=("held_out",))
         return lora.trained_delta(student, ema.module), steps

@@ -25,10 +25,10 @@ from flux_edu.patchify import get_noise
 from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN, SIZE
 from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
-from flux_edu.train.latent_pool import Pool
+from flux_edu.train.latent_pool import OFTEN, SHARES, Pool, Size, batch_of, grid_of
 from flux_edu.train.objectives import euler_rollout, guided_velocity, mean_velocity, segment_loss, velocity
 from flux_edu.train.text_to_velocity import TextEncoders
-from flux_edu.train.trainer import save_report
+from flux_edu.train.trainer import save_report, with_prefix
 
 # ---------------------------------------------------------------- where the student goes
 
@@ -82,6 +82,18 @@ class ReplayBuffer:
             self.targets.append(tuple(state[f"target{i}.{j}"] for j in range(5)))
 
 
+class Replays(dict[Size, ReplayBuffer]):
+    """One for each size."""
+
+    def state_dict(self) -> State:
+        states = {f"{w}x{h}.": replay.state_dict() for (w, h), replay in self.items()}
+        return {prefix + name: x for prefix, state in states.items() for name, x in state.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        for (w, h), replay in self.items():
+            replay.load_state_dict(with_prefix(f"{w}x{h}.", state))
+
+
 def main() -> None:
     parser = arguments(__doc__, out="runs/schnell", seconds=230, rank=24)
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
@@ -89,32 +101,37 @@ def main() -> None:
     parser.add_argument("--uses", type=int, default=3, help="how often a target is used; making one costs most")
     args = parser.parse_args()
     base, spec = configs["tiny"], configs["tiny-schnell"]
-    stage = Distillation(args, spec)
+    stage = Distillation(args, spec, {size: SHARES[size] for size in OFTEN})
     device, empty, timesteps = stage.device, stage.empty, schedule(spec, spec.num_steps)
     plain = build(base, stage.base)  # the teacher again, not captured, for other sizes of batch
-    teacher = partial(velocity, stage.captured(build(base, stage.base), 2 * args.batch))
+    teacher = stage.captured(build(base, stage.base), 2)
     student = make_trainable(build(spec, stage.base), args.rank)
-    rollouts = Rollouts(stage.pool, stage.texts, timesteps, args.batch)
-    replay, w = ReplayBuffer(rollouts, 4 * args.uses), torch.full((args.batch,), args.guidance, device=device)
+    replays = Replays()
+    for size, pool in stage.pools.pools.items():
+        rollouts = Rollouts(pool, stage.texts, schedule(spec, spec.num_steps, *size), batch_of(args.batch, size))
+        replays[size] = ReplayBuffer(rollouts, 4 * args.uses)
     sixteen, noise = stage.texts.read(list(SIXTEEN)), one_noise(device)
 
     @torch.no_grad()
-    def make_target(model: nn.Module) -> tuple[Tensor, ...]:
+    def make_target(model: nn.Module, rollouts: Rollouts, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         """Where the student stands, and the velocity of Eq. (11.1) that it should have there; then it goes on."""
         x, t, t_next, text = rollouts.x, rollouts.t, rollouts.t_next, rollouts.text
+        v_theta, w = partial(velocity, teacher, grid=grid), torch.full((len(x),), args.guidance, device=device)
         with autocast(device):
-            v_w = lambda x, t: guided_velocity(teacher, x, t, text, empty, w)  # noqa: E731
+            v_w = lambda x, t: guided_velocity(v_theta, x, t, text, empty, w)  # noqa: E731
             x_next = euler_rollout(v_w, x, t, t_next, args.small)
-            rollouts.step(velocity(model, x, t, text))
+            rollouts.step(velocity(model, x, t, text, grid=grid))
         return x, t, *text, mean_velocity(x, x_next, t, t_next)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        """Eq. (11.2) for one of the last targets."""
+        """Eq. (11.2) for one of the last targets of this step's size."""
+        size, _ = stage.pools.at(step // args.uses)
+        rollouts, targets, grid = replays[size].rollouts, replays[size].targets, grid_of(size)
         if step % args.uses == 0:
-            replay.targets.append(make_target(model))
-        x, t, txt, vec, u = replay.targets[int(torch.randint(len(replay.targets), ()))]
+            targets.append(make_target(model, rollouts, grid))
+        x, t, txt, vec, u = targets[int(torch.randint(len(targets), ()))]
         with autocast(device):
-            return segment_loss(velocity(model, x, t, (txt, vec)), u)
+            return segment_loss(velocity(model, x, t, (txt, vec), grid=grid), u)
 
     # where the teacher gets to in its own 28 steps with two passes, on captions that were held out
     n = min(args.measure, 256)
@@ -132,7 +149,7 @@ def main() -> None:
         save_sheet(str(step), model, timesteps)
         return distance(model, timesteps)
 
-    delta, steps = stage.train(student, loss, evaluate, replay)
+    delta, steps = stage.train(student, loss, evaluate, replays)
 
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
         metadata = stage.metadata(steps)

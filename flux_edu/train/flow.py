@@ -1,9 +1,11 @@
 """Train text encoders and transformer together, from nothing: `python -m flux_edu.train.flow`. Eq. (9.1) to (9.3).
 
-Pictures are encoded once and kept as latents on the device; a part of them is replaced now and then. A run can be
-parted: --time-limit ends it before the schedule is over, and the same command goes on where it ended.
+Pictures are encoded once and kept as latents on the device; a part of them is replaced now and then. Each step takes
+pictures of one size, at the noise levels of that size. A run can be parted: --time-limit ends it before the schedule is
+over, and the same command goes on where it ended.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,41 +16,31 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, configs
 from flux_edu.io.checkpoint import save_int8
 from flux_edu.io.tiny import TIED, TINY_FOLDER, load_part
-from flux_edu.schedule import get_lin_function
 from flux_edu.train import trainer
-from flux_edu.train.autoencoder import PARTS, load_ae
+from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIXTEEN, load_drawings
 from flux_edu.train.distillation import one_noise, sample, schedule, sheet
-from flux_edu.train.latent_pool import Pool
+from flux_edu.train.latent_pool import OFTEN, SHARES, Pools, Size, batch_of, grid_of
 from flux_edu.train.muon import Muon
-from flux_edu.train.objectives import flow_loss, logit_normal, shift_logit_normal
+from flux_edu.train.objectives import flow_loss, levels_of, logit_normal
 from flux_edu.train.text_to_velocity import TextToVelocity
 
-LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.0)  # noise levels to tell the loss of
-
 
 @torch.no_grad()
-def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, mean: float, deviation: float) -> float:
+def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, size: Size) -> float:
     """Eq. (9.1) on held-out combinations with noise and noise levels that are the same every time."""
-    generator = torch.Generator().manual_seed(0)
+    generator, (mean, deviation) = torch.Generator().manual_seed(0), levels_of(x.shape[1])
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     t = torch.sigmoid(mean + deviation * torch.randn(len(x), generator=generator)).to(x.device)
-    return float(flow_loss(model, x, noise, t, tokens))
-
-
-@torch.no_grad()
-def loss_by_level(model: TextToVelocity, x: Tensor, tokens: Tensor) -> list[float]:
-    """Eq. (9.1) at each of `LEVELS` apart, on the first 512 of these latents."""
-    x, tokens = x[:512], tokens[:512]
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)
-    return [float(flow_loss(model, x, noise, x.new_full((len(x),), t), tokens)) for t in LEVELS]
+    return float(flow_loss(model, x, noise, t, tokens, grid_of(size)))
 
 
 @torch.inference_mode()
-def paint_sheet(model: TextToVelocity, ae: AutoEncoder, spec: ModelSpec, steps: int) -> Image.Image:
+def paint_sheet(model: TextToVelocity, ae: AutoEncoder, spec: ModelSpec, steps: int, size: Size) -> Image.Image:
     """The sixteen prompts' pictures on one sheet, all from the same noise, as the generator paints them."""
     text, empty = model.texts.read(list(SIXTEEN)), model.texts.read([""])
-    return sheet(ae, sample(model.flux, one_noise(text[0].device), text, schedule(spec, steps), spec.guidance, empty))
+    noise = one_noise(text[0].device, 0, *size)
+    return sheet(ae, sample(model.flux, noise, text, schedule(spec, steps, *size), spec.guidance, empty), *size)
 
 
 def save_tiny(model: TextToVelocity, folder: Path, metadata: dict[str, str]) -> None:
@@ -69,8 +61,10 @@ def main() -> None:
     parser.add_argument("--ae", type=Path, default=Path("runs/autoencoder/ae.safetensors"))
     parser.add_argument("--tokenizer", type=Path, default=Path(str(TINY_FOLDER / "tokenizer.json")))
     parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
-    parser.add_argument("--pool", type=int, default=65536, help="latents a process keeps")
-    parser.add_argument("--renew", type=int, default=25, help="steps after which 2,048 of them are replaced")
+    parser.add_argument("--pool", type=int, default=32768, help="latents of 128 × 128 that a process keeps")
+    parser.add_argument("--renew", type=int, default=50, help="steps of a size after which 2,048 of its are replaced")
+    parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
+    parser.add_argument("--no-graph", action="store_true", help="start kernels one by one on a GPU too")
     parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon, for blocks' matrices; 0: AdamW alone")
     args = parser.parse_args()
 
@@ -82,47 +76,46 @@ def main() -> None:
     ema = trainer.make_ema(model, decay=0.9995)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
-    pool = Pool(drawings, ae, model.texts, args.pool, (args.seed, process))
-    if device.type == "cuda":
-        trainer.compile_blocks(ae, *PARTS)
-    accelerator.print(f"making {args.pool} latents a process", flush=True)
-    held_out = tuple(pool.compose(pool.block, seed=10, unseen=True))
-    x, tokens = held_out[0], held_out[1].long()
-    if device.type == "cuda":
-        rows = torch.zeros(args.batch, dtype=torch.long, device=device)
-        model.capture(x[rows], tokens[rows])
+    accelerator.print("making latents", flush=True)
+    pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES)
+    pools.fill()
+    held_out = {size: pools.held_out(size, seed=10) for size in OFTEN}
+    if device.type == "cuda" and not args.no_graph:
+        model.capture({math.prod(grid_of(size)): batch_of(args.batch, size) for size in OFTEN})
     matrices = set(model.matrices()) if args.muon else set()
     others = [p for p in model.parameters() if p not in matrices]
     optimizers = {trainer.make_adamw(others, 0.01, betas=(0.9, 0.95)): args.rate}
     if matrices:
         optimizers[Muon(model.matrices())] = args.muon
     run = trainer.Trainer(args, accelerator, model, ema, optimizers)
-    # the schedule of sampling shifts noise levels by μ(L), so training draws them shifted likewise, Eq. (9.3)
-    mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(x.shape[1]))
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (9.1) at noise levels of Eq. (9.2)."""
-        pool.refresh(step // args.renew)
-        x_0, tokens = pool.batch(args.batch)
-        t = logit_normal(mean, deviation, args.batch, device)
-        return flow_loss(model, x_0, torch.randn_like(x_0), t, tokens)
+        size, pool = pools.at(step)
+        x_0, tokens = pool.batch(batch_of(args.batch, size))
+        t = logit_normal(*levels_of(x_0.shape[1]), len(x_0), device)
+        hidden = torch.rand(len(x_0), 1, device=device) < args.hide
+        to_clip = torch.where(hidden, pool.empty, tokens)
+        return flow_loss(model, x_0, torch.randn_like(x_0), t, tokens, grid_of(size), to_clip)
+
+    def measure() -> dict[str, float]:
+        return {f"{w}x{h}": validation_loss(ema.module, *held_out[w, h], (w, h)) for w, h in OFTEN}
 
     def evaluate(step: int) -> list[float]:
-        paint_sheet(ema.module, ae, spec, steps=8).save(args.out / f"{step}.png")
-        return [validation_loss(ema.module, x, tokens, mean, deviation), *loss_by_level(ema.module, x, tokens)]
+        for side in (128, 256):
+            paint_sheet(ema.module, ae, spec, 8, (side, side)).save(args.out / f"{step}-{side}.png")
+        return list(measure().values())
 
-    columns = ("held_out", *(f"t={level}" for level in LEVELS))
-    steps = run.train(loss, evaluate, columns, warm_up=0.01)
+    steps = run.train(loss, evaluate, tuple(f"{w}x{h}" for w, h in OFTEN), warm_up=0.01)
 
     if accelerator.is_main_process:
         report = {"steps": steps, "seconds": round(run.clock.used), "processes": accelerator.num_processes}
-        report["held_out_float"] = validation_loss(ema.module, x, tokens, mean, deviation)
         metadata = {key: str(value) for key, value in (report | {"seed": args.seed, "batch": args.batch}).items()}
         save_tiny(ema.module, args.out, metadata)
         load_saved(ema.module, args.out)  # what is looked at is what is shipped
-        report["held_out_8bit"] = validation_loss(ema.module, x, tokens, mean, deviation)
-        trainer.save_report(args.out / "flow.json", report)
-        paint_sheet(ema.module, ae, spec, spec.num_steps).save(args.out / "sixteen.png")
+        trainer.save_report(args.out / "flow.json", report | {"held_out": measure()})
+        for side in (128, 256):
+            paint_sheet(ema.module, ae, spec, spec.num_steps, (side, side)).save(args.out / f"sixteen-{side}.png")
     accelerator.end_training()
 
 

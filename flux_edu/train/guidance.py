@@ -17,10 +17,11 @@ from flux_edu.io.checkpoint import State
 from flux_edu.io.device import autocast
 from flux_edu.io.lora import make_trainable
 from flux_edu.model import EMBEDDING_WIDTH, Flux
-from flux_edu.schedule import get_lin_function, interpolate
+from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN
 from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
-from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, logit_normal, shift_logit_normal, velocity
+from flux_edu.train.latent_pool import SHARES, batch_of, grid_of
+from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, levels_of, logit_normal, velocity
 from flux_edu.train.trainer import save_report
 
 LOWEST, HIGHEST = 1.0, 6.0  # the guidance to learn, a little beyond what is used: 1.5 to 5
@@ -32,7 +33,7 @@ def training_levels(n: int, length: int, device: torch.device | str) -> Float[Te
     The sampler begins at t = 1, and there guidance does most: it decides what is painted. The logit-normal hardly ever
     looks there.
     """
-    t = logit_normal(*shift_logit_normal(0.0, 1.0, get_lin_function()(length)), n, device)
+    t = logit_normal(*levels_of(length), n, device)
     return torch.where(torch.rand(n, device=device) < 0.2, torch.rand(n, device=device), t)
 
 
@@ -65,7 +66,7 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
     """Mean of ‖v_φ - v_w‖ / ‖v_w‖, with noise and noise levels that are the same every time."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x_0.shape, generator=generator).to(x_0.device)
-    mean, deviation = shift_logit_normal(0.0, 1.0, get_lin_function()(x_0.shape[1]))
+    mean, deviation = levels_of(x_0.shape[1])
     t = torch.sigmoid(mean + deviation * torch.randn(len(x_0), generator=generator)).to(x_0.device)
     x_t, scale = interpolate(x_0, noise, t), torch.full_like(t, w)
     v_w = guided_velocity(partial(velocity, teacher), x_t, t, text, empty, scale)
@@ -76,22 +77,24 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
 def main() -> None:
     args = arguments(__doc__, out="runs/dev", seconds=230, rank=32).parse_args()
     spec = configs["tiny-dev"]
-    stage = Distillation(args, spec)
+    stage = Distillation(args, spec, SHARES)
     device, empty, (x_held_out, text_held_out) = stage.device, stage.empty, stage.held_out
     plain = build(configs["tiny"], stage.base)  # the teacher again, not captured, for other sizes of batch
-    teacher = partial(velocity, stage.captured(build(configs["tiny"], stage.base), 2 * args.batch))
+    teacher = stage.captured(build(configs["tiny"], stage.base), 2)
     student = make_student(stage.base, args.rank)
     sixteen, noise, timesteps = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (10.2): the student's one pass beside the teacher's two."""
-        x_0, tokens = stage.pool.batch(args.batch)
-        t = training_levels(args.batch, x_0.shape[1], device)
-        w = LOWEST + (HIGHEST - LOWEST) * torch.rand(args.batch, device=device)  # one a picture
-        x_t = interpolate(x_0, torch.randn_like(x_0), t)
+        size, pool = stage.pools.at(step)
+        x_0, tokens = pool.batch(batch_of(args.batch, size))
+        t = training_levels(len(x_0), x_0.shape[1], device)
+        w = LOWEST + (HIGHEST - LOWEST) * torch.rand(len(x_0), device=device)  # one a picture
+        x_t, v_theta = interpolate(x_0, torch.randn_like(x_0), t), partial(velocity, teacher, grid=grid_of(size))
         with autocast(device):
             text = stage.texts(tokens)
-            return guidance_loss(velocity(model, x_t, t, text, w), guided_velocity(teacher, x_t, t, text, empty, w))
+            v_w = guided_velocity(v_theta, x_t, t, text, empty, w)
+            return guidance_loss(velocity(model, x_t, t, text, w, grid_of(size)), v_w)
 
     def evaluate(model: nn.Module, step: int) -> float:
         sheet(stage.ae, sample(model, noise, sixteen, timesteps, 3.0)).save(args.out / f"{step}.png")

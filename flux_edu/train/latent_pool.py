@@ -1,13 +1,17 @@
-"""Latents of compositions with their captions on the device, renewed block by block."""
+"""Latents of compositions with their captions on the device, renewed block by block; a pool for each size."""
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
+from flux_edu.configs import configs
 from flux_edu.io.device import autocast
 from flux_edu.patchify import patchify
 from flux_edu.train.data import SIZE, Drawings, captions, draw_scenes, render
@@ -16,6 +20,13 @@ from flux_edu.train.trainer import seed_of
 
 BLOCK = 2048  # latents that are made at once
 Compose = Callable[..., tuple[Tensor, ...]]  # of a pool, n, a seed, and whether held-out combinations are wanted
+Size = tuple[int, int]  # width and height in pixels
+# How often a step takes pictures of a size. All other shapes of 96 to 256 pixels, in steps of 32, share the rest.
+SHARES: dict[Size, float] = {(128, 128): 0.28, (96, 96): 0.10, (160, 160): 0.05, (192, 192): 0.11, (224, 224): 0.05}
+SHARES |= {(256, 256): 0.19, (256, 128): 0.08, (128, 256): 0.08}
+OFTEN = tuple(SHARES)  # the sizes that the loss is measured at, and that a GPU records graphs for
+SELDOM = set(itertools.product(range(96, 257, 32), repeat=2)) - set(OFTEN)
+SHARES |= dict.fromkeys(sorted(SELDOM), (1 - sum(SHARES.values())) / len(SELDOM))
 
 
 def compose_scenes(
@@ -25,6 +36,17 @@ def compose_scenes(
     scenes = draw_scenes(pool.drawings, n, seed, unseen=unseen, width=width, height=height)
     latents = patchify(pool.encode(render(pool.drawings, scenes, width=width, height=height)))
     return latents, pool.tokens(captions(pool.drawings, scenes, seed))
+
+
+def grid_of(size: Size) -> tuple[int, int]:
+    """Rows and columns of tokens."""
+    return size[1] // 16, size[0] // 16
+
+
+def batch_of(batch: int, size: Size) -> int:
+    """How many pictures of this size have as many tokens, text included, as a batch of 128 × 128."""
+    square, tokens, text = (SIZE // 16) ** 2, math.prod(grid_of(size)), configs["tiny"].txt_tokens
+    return max(1, batch * (square + text) // (tokens + text))
 
 
 class Pool:
@@ -58,7 +80,8 @@ class Pool:
         """The autoencoder's latents, on a GPU by products in bfloat16."""
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         with autocast(pictures.device):
-            return torch.cat([self.ae.encode(part) for part in pictures.split(1024)]).float()
+            part = max(1, 1024 * SIZE**2 // pictures[0, 0].numel())  # larger pictures, fewer at once
+            return torch.cat([self.ae.encode(x) for x in pictures.split(part)]).float()
 
     def refresh(self, n: int) -> None:
         """Hold the blocks from n on; those that are there already stay where they are."""
@@ -80,3 +103,48 @@ class Pool:
         drop = torch.rand(n, 1, device=latents.device) < empty
         tokens = torch.where(drop, self.empty, tokens[at]).long()
         return latents[at].float(), tokens, *(other[at].float() for other in others)
+
+
+class Pools:
+    """A pool for each size. Which one a step takes is drawn from the seed, the same in every process.
+
+    `pool` is how many latents there are of the commonest size; of the others as many fewer as they are rarer.
+    """
+
+    def __init__(
+        self,
+        drawings: Drawings,
+        ae: AutoEncoder,
+        texts: TextEncoders,
+        pool: int,
+        seed: tuple[int, int],
+        renew: int,
+        shares: dict[Size, float],
+        compose: Compose = compose_scenes,
+    ):
+        most, self.renew, self.sizes = max(shares.values()), renew, list(shares)
+        p = np.array(list(shares.values())) / sum(shares.values())
+        self.order = np.random.default_rng(seed[0]).choice(len(shares), 2**18, p=p)
+        self.pools = {}
+        for (width, height), share in shares.items():
+            sized = compose if len(shares) == 1 else partial(compose, width=width, height=height)
+            latents = max(1, round(pool * share / most))
+            self.pools[width, height] = Pool(drawings, ae, texts, latents, (*seed, width, height), sized)
+
+    def fill(self) -> None:
+        """All of them before the first step: what is made later costs time of the training."""
+        for pool in self.pools.values():
+            pool.refresh(0)
+
+    def held_out(self, size: Size, seed: int, n: int | None = None) -> tuple[Tensor, ...]:
+        """Latents of combinations that training never sees, as many as a block has, their tokens and the rest."""
+        x, tokens, *others = self.pools[size].compose(n or self.pools[size].block, seed=seed, unseen=True)
+        return x, tokens.long(), *others
+
+    def at(self, step: int) -> tuple[Size, Pool]:
+        """The size of this step and its pool, which gets a new block after every `renew` steps of its size."""
+        at = step % len(self.order)
+        size = self.sizes[self.order[at]]
+        earlier = int((self.order[:at] == self.order[at]).sum())
+        self.pools[size].refresh(earlier // self.renew)
+        return size, self.pools[size]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.sampling import guide
-from flux_edu.schedule import interpolate
+from flux_edu.schedule import get_lin_function, interpolate
 
 Text = tuple[Tensor, Tensor]  # T5's states, "B L_txt C", and CLIP's vector, "B C"
 Velocity = Callable[..., Tensor]  # of x, t and what else the velocity depends on
@@ -80,6 +80,11 @@ def shift_logit_normal(mean: float, deviation: float, mu: float, sigma: float = 
     So training on shifted levels and shifting the levels of training are one thing.
     """
     return mu + sigma * mean, sigma * deviation
+
+
+def levels_of(length: int) -> tuple[float, float]:
+    """Mean and deviation to train on with L image tokens: sampling shifts its levels by μ(L), so training does."""
+    return shift_logit_normal(0.0, 1.0, get_lin_function()(length))
 
 
 def contrastive_loss(

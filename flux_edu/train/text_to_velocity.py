@@ -14,7 +14,7 @@ from flux_edu.io.tiny import load_part, tiny_embedders
 from flux_edu.model import Flux
 from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.train.objectives import Text, inputs
-from flux_edu.train.trainer import capture_cuda_graph, compile_blocks
+from flux_edu.train.trainer import capture_cuda_graphs, compile_blocks
 
 
 class TextEncoders(nn.Module):
@@ -35,8 +35,10 @@ class TextEncoders(nn.Module):
         ids = self.tokenizer(texts, truncation=True, max_length=self.length, padding="max_length")["input_ids"]
         return torch.tensor(ids, device=self.t5.device)
 
-    def forward(self, tokens: Int[Tensor, "B L_txt"]) -> Text:
-        return self.t5(input_ids=tokens).last_hidden_state.float(), self.clip(input_ids=tokens).pooler_output.float()
+    def forward(self, tokens: Int[Tensor, "B L_txt"], to_clip: Int[Tensor, "B L_txt"] | None = None) -> Text:
+        """T5's states and CLIP's vector; to_clip is what CLIP reads if not the same."""
+        txt = self.t5(input_ids=tokens).last_hidden_state.float()
+        return txt, self.clip(input_ids=tokens if to_clip is None else to_clip).pooler_output.float()
 
     def read(self, texts: list[str]) -> Text:
         return self(self.tokenize(texts))
@@ -57,24 +59,33 @@ class TextToVelocity(nn.Module):
         t: Float[Tensor, "B"],
         tokens: Int[Tensor, "B L_txt"],
         grid: tuple[int, int] | None = None,
+        to_clip: Int[Tensor, "B L_txt"] | None = None,
     ) -> Float[Tensor, "B L C"]:
         # bfloat16 for the products on a GPU only; t, ids and rotations stay float32 as they are, autocast or not
         with autocast(x.device):
-            return self.flux(*inputs(x, t, self.texts(tokens), grid=grid))
+            return self.flux(*inputs(x, t, self.texts(tokens, to_clip), grid=grid))
 
     def parts(self) -> dict[str, nn.Module]:
         """The three networks by the names of their files."""
         return {"t5": self.texts.t5, "clip": self.texts.clip, "flux": self.flux}
 
-    def capture(self, x: Float[Tensor, "B L C"], tokens: Int[Tensor, "B L_txt"]) -> None:
-        """For training on a GPU: compile all three networks, and replay the transformer as a CUDA graph."""
-        self.texts.t5.compile(dynamic=False)
-        self.texts.clip.compile(dynamic=False)
+    def capture(self, shapes: dict[int, int]) -> None:
+        """For training on a GPU: compile all three networks, and replay the transformer as a CUDA graph.
+
+        shapes has the number of pictures for each number of image tokens.
+        """
+        self.texts.t5.compile(dynamic=True)
+        self.texts.clip.compile(dynamic=True)
         compile_blocks(self.flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
-        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
-            txt, vec = (part.detach().requires_grad_() for part in self.texts(tokens))
-            x, img_ids, txt, txt_ids, t, vec = inputs(x, torch.rand(len(x), device=x.device), (txt, vec))
-            capture_cuda_graph(self.flux, x, img_ids.contiguous(), txt, txt_ids.contiguous(), t, vec)
+        device = self.texts.t5.device
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            empty, samples = self.texts.read([""]), []
+            for tokens, n in shapes.items():
+                text = tuple(part.detach().repeat(n, *part[0].ndim * [1]).requires_grad_() for part in empty)
+                x, t = torch.randn(n, tokens, self.flux.params.in_channels), torch.rand(n)
+                parts = inputs(x.to(device), t.to(device), text, grid=(1, tokens))
+                samples.append(tuple(part.contiguous() for part in parts))
+            capture_cuda_graphs(self.flux, *samples)
 
     def matrices(self) -> list[nn.Parameter]:
         """The matrices of the blocks of all three networks: what Muon is for."""

@@ -22,7 +22,7 @@ from flux_edu.io.device import autocast
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
 from flux_edu.tools import Redux, control_cond, fill_cond, hide
-from flux_edu.train.data import captions, draw_scenes, render
+from flux_edu.train.data import SIZE, captions, draw_scenes, render
 from flux_edu.train.distillation import Distillation, Inputs, arguments, build
 from flux_edu.train.edits import (
     BACKGROUND,
@@ -163,12 +163,11 @@ def velocity(
 def main() -> None:
     parser = arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(TOOLS))
-    parser.add_argument("--renew", type=int, default=100, help="steps after which 2,048 latents are replaced")
     parser.add_argument("--start", type=Path, help="a delta of the same ranks to begin with")
     args = parser.parse_args()
     name, tool = args.tool, TOOLS[args.tool]
     args.out = args.out / name
-    stage = Distillation(args, configs[f"tiny-{name}"], tool.compose)
+    stage = Distillation(args, configs[f"tiny-{name}"], {(SIZE, SIZE): 1.0}, tool.compose)
     student = make_student(name, stage.base, args.rank)
     if args.start:
         lora.go_on(student, read(args.start, stage.device), str(args.start))
@@ -179,8 +178,8 @@ def main() -> None:
         return flow_loss(partial(velocity, tool, model), x_0, torch.randn_like(x_0), t, text, cond)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        stage.pool.refresh(step // args.renew)
-        x_0, tokens, cond = stage.pool.batch(args.batch)
+        _, pool = stage.pools.at(step)
+        x_0, tokens, cond = pool.batch(args.batch)
         with autocast(stage.device):
             return tool_loss(model, x_0, stage.texts(tokens), cond)
 

@@ -115,16 +115,33 @@ def compile_blocks(module: nn.Module, *kinds: type[nn.Module]) -> None:
     torch._dynamo.config.optimize_ddp = False  # blocks are small: nothing to cut up for the exchange of gradients
     for part in module.modules():
         if isinstance(part, kinds):
-            part.compile(dynamic=False)
+            part.compile(dynamic=True)
 
 
-def capture_cuda_graph(module: nn.Module, *sample: Tensor) -> nn.Module:
-    """Capture the module's forward and backward pass as CUDA graphs and replay them from then on, in its place.
+class Alias(nn.Module):
+    """Another name of a module's forward pass and parameters, so that a module can have several graphs."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.run = module, module.forward
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.run(*inputs)
+
+
+def capture_cuda_graphs(module: nn.Module, *samples: tuple[Tensor, ...]) -> nn.Module:
+    """Capture forward and backward pass as CUDA graphs, one a sample, and replay them from then on, in their place.
 
     A step of the tiny models starts over a thousand small kernels; a processor takes longer to start them than the GPU
-    takes to run them. A graph starts all at once. Inputs must keep the shapes of the sample.
+    takes to run them. A graph starts all at once. It is for inputs of its sample's shapes; others run as before. The
+    graphs share their memory: one's backward pass must follow its forward pass before another is replayed.
     """
-    return torch.cuda.make_graphed_callables(module, sample, num_warmup_iters=4, allow_unused_input=True)
+    forward, pool, graphs = module.forward, torch.cuda.graph_pool_handle(), {}
+    for sample in samples:
+        options = dict(num_warmup_iters=4, allow_unused_input=True, pool=pool)
+        graphs[sample[0].shape] = torch.cuda.make_graphed_callables(Alias(module), sample, **options)
+    module.forward = lambda *inputs: graphs.get(inputs[0].shape, forward)(*inputs)
+    return module
 
 
 # ---------------------------------------------------------------- the loop
