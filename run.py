@@ -26,6 +26,7 @@ OLDEST, TOO_NEW = (3, 11), (3, 14)
 TORCH = "torch==2.13.0"  # the version tested; on Linux an unpinned one would bring CUDA along
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PACKAGE = ("doctor", "sample", "real", "bench", "batch")  # the package's own commands
+KERNELS = Path("flux_edu", "teaching", "widgets", "engine", "kernels.c")
 COMMANDS = ("lab", "test", "lint", "book", *PACKAGE)
 # another Python's library and packages; and pip's settings that would put the packages somewhere else, or nowhere
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER")
@@ -253,8 +254,14 @@ def main(arguments):
     if command == "test":
         return call([python, "-m", "pytest", "--nbmake", *options]) if options else test_everything(python)
     if command == "lint":
-        imports = [python.with_name("lint-imports"), "--no-cache", "--no-logo"]
-        steps = ([python, "-m", "ruff", "check"], [python, "-m", "ruff", "format", "--check"], imports)
+        steps = (
+            [python, "-m", "ruff", "check"],
+            [python, "-m", "ruff", "format", "--check"],
+            [python.with_name("lint-imports"), "--no-cache", "--no-logo"],
+            [python.with_name("oxlint"), "--deny-warnings"],
+            [python.with_name("oxfmt"), "--check", "**/*.js"],
+            [python.with_name("clang-format"), "--dry-run", "-Werror", KERNELS],
+        )
         return next((code for code in map(call, steps) if code), 0)
     if command == "book":
         install_book_tools()

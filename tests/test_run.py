@@ -81,8 +81,9 @@ def test_a_finished_environment_is_used_as_it_is(calls):
     run.set_up()
     before = len(calls)
     run.main(["lint"])
-    assert [Path(command[0]).name for command in calls[before:]] == [run.venv_python().name] * 2 + ["lint-imports"]
-    assert [command[1] for command in calls[before:]] == ["-m", "-m", "--no-cache"]
+    names = [run.venv_python().name] * 2 + ["lint-imports", "oxlint", "oxfmt", "clang-format"]
+    assert [Path(command[0]).name for command in calls[before:]] == names
+    assert [command[1] for command in calls[before:]][:3] == ["-m", "-m", "--no-cache"]
     run.main([])
     assert calls[-1][1:3] == ["-m", "jupyterlab"] and calls[-1][-1] == str(Path("notebooks", "00_map.ipynb"))
 

@@ -196,7 +196,7 @@ def listed(page: str) -> str:
     block = FILES.search(page)[2]
     written, folder = {}, ""
     for line in block.splitlines():
-        name, _, words = line.strip().partition("  ")
+        name, _, words = line.strip().partition(" ")
         folder = folder if line.startswith(" ") else name if name.endswith("/") else ""
         written[folder + name if line.startswith(" ") else name] = words.strip()
     lines = []

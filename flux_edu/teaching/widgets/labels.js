@@ -7,7 +7,8 @@ function name(panel) {
     slider.querySelector(".widget-readout")?.setAttribute("aria-label", `${label}, type a value`);
   }
   // else JupyterLab takes the arrow keys and walks to another cell
-  for (const menu of panel.querySelectorAll("select")) menu.setAttribute("data-lm-suppress-shortcuts", "true");
+  for (const menu of panel.querySelectorAll("select"))
+    menu.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
 function render({ el }) {
@@ -18,7 +19,10 @@ function render({ el }) {
   const start = () => {
     if (!panel()) return el.isConnected || requestAnimationFrame(start);
     name(panel());
-    watcher.observe(panel().querySelector(".flux-controls") ?? panel(), { childList: true, subtree: true });
+    watcher.observe(panel().querySelector(".flux-controls") ?? panel(), {
+      childList: true,
+      subtree: true,
+    });
   };
   start();
   return () => watcher.disconnect();

@@ -8,9 +8,16 @@ export function levels(mu, sigma, steps) {
   return Array.from({ length: steps + 1 }, (_, i) => timeShift(mu, sigma, 1 - i / steps));
 }
 
-const BLACK = "#000000", BLUE = "#0072B2", GREY = "#6b6b6b";
-const SIDE = 240, LEFT = 52, TOP = 14; // the square of the curve
-const FROM = 360, TO = 690, EVEN = 64, SHIFTED = 204; // the two rows of levels
+const BLACK = "#000000",
+  BLUE = "#0072B2",
+  GREY = "#6b6b6b";
+const SIDE = 240,
+  LEFT = 52,
+  TOP = 14; // the square of the curve
+const FROM = 360,
+  TO = 690,
+  EVEN = 64,
+  SHIFTED = 204; // the two rows of levels
 
 function svg(tag, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -20,7 +27,11 @@ function svg(tag, attributes, parent) {
 }
 
 function words(x, y, text, parent, more = {}) {
-  const node = svg("text", { x, y, "font-size": 13, "text-anchor": "middle", fill: BLACK, ...more }, parent);
+  const node = svg(
+    "text",
+    { x, y, "font-size": 13, "text-anchor": "middle", fill: BLACK, ...more },
+    parent,
+  );
   node.textContent = text;
   return node;
 }
@@ -56,9 +67,15 @@ function render({ model, el }) {
   picture.setAttribute("viewBox", "0 0 720 300");
   picture.setAttribute("role", "img");
   picture.style.cssText = "display: block; width: 100%; font-family: sans-serif";
-  const x = (t) => LEFT + SIDE * t, y = (t) => TOP + SIDE * (1 - t), place = (t) => FROM + (TO - FROM) * (1 - t);
+  const x = (t) => LEFT + SIDE * t,
+    y = (t) => TOP + SIDE * (1 - t),
+    place = (t) => FROM + (TO - FROM) * (1 - t);
   svg("rect", { x: LEFT, y: TOP, width: SIDE, height: SIDE, fill: "none", stroke: GREY }, picture);
-  svg("path", { d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}`, stroke: GREY, "stroke-dasharray": "4 4" }, picture);
+  svg(
+    "path",
+    { d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}`, stroke: GREY, "stroke-dasharray": "4 4" },
+    picture,
+  );
   for (const t of [0, 0.5, 1]) {
     words(x(t), TOP + SIDE + 17, t, picture);
     words(LEFT - 8, y(t) + 4, t, picture, { "text-anchor": "end" });
@@ -83,7 +100,9 @@ function render({ model, el }) {
   el.append(card);
 
   function draw() {
-    const m = Number(mu.input.value), s = Number(sigma.input.value), timesteps = levels(m, s, marks.length - 1);
+    const m = Number(mu.input.value),
+      s = Number(sigma.input.value),
+      timesteps = levels(m, s, marks.length - 1);
     mu.show(m.toFixed(2));
     sigma.show(s.toFixed(2));
     const points = Array.from({ length: 101 }, (_, i) => i / 100);
@@ -94,7 +113,10 @@ function render({ model, el }) {
     });
     card.dataset.levels = JSON.stringify(timesteps);
     const numbers = timesteps.map((t) => t.toFixed(3)).join(", ");
-    picture.setAttribute("aria-label", `The time shift for μ = ${m} and σ = ${s}. Levels: ${numbers}`);
+    picture.setAttribute(
+      "aria-label",
+      `The time shift for μ = ${m} and σ = ${s}. Levels: ${numbers}`,
+    );
   }
 
   let waiting = false; // however often a hand moves, one drawing a frame
@@ -106,7 +128,10 @@ function render({ model, el }) {
       draw();
     });
   }
-  for (const [key, { input }] of [["mu", mu], ["sigma", sigma]]) {
+  for (const [key, { input }] of [
+    ["mu", mu],
+    ["sigma", sigma],
+  ]) {
     input.addEventListener("input", soon);
     input.addEventListener("change", () => {
       model.set(key, Number(input.value));

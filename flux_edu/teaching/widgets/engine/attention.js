@@ -22,15 +22,16 @@ export class QKNorm {
 // One stream's weights of the attention.
 export class SelfAttention {
   constructor(weights, name, num_heads) {
-    this.num_heads = num_heads;
+    Object.assign(this, { name, num_heads });
     this.qkv = new Linear(weights, `${name}.qkv`);
     this.norm = new QKNorm(weights, `${name}.norm`);
     this.proj = new Linear(weights, `${name}.proj`);
   }
-  // Normed queries, normed keys, values, side by side in `qkv`. Eq. (4.6), (4.7)
+  // Normed queries, normed keys, values, side by side in `qkv`.
   heads(x, qkv) {
-    const [q, k] = this.qkv.forward(x, qkv).chunk(3);
-    this.norm.forward(q, k, this.num_heads);
+    const [q, k] = this.qkv.forward(x, qkv).chunk(3); // Eq. (4.6)
+    show(`${this.name}.qkv`, qkv);
+    this.norm.forward(q, k, this.num_heads); // Eq. (4.7)
   }
 }
 

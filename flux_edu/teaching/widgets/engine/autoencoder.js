@@ -1,7 +1,7 @@
 // Chapter 8, the autoencoder: pictures to latents and back, as flux_edu/autoencoder.py.
 
 import { one_head } from "./attention.js";
-import { empty, FeatureMap, scope, upsample } from "./kernels.js";
+import { FeatureMap, scope, upsample } from "./kernels.js";
 import { Conv1x1, Conv3x3, Downsample, GroupNorm } from "./layers.js";
 import { show } from "./observe.js";
 
@@ -72,9 +72,10 @@ class Encoder {
     this.conv_in = new Conv3x3(weights, "encoder.conv_in");
     this.down = ch_mult.map((_, level) => ({
       block: residual_blocks(weights, `encoder.down.${level}.block`, norm_groups),
-      downsample: level < ch_mult.length - 1
-        ? new Downsample(weights, `encoder.down.${level}.downsample.conv`)
-        : null,
+      downsample:
+        level < ch_mult.length - 1
+          ? new Downsample(weights, `encoder.down.${level}.downsample.conv`)
+          : null,
     }));
     this.mid = new Middle(weights, "encoder.mid", norm_groups);
     this.norm_out = new GroupNorm(weights, "encoder.norm_out", norm_groups);
@@ -134,7 +135,9 @@ export class AutoEncoder {
     const { scale_factor, shift_factor, z_channels } = this.params;
     return scope(() => {
       const unscaled = z.map((x) => Math.fround(x / scale_factor) + shift_factor);
-      return this.decoder.forward(new FeatureMap(h / 8, w / 8, z_channels).write(unscaled)).numbers();
+      return this.decoder
+        .forward(new FeatureMap(h / 8, w / 8, z_channels).write(unscaled))
+        .numbers();
     });
   }
 }

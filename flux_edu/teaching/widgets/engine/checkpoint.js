@@ -3,7 +3,9 @@
 import { columns_of, empty, matmul, tensor } from "./kernels.js";
 
 const ROW_SCALE = "::row_scale"; // a matrix of 8-bit numbers has a float32 scale for every row
-const A = ".lora_A.weight", B = ".lora_B.weight", B_BIAS = ".lora_B.bias";
+const A = ".lora_A.weight",
+  B = ".lora_B.weight",
+  B_BIAS = ".lora_B.bias";
 
 // The file's header says where each tensor lies; the numbers stay where they are.
 export function read(buffer) {
@@ -11,11 +13,19 @@ export function read(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
   delete header.__metadata__;
   const state = new Map();
-  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
+  for (const [
+    name,
+    {
+      dtype,
+      shape,
+      data_offsets: [from, to],
+    },
+  ] of Object.entries(header)) {
     const start = 8 + length + from;
-    const numbers = dtype === "I8"
-      ? new Int8Array(buffer, start, to - from)
-      : new Float32Array(buffer.slice(start, 8 + length + to)); // it may stand at an odd place
+    const numbers =
+      dtype === "I8"
+        ? new Int8Array(buffer, start, to - from)
+        : new Float32Array(buffer.slice(start, 8 + length + to)); // it may stand at an odd place
     state.set(name, { shape, numbers });
   }
   return state;
@@ -36,7 +46,8 @@ export class Weights {
     const { shape, numbers } = source.get(name);
     if (numbers instanceof Float32Array) return { shape, numbers };
     const scale = source.get(name + ROW_SCALE).numbers;
-    const out = new Float32Array(numbers.length), width = numbers.length / shape[0];
+    const out = new Float32Array(numbers.length),
+      width = numbers.length / shape[0];
     for (let row = 0, i = 0; row < shape[0]; row++) {
       for (const end = i + width; i < end; i++) out[i] = numbers[i] * scale[row];
     }
@@ -51,7 +62,10 @@ export class Weights {
   }
   // A layer's matrix with its delta,  W' = W + B A,  and new columns of zeros if it is to be wider
   matrix(name, columns) {
-    const { shape: [N], numbers } = this.get(`${name}.weight`);
+    const {
+      shape: [N],
+      numbers,
+    } = this.get(`${name}.weight`);
     const W = empty(N, columns).fill(0);
     W.columns(0, numbers.length / N).write(numbers);
     if (this.delta.has(name + A)) {

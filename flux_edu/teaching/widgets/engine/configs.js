@@ -50,3 +50,10 @@ export const configs = {
   "tiny-canny": { ...TINY, params: with_channels(64 + 64), lora: "canny.safetensors" },
   "tiny-kontext": { ...TINY, lora: "kontext.safetensors" },
 };
+
+const SHARED = ["flux", "t5", "clip", "ae"].map((part) => `${part}.safetensors`);
+
+export function files_of(model) {
+  const { lora } = configs[model];
+  return [...SHARED, "tokenizer.json", ...(lora ? [lora] : [])];
+}

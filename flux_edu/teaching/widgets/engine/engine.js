@@ -11,7 +11,7 @@
 // new Engine({ weights, workers, relaxed })
 //   weights: address of the folder with the files and manifest.json; workers: 1, or 2 for more pictures a
 //   second; relaxed: false forces the plain build of the kernels.
-// load(model, progress) → {seconds, bytes, memory, relaxed}. Models: `configs`.
+// load(model, progress) → {seconds, memory, relaxed}; progress gets {bytes, total}. Models: `configs`.
 // paint(options, progress) → picture, or null: a newer call came before this one began, or `stop` ended it.
 //   One at a time a worker, and only the newest waits: call it as often as a slider moves. The options
 //   are those of FluxGenerator.paint in pipeline.js; left-out width, height, num_steps, guidance and seed
@@ -20,11 +20,13 @@
 // decode({ x, width, height }) → picture of tokens, 0.2 s at 128 × 128.
 // inspect(step, names) → {name: {shape, numbers}} of what passed at that step of the last painting, or
 //   without names {name: {shape}} of all there is; numbers are a Float32Array, row by row.
-// tokens(prompt) → [{id, text}], 32 of them.
+// tokens(prompt) → [{id, text}], 32 of them. encode(prompt) → {txt, vec}, what T5 and CLIP say of it.
+// cost(model) → bytes that `load` would fetch: 0 when all are in the browser's cache.
 //
 // An Error's message is a sentence for the reader.
 
-import { configs } from "./configs.js";
+import { configs, files_of } from "./configs.js";
+import { Files } from "./files.js";
 import { has_simd } from "./kernels.js";
 
 export { configs };
@@ -35,7 +37,8 @@ const OLD_BROWSER =
 
 export class Engine {
   constructor({ weights, workers = 1, relaxed }) {
-    if (!globalThis.WebAssembly || !has_simd() || !has_module_workers()) throw new Error(OLD_BROWSER);
+    if (!globalThis.WebAssembly || !has_simd() || !has_module_workers())
+      throw new Error(OLD_BROWSER);
     this.options = { weights: new URL(weights, document.baseURI).href, relaxed };
     this.pool = Array.from({ length: workers }, () => new Painter());
     this.waiting = null;
@@ -86,6 +89,12 @@ export class Engine {
   tokens(prompt) {
     return this.pool[0].ask("tokens", { prompt });
   }
+  encode(prompt) {
+    return this.pool[0].ask("encode", { prompt });
+  }
+  cost(model) {
+    return new Files(this.options.weights).missing(files_of(model));
+  }
   close() {
     for (const { worker } of this.pool) worker.terminate();
   }
@@ -102,6 +111,10 @@ class Painter {
       this.asked.delete(id);
       if (error) reject(new Error(error));
       else resolve(result);
+    };
+    this.worker.onerror = () => {
+      const error = new Error("The engine could not be started: load the page again.");
+      for (const { reject } of this.asked.values()) reject(error);
     };
   }
   ask(task, options, report = () => {}) {

@@ -3,21 +3,26 @@
 const CACHE = "flux-edu";
 
 export class Files {
-  // folder: its address; in it manifest.json says {name: {bytes, sha256}} of every file
+  // folder: its address; manifest.json in it says {name: {bytes, sha256}} of every file
   constructor(folder) {
     this.folder = folder;
   }
   async manifest() {
-    this.listed ??= await (await request(new URL("manifest.json", this.folder), "no-cache")).json();
+    const address = new URL("manifest.json", this.folder);
+    this.listed ??= await (await request(address, { cache: "no-cache" })).json();
     return this.listed;
   }
   address(name, { sha256 }) {
     return new URL(`${name}?${sha256}`, this.folder).href;
   }
-  // {name: ArrayBuffer}; received(name, bytes so far, bytes in all) is told of every piece
-  async read(names, received) {
-    const manifest = await this.manifest(), cache = await this.open_cache();
-    const one = async (name) => {
+  // {name: ArrayBuffer}; progress({bytes, total}) comes with every piece
+  async read(names, progress) {
+    const manifest = await this.manifest();
+    const cache = await this.open_cache();
+    const total = names.reduce((sum, name) => sum + manifest[name].bytes, 0);
+    let bytes = 0;
+    const received = (piece) => progress({ bytes: (bytes += piece), total });
+    const read_one = async (name) => {
       const address = this.address(name, manifest[name]);
       let response = await cache?.match(address);
       if (!response) {
@@ -25,11 +30,23 @@ export class Files {
         // a full disk or a private window is no reason not to paint
         await cache?.put(address, response.clone()).catch(() => {});
       }
-      return [name, await whole(response, (n) => received(name, n, manifest[name].bytes))];
+      return [name, await whole(response, received)];
     };
-    return Object.fromEntries(await Promise.all(names.map(one)));
+    return Object.fromEntries(await Promise.all(names.map(read_one)));
   }
-  // The cache without what is no longer in the manifest; null where a page may have none.
+  async read_beside(address) {
+    return (await request(address)).arrayBuffer();
+  }
+  // How many bytes of these files would have to be fetched.
+  async missing(names) {
+    const manifest = await this.manifest();
+    const cache = await this.open_cache();
+    const cost = async (name) => {
+      return (await cache?.match(this.address(name, manifest[name]))) ? 0 : manifest[name].bytes;
+    };
+    return (await Promise.all(names.map(cost))).reduce((a, b) => a + b, 0);
+  }
+  // The cache, without what is no longer in the manifest; null where a page may have none.
   async open_cache() {
     const cache = await globalThis.caches?.open(CACHE).catch(() => null);
     if (!cache) return null;
@@ -41,29 +58,22 @@ export class Files {
   }
 }
 
-async function request(address, cache = "default") {
+async function request(address, options) {
   const name = new URL(address).pathname.split("/").pop();
   const again = "Check the connection and load the page again.";
-  const response = await fetch(address, { cache }).catch(() => {
+  const response = await fetch(address, options).catch(() => {
     throw new Error(`The file ${name} could not be loaded. ${again}`);
   });
-  if (!response.ok) throw new Error(`The file ${name} is missing here (${response.status}). ${again}`);
+  if (!response.ok) throw new Error(`The file ${name} is not there (${response.status}). ${again}`);
   return response;
 }
 
 async function whole(response, received) {
-  const pieces = [], reader = response.body.getReader();
-  let length = 0;
-  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
-    pieces.push(piece.value);
-    length += piece.value.length;
-    received(length);
-  }
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    all.set(piece, at);
-    at += piece.length;
-  }
-  return all.buffer;
+  const count = new TransformStream({
+    transform(piece, controller) {
+      received(piece.length);
+      controller.enqueue(piece);
+    },
+  });
+  return new Response(response.body.pipeThrough(count)).arrayBuffer();
 }

@@ -1,8 +1,9 @@
-// The loops of a tiny FLUX that take the time, for WebAssembly with vectors of four float32 numbers.
+// The loops of a tiny FLUX that take the time, for WebAssembly with vectors of four float32
+// numbers.
 //
-// There is no allocator and no library: kernels.js lays out the memory and passes addresses. A matrix
-// is rows of numbers, a row every `ld` of them; every row begins at a multiple of 8 numbers and is
-// padded to one, so that a loop may always take 4 or 8 at once.
+// There is no allocator and no library: kernels.js lays out the memory and passes addresses. A
+// matrix is rows of numbers, a row every `ld` of them; every row begins at a multiple of 8 numbers
+// and is padded to one, so that a loop may always take 4 or 8 at once.
 #include <wasm_simd128.h>
 
 typedef float f32;
@@ -16,7 +17,8 @@ typedef v128_t f32x4;
 #define sub wasm_f32x4_sub
 #define mul wasm_f32x4_mul
 
-#ifdef __wasm_relaxed_simd__ // one rounding instead of two, and twice the speed, where a browser has it
+#ifdef __wasm_relaxed_simd__ // one rounding instead of two, and twice the speed, where a browser
+                             // has it
 #define multiply_add(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
 #else
 #define multiply_add(a, b, c) add(mul(a, b), c)
@@ -157,7 +159,8 @@ EXPORT(rotate)(f32 *x, int ldx, const f32 *R, int rows, int heads, int n) {
     for (int h = 0; h < heads * n; h += n)
       for (int i = 0; i < n; i += 4) {
         f32x4 v = load(x + h + i), r = load(R + i);
-        f32x4 cos = wasm_i32x4_shuffle(r, r, 0, 0, 2, 2), sin = wasm_i32x4_shuffle(r, r, 1, 1, 3, 3);
+        f32x4 cos = wasm_i32x4_shuffle(r, r, 0, 0, 2, 2),
+              sin = wasm_i32x4_shuffle(r, r, 1, 1, 3, 3);
         f32x4 crossed = wasm_i32x4_shuffle(v, v, 1, 0, 3, 2);
         store(x + h + i, add(mul(v, cos), mul(crossed, mul(sin, sign))));
       }
@@ -182,8 +185,8 @@ EXPORT(softmax)(f32 *x, int ld, int rows, int n, f32 factor) {
 
 // ---------------------------------------------------------------- feature maps
 //
-// h rows of w places of c channels, with an empty place at both ends of a row and an empty row above
-// and below, which are a convolution's padding: place (row, column) begins at
+// h rows of w places of c channels, with an empty place at both ends of a row and an empty row
+// above and below, which are a convolution's padding: place (row, column) begins at
 // ((row + 1) (w + 2) + column + 1) c.
 
 // y = γ ⊙ (x - mean) / √(variance + 1e-6) + β over groups of channels, and SiLU of it if asked
@@ -232,12 +235,12 @@ EXPORT(upsample)(const f32 *x, f32 *y, int h, int w, int c) {
     }
 }
 
-// A 3 × 3 convolution by Winograd's F(2 × 2, 3 × 3), Lavin & Gray 2016: four places take 16 products
-// of channels instead of 36. y = conv(x) + bias, or y += that; h and w are even.
+// A 3 × 3 convolution by Winograd's F(2 × 2, 3 × 3), Lavin & Gray 2016: four places take 16
+// products of channels instead of 36. y = conv(x) + bias, or y += that; h and w are even.
 //
-// A tile of 4 × 4 places d becomes Bᵀ d B, each of its 16 numbers is a matrix product of its own with
-// the filters that autoencoder.js has brought into the same form, and Aᵀ m A are 2 × 2 places of y.
-// 64 tiles at a time go through V and M, scratch of 16 · 64 · cin and 16 · 64 · cout numbers.
+// A tile of 4 × 4 places d becomes Bᵀ d B, each of its 16 numbers is a matrix product of its own
+// with the filters that autoencoder.js has brought into the same form, and Aᵀ m A are 2 × 2 places
+// of y. 64 tiles at a time go through V and M, scratch of 16 · 64 · cin and 16 · 64 · cout numbers.
 EXPORT(winograd)(const f32 *x, const f32 *filters, const f32 *bias, f32 *y, int h, int w, int cin,
                  int cout, int sum_up, f32 *V, f32 *M) {
   int line_in = (w + 2) * cin, line_out = (w + 2) * cout, tiles = h / 2 * (w / 2);
@@ -251,7 +254,8 @@ EXPORT(winograd)(const f32 *x, const f32 *filters, const f32 *bias, f32 *y, int 
         for (int j = 0; j < 4; j++, p += cin) {
           f32x4 d0 = load(p), d1 = load(p + line_in);
           f32x4 d2 = load(p + 2 * line_in), d3 = load(p + 3 * line_in);
-          m[0][j] = sub(d0, d2), m[1][j] = add(d1, d2), m[2][j] = sub(d2, d1), m[3][j] = sub(d1, d3);
+          m[0][j] = sub(d0, d2), m[1][j] = add(d1, d2), m[2][j] = sub(d2, d1),
+          m[3][j] = sub(d1, d3);
         }
         for (int i = 0; i < 4; i++) {
           f32 *o = V + (4 * i * T + t) * cin + c;
@@ -263,7 +267,8 @@ EXPORT(winograd)(const f32 *x, const f32 *filters, const f32 *bias, f32 *y, int 
       }
     }
     for (int p = 0; p < 16; p++)
-      gemm(V + p * T * cin, cin, filters + p * cin * cout, 0, M + p * T * cout, cout, T, cin, cout, 0);
+      gemm(V + p * T * cin, cin, filters + p * cin * cout, 0, M + p * T * cout, cout, T, cin, cout,
+           0);
     for (int t = 0; t < T; t++) {
       int row = 2 * ((from + t) / (w / 2)), column = 2 * ((from + t) % (w / 2));
       for (int c = 0; c < cout; c += 4) {

@@ -177,7 +177,8 @@ export class FeatureMap {
   }
   // channels first, as PyTorch lays them out
   numbers() {
-    const { h, w, c, channels } = this, out = new Float32Array(channels * h * w);
+    const { h, w, c, channels } = this,
+      out = new Float32Array(channels * h * w);
     for (let r = 0; r < h; r++) {
       const row = floats(this.row(r).at, w * c);
       for (let q = 0; q < w; q++) {

@@ -1,6 +1,6 @@
 // Layers with weights, as torch.nn has them.
 
-import { empty, FeatureMap, group_norm, matmul, pack, padded, reserve, rows_of } from "./kernels.js";
+import { empty, FeatureMap, group_norm, matmul, padded, reserve, rows_of } from "./kernels.js";
 import { scope, tensor, winograd } from "./kernels.js";
 
 function padded_bias(weights, name, N) {
@@ -35,7 +35,10 @@ export class Conv1x1 extends Linear {
 // kernels.c: 16 matrices of cout × cin.
 export class Conv3x3 {
   constructor(weights, name) {
-    const { shape: [O, I], numbers } = weights.get(`${name}.weight`);
+    const {
+      shape: [O, I],
+      numbers,
+    } = weights.get(`${name}.weight`);
     const [cout, cin] = [padded(O), padded(I)];
     this.width = O;
     this.bias = padded_bias(weights, name, O);
@@ -69,12 +72,16 @@ function transformed(g) {
 // the sum of three products, one a row of the filter, of three places side by side
 export class Downsample {
   constructor(weights, name) {
-    const { shape: [O, I], numbers } = weights.get(`${name}.weight`);
+    const {
+      shape: [O, I],
+      numbers,
+    } = weights.get(`${name}.weight`);
     this.width = O;
     this.bias = padded_bias(weights, name, O);
     this.rows = [0, 1, 2].map(() => reserve(O, 3 * I));
     scope(() => {
-      const W = tensor(numbers, O * I, 9), place = empty(O, 3 * I);
+      const W = tensor(numbers, O * I, 9),
+        place = empty(O, 3 * I);
       for (let y = 0; y < 3; y++) {
         for (let o = 0; o < O; o++) {
           const row = place.view(o);

@@ -12,7 +12,7 @@ const EMBEDDING_WIDTH = 256; // of the sinusoids of time and guidance
 
 export class Flux {
   constructor(weights, { in_channels, num_heads, axes_dim, theta, guidance_embed }) {
-    Object.assign(this, { axes_dim, theta });
+    Object.assign(this, { axes_dim, theta, leave_out: null });
     this.img_in = new Linear(weights, "img_in", in_channels);
     this.txt_in = new Linear(weights, "txt_in");
     this.time_in = new MLPEmbedder(weights, "time_in");
@@ -35,14 +35,20 @@ export class Flux {
     ];
     ["time_in", "guidance_in", "vector_in"].forEach((name, i) => parts[i] && show(name, parts[i]));
     const rows = parts.filter(Boolean).map((part) => part.numbers());
-    return tensor(rows.reduce((a, b) => a.map((x, i) => x + b[i])), 1, rows[0].length);
+    return tensor(
+      rows.reduce((a, b) => a.map((x, i) => x + b[i])),
+      1,
+      rows[0].length,
+    );
   }
   // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3.
   forward(img, img_ids, txt, txt_ids, timestep, y, guidance) {
     return scope(() => {
       // 1. both inputs to the model's width, in one sequence, text first
-      const L_txt = txt_ids.length, L = L_txt + img_ids.length;
-      const x = empty(L, this.img_in.packed.N), [txt_x, img_x] = [x.row(0, L_txt), x.row(L_txt, L)];
+      const L_txt = txt_ids.length,
+        L = L_txt + img_ids.length;
+      const x = empty(L, this.img_in.packed.N),
+        [txt_x, img_x] = [x.row(0, L_txt), x.row(L_txt, L)];
       this.img_in.forward(tensor(img, L - L_txt, img.length / (L - L_txt)), img_x);
       this.txt_in.forward(tensor(txt, L_txt, txt.length / L_txt), txt_x);
       show("img_in", img_x);
@@ -54,9 +60,11 @@ export class Flux {
       // 3. positions to rotations, text first
       const pe = embed_nd([...txt_ids, ...img_ids], this.theta, this.axes_dim);
       show("pe", pe);
-      // 4. two streams, then one
-      for (const block of this.double_blocks) block.forward(img_x, txt_x, silu_vec, pe);
-      for (const block of this.single_blocks) block.forward(x, silu_vec, pe);
+      // 4. two streams, then one; a block left out hands its tokens on as they came
+      const kept = ({ name }) => name !== this.leave_out;
+      for (const block of this.double_blocks.filter(kept))
+        block.forward(img_x, txt_x, silu_vec, pe);
+      for (const block of this.single_blocks.filter(kept)) block.forward(x, silu_vec, pe);
       // 5. the text has done its work
       const v = this.final_layer.forward(img_x, silu_vec);
       show("v", v);

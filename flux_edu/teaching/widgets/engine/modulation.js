@@ -13,7 +13,10 @@ export class Modulation {
     const numbers = this.lin.forward(silu_vec);
     show(this.name, numbers);
     const [shift, scale, gate, shift2, scale2, gate2] = numbers.chunk(this.parts);
-    return [{ shift, scale, gate }, { shift: shift2, scale: scale2, gate: gate2 }];
+    return [
+      { shift, scale, gate },
+      { shift: shift2, scale: scale2, gate: gate2 },
+    ];
   }
 }
 

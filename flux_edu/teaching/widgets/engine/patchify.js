@@ -1,6 +1,8 @@
 // Chapter 2, patchify: noise, tokens and back, ids of tokens, as flux_edu/patchify.py.
 
-export const LATENT_CHANNELS = 16, PATCH = 2, PIXELS_PER_TOKEN = 16;
+export const LATENT_CHANNELS = 16,
+  PATCH = 2,
+  PIXELS_PER_TOKEN = 16;
 
 export function token_grid(height, width) {
   return [Math.ceil(height / PIXELS_PER_TOKEN), Math.ceil(width / PIXELS_PER_TOKEN)];
@@ -15,7 +17,8 @@ export function get_noise(height, width, seed) {
 // Box and Muller's normal numbers from those of a Mersenne twister, eight and eight; `count` is a
 // multiple of 16. PyTorch rounds every operation to float32, so `f` does.
 export function randn(count, seed) {
-  const x = Float32Array.from({ length: count }, twister(seed)), f = Math.fround;
+  const x = Float32Array.from({ length: count }, twister(seed)),
+    f = Math.fround;
   for (let i = 0; i < count; i++) {
     if (i % 16 >= 8) continue;
     const radius = f(Math.sqrt(f(-2 * f(Math.log(f(1 - x[i]))))));

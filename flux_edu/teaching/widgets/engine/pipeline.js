@@ -6,7 +6,14 @@ import { configs, TINY_AE, TXT_TOKENS } from "./configs.js";
 import { mark, release } from "./kernels.js";
 import { Flux } from "./model.js";
 import { observe } from "./observe.js";
-import { get_noise, make_img_ids, make_txt_ids, patchify, token_grid, unpatchify } from "./patchify.js";
+import {
+  get_noise,
+  make_img_ids,
+  make_txt_ids,
+  patchify,
+  token_grid,
+  unpatchify,
+} from "./patchify.js";
 import { denoise, image_to_image_start, predict_x0, velocity_field } from "./sampling.js";
 import { get_schedule } from "./schedule.js";
 import { CLIP, T5 } from "./text.js";
@@ -14,17 +21,20 @@ import { Tokenizer } from "./tokenizer.js";
 import { control_cond, fill_cond, hide, reference_tokens } from "./tools.js";
 
 export class FluxGenerator {
-  // files: {name: ArrayBuffer} of the tiny models' folder; a model's delta may come later
+  // files: {name: ArrayBuffer} of what all tiny models share
   constructor(files) {
-    this.files = files;
-    const json = JSON.parse(new TextDecoder().decode(files["tokenizer.json"]));
-    this.tokenizer = new Tokenizer(json, TXT_TOKENS);
-    const weights = (name) => new Weights(read(files[name]));
-    this.t5 = new T5(weights("t5.safetensors"));
-    this.clip = new CLIP(weights("clip.safetensors"), this.tokenizer.end);
-    this.ae = new AutoEncoder(weights("ae.safetensors"), TINY_AE);
-    this.base = read(files["flux.safetensors"]);
+    const weights = (part) => new Weights(read(files[`${part}.safetensors`]));
+    const tokenizer = JSON.parse(new TextDecoder().decode(files["tokenizer.json"]));
+    this.tokenizer = new Tokenizer(tokenizer, TXT_TOKENS);
+    this.t5 = new T5(weights("t5"));
+    this.clip = new CLIP(weights("clip"), this.tokenizer.end);
+    this.ae = new AutoEncoder(weights("ae"), TINY_AE);
+    this.base = weights("flux").state;
+    this.deltas = {};
     this.shared = mark();
+  }
+  add_delta(name, file) {
+    this.deltas[name] = read(file);
   }
   // Make `name` the model that paints. Memory is a stack, with the one transformer on top of the parts
   // that all models share; the encoder is made when the first picture comes in.
@@ -36,8 +46,7 @@ export class FluxGenerator {
     if (needs_encoder) this.ae.load_encoder();
     this.shared = mark();
     this.spec = configs[name];
-    const delta = this.spec.lora ? read(this.files[this.spec.lora]) : undefined;
-    this.model = new Flux(new Weights(this.base, delta), this.spec.params);
+    this.model = new Flux(new Weights(this.base, this.deltas[this.spec.lora]), this.spec.params);
     this.name = name;
   }
   prepare(prompt) {
@@ -47,19 +56,21 @@ export class FluxGenerator {
   // Paint one picture. options: model, prompt, width, height (multiples of 16), num_steps, guidance,
   // seed, and what a tool or image to image takes, as {data, width, height} with 4 bytes a pixel:
   // picture and mask (tiny-fill), edges (tiny-canny), picture (tiny-kontext), or init_image with
-  // image2image_strength. callback(i, t, x, v) as in `denoise`; the result is null if that ended it.
+  // image2image_strength; leave_out names a block that is to do nothing. callback(i, t, x, v) as in `denoise`; the result is null if that ended it.
   async paint(options, callback = () => {}) {
     const { model, prompt, width, height, num_steps, guidance, seed } = options;
     const { picture, edges, init_image, image2image_strength } = options;
     this.load(model, Boolean(picture ?? edges ?? init_image));
     const [h, w] = token_grid(height, width);
-    let noise = get_noise(height, width, seed), timesteps = get_schedule(num_steps, h * w, this.spec.shift);
+    let noise = get_noise(height, width, seed),
+      timesteps = get_schedule(num_steps, h * w, this.spec.shift);
     if (init_image) {
       const z = this.ae.encode(to_tensor(init_image), height, width);
       [noise, timesteps] = image_to_image_start(z, noise, timesteps, image2image_strength);
     }
     const walk = { prompt, guidance, timesteps, h, w, states: [], ...this.conditions(options) };
     this.walk = walk;
+    this.model.leave_out = options.leave_out;
     const x = await denoise(this.velocity(walk), patchify(noise, h, w), timesteps, (i, t, x, v) => {
       walk.states.push(x);
       return callback(i, t, x, v);
@@ -91,9 +102,12 @@ export class FluxGenerator {
   // What passed at a step of the last picture, by name: {name: {shape, numbers}}. Without names, the
   // names and shapes of all that can be asked for.
   inspect(step, names) {
+    if (!this.walk?.states[step])
+      throw new Error(`No picture has been painted up to step ${step}.`);
     const { states, timesteps, h, w } = this.walk;
     return observe(names, () => {
-      const t = timesteps[step], v = this.velocity(this.walk)(states[step], t);
+      const t = timesteps[step],
+        v = this.velocity(this.walk)(states[step], t);
       const decoding = !names || names.some((name) => name.startsWith("decoder."));
       if (decoding) this.decode(predict_x0(states[step], v, t), h, w);
     });
@@ -102,13 +116,16 @@ export class FluxGenerator {
 
 // A picture's bytes, 4 a pixel, as numbers in [-1, 1], channels first.
 function to_tensor({ data, width, height }) {
-  const size = width * height, out = new Float32Array(3 * size);
-  for (let i = 0; i < 3 * size; i++) out[i] = Math.fround(data[4 * (i % size) + Math.floor(i / size)] / 127.5) - 1;
+  const size = width * height,
+    out = new Float32Array(3 * size);
+  for (let i = 0; i < 3 * size; i++)
+    out[i] = Math.fround(data[4 * (i % size) + Math.floor(i / size)] / 127.5) - 1;
   return out;
 }
 
 function to_picture(x, height, width) {
-  const size = height * width, data = new Uint8ClampedArray(4 * size).fill(255);
+  const size = height * width,
+    data = new Uint8ClampedArray(4 * size).fill(255);
   for (let i = 0; i < 3 * size; i++) {
     data[4 * (i % size) + Math.floor(i / size)] = (Math.min(1, Math.max(-1, x[i])) + 1) * 127.5; // a clamped array rounds half to even, as torch.round
   }
@@ -116,4 +133,5 @@ function to_picture(x, height, width) {
 }
 
 // 1 where the mask is white
-const to_mask = ({ data }) => Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] / 255);
+const to_mask = ({ data }) =>
+  Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] / 255);

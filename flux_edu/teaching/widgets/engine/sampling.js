@@ -42,7 +42,8 @@ export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq
 }
 
 export function join_channels(x, cond, L) {
-  const [a, b] = [x.length / L, cond.length / L], out = new Float32Array(L * (a + b));
+  const [a, b] = [x.length / L, cond.length / L],
+    out = new Float32Array(L * (a + b));
   for (let i = 0; i < L; i++) {
     out.set(x.subarray(i * a, (i + 1) * a), i * (a + b));
     out.set(cond.subarray(i * b, (i + 1) * b), i * (a + b) + a);

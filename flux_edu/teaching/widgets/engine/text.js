@@ -17,7 +17,8 @@ class Attention {
   }
   forward(normed, x, factor, change) {
     const [q, k, v] = this.layers.map((layer) => layer.forward(normed).chunk(HEADS));
-    const A = empty(x.rows, x.cols), heads = A.chunk(HEADS);
+    const A = empty(x.rows, x.cols),
+      heads = A.chunk(HEADS);
     for (let h = 0; h < HEADS; h++) {
       const before_softmax = (weights) => change(weights, h);
       one_head(q[h], k[h], v[h], heads[h], `${this.name}.${h}`, factor, before_softmax);
@@ -38,7 +39,8 @@ export class T5 {
   constructor(weights) {
     this.table = weights.get("shared.weight");
     this.block = Array.from({ length: weights.count("encoder.block") }, (_, i) => {
-      const at = `encoder.block.${i}.layer`, layer = (name) => new Linear(weights, `${at}.${name}`);
+      const at = `encoder.block.${i}.layer`,
+        layer = (name) => new Linear(weights, `${at}.${name}`);
       return {
         norm1: weights.vector(`${at}.0.layer_norm.weight`),
         attention: new Attention(weights, `${at}.0.SelfAttention`, ["q", "k", "v", "o"], `t5.${i}`),
@@ -58,7 +60,8 @@ export class T5 {
       const nearness = (scores, h) => {
         for (let i = 0; i < scores.rows; i++) {
           const row = scores.view(i);
-          for (let j = 0; j < row.length; j++) row[j] += this.relative_bias[bucket(j - i) * HEADS + h];
+          for (let j = 0; j < row.length; j++)
+            row[j] += this.relative_bias[bucket(j - i) * HEADS + h];
         }
       };
       for (const { norm1, attention, norm2, gate, wide, back } of this.block) {
@@ -75,7 +78,8 @@ export class T5 {
 
 // T5's 32 buckets of distances: 16 a direction, the first 8 exact, the rest wider and wider to 128
 function bucket(distance) {
-  const d = Math.abs(distance), far = 8 + Math.floor((Math.log(d / 8) / Math.log(128 / 8)) * 8);
+  const d = Math.abs(distance),
+    far = 8 + Math.floor((Math.log(d / 8) / Math.log(128 / 8)) * 8);
   return (distance > 0 ? 16 : 0) + (d < 8 ? d : Math.min(15, far));
 }
 
@@ -95,7 +99,8 @@ export class CLIP {
     this.table = weights.get("embeddings.token_embedding.weight");
     this.places = weights.get("embeddings.position_embedding.weight");
     this.layers = Array.from({ length: weights.count("encoder.layers") }, (_, i) => {
-      const at = `encoder.layers.${i}`, names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+      const at = `encoder.layers.${i}`,
+        names = ["q_proj", "k_proj", "v_proj", "out_proj"];
       return {
         norm1: norm(`${at}.layer_norm1`),
         attention: new Attention(weights, `${at}.self_attn`, names, `clip.${i}`),
@@ -118,7 +123,12 @@ export class CLIP {
         for (let i = 0; i < scores.rows; i++) scores.view(i).fill(-1e30, i + 1);
       };
       for (const { norm1, attention, norm2, wide, back } of this.layers) {
-        attention.forward(layer_norm(x, ...norm1, { eps }), x, 1 / Math.sqrt(x.cols / HEADS), causal);
+        attention.forward(
+          layer_norm(x, ...norm1, { eps }),
+          x,
+          1 / Math.sqrt(x.cols / HEADS),
+          causal,
+        );
         back.forward(quick_gelu(wide.forward(layer_norm(x, ...norm2, { eps }))), x, true);
       }
       const states = layer_norm(x, ...this.norm, { eps });

@@ -40,7 +40,8 @@ export class Tokenizer {
   merge(word) {
     const parts = [...new TextEncoder().encode(word)].map((byte) => this.letters[byte]);
     for (;;) {
-      let best = Infinity, at = -1;
+      let best = Infinity,
+        at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
         const rank = this.ranks.get(`${parts[i]} ${parts[i + 1]}`) ?? Infinity;
         if (rank < best) [best, at] = [rank, i];

@@ -1,34 +1,33 @@
-// Paints off the page's main thread; engine.js sends {id, task, options} and gets {id, result}, {id, error}
-// or, on the way, {id, progress}.
+// Paints off the page's main thread. engine.js sends {id, task, options} and gets {id, result} or
+// {id, error}, and on the way {id, progress}.
 
-import { configs } from "./configs.js";
+import { configs, files_of } from "./configs.js";
 import { Files } from "./files.js";
 import { has_relaxed, load_kernels, memory_bytes } from "./kernels.js";
 import { FluxGenerator } from "./pipeline.js";
 import { predict_x0 } from "./sampling.js";
 
-const SHARED = ["flux", "t5", "clip", "ae"].map((part) => `${part}.safetensors`);
-let files, generator, stopped;
+let generator; // nothing before the first `load`
+let stopped; // whether the painting that runs is to end
 
 const tasks = {
-  // Read the files of `model` and make it ready. Files that are there are not read again.
+  // Read the files of a model that are not here yet, and make it the one that paints.
   async load({ model, weights, relaxed = has_relaxed() }, progress) {
-    const start = performance.now(), { lora } = configs[model];
-    files ??= new Files(weights);
-    const names = generator ? [] : [...SHARED, "tokenizer.json"];
-    if (lora && !generator?.files[lora]) names.push(lora);
-    const total = await sum_bytes(names), received = {};
-    const read = await files.read(names, (name, bytes) => {
-      received[name] = bytes;
-      progress({ bytes: Object.values(received).reduce((a, b) => a + b, 0), total });
-    });
+    const start = performance.now();
+    const files = new Files(weights);
+    const { lora } = configs[model];
+    const here = (name) => (name === lora ? generator?.deltas[lora] : generator);
+    const missing = files_of(model).filter((name) => !here(name));
+    const read = missing.length > 0 ? await files.read(missing, progress) : {};
     if (!generator) {
       const kernels = relaxed ? "kernels_relaxed.wasm" : "kernels.wasm";
-      await load_kernels(await (await fetch(new URL(kernels, import.meta.url))).arrayBuffer());
+      await load_kernels(await files.read_beside(new URL(kernels, import.meta.url)));
       generator = new FluxGenerator(read);
-    } else Object.assign(generator.files, read);
+    }
+    if (lora in read) generator.add_delta(lora, read[lora]);
     generator.load(model);
-    return { seconds: (performance.now() - start) / 1000, bytes: total, memory: memory_bytes(), relaxed };
+    const seconds = (performance.now() - start) / 1000;
+    return { seconds, memory: memory_bytes(), relaxed };
   },
   async paint(options, progress) {
     stopped = false;
@@ -40,15 +39,12 @@ const tasks = {
     });
     return picture && { ...picture, seconds: (performance.now() - start) / 1000 };
   },
+  stop: () => void (stopped = true),
   decode: ({ x, width, height }) => generator.decode(x, height / 16, width / 16),
   inspect: ({ step, names }) => generator.inspect(step, names),
+  encode: ({ prompt }) => generator.prepare(prompt),
   tokens: ({ prompt }) => generator.tokenizer.pieces(prompt),
 };
-
-async function sum_bytes(names) {
-  const manifest = await files.manifest();
-  return names.reduce((sum, name) => sum + manifest[name].bytes, 0);
-}
 
 const channel = new MessageChannel();
 function next_message() {
@@ -58,20 +54,28 @@ function next_message() {
   });
 }
 
+// One load or painting after the other; what else is asked for comes between two steps.
+let turn = Promise.resolve();
+
 onmessage = async ({ data: { id, task, options } }) => {
-  if (task === "stop") return (stopped = true);
+  const run = async () => {
+    if (!generator && task !== "load" && task !== "stop")
+      throw new Error("The model is not loaded yet.");
+    return tasks[task](options, (progress) => postMessage({ id, progress }));
+  };
+  const done = task === "load" || task === "paint" ? turn.then(run) : run();
+  turn = Promise.allSettled([turn, done]);
   try {
-    const result = await tasks[task](options, (progress) => postMessage({ id, progress }));
-    postMessage({ id, result });
+    postMessage({ id, result: await done });
   } catch (error) {
     postMessage({ id, error: sentence(error) });
   }
 };
 
 function sentence(error) {
-  if (!(error instanceof RangeError)) return error.message;
+  if (!(error instanceof RangeError)) return error.message; // it is one for the reader already
   return (
-    "There is too little memory: the model needs about 250 MB, large pictures more. Close other tabs, or " +
+    "There is too little memory: a model needs about 200 MB, large pictures more. Close other tabs or " +
     "choose a smaller size, and load the page again."
   );
 }
