@@ -2,14 +2,16 @@
 
 Under --nbmake every executed notebook is kept in build/executed with its outputs, its widgets' state, the
 seconds it took and the most memory its kernel held: a notebook runs once, and all who want to know about it
-read that file. After its last cell every slider is moved to both ends, in the same kernel; what came of it is kept
-in the file as well. `--equation 1.3` keeps only the tests marked with that equation.
+read that file. After its last cell every slider is moved, in the same kernel; what came of it is kept in the
+file, and the pictures in build/executed/frames, for the book. `--equation 1.3` keeps only the tests marked with
+that equation.
 What tests have measured stands at the end, also when they ran in several processes.
 """
 
 import ast
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -116,7 +118,7 @@ class NotebookRun(pytest.Item):
                     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
                     notebook.metadata["peak_mb"] = peak_memory(client.km.provisioner.pid)
                 client.set_widgets_metadata()
-                notebook.metadata["sweep"] = sweep(client)
+                notebook.metadata["sweep"] = sweep(client, self.path.stem)
         finally:
             EXECUTED.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, EXECUTED / self.path.name)
@@ -130,12 +132,14 @@ class NotebookRun(pytest.Item):
         return str(excinfo.value) if excinfo.errisinstance(CellControlSignal) else super().repr_failure(excinfo)
 
 
-def sweep(client):
-    """Every panel's sliders at both ends, behind the notebook's back: cells and outputs stay as they are."""
+def sweep(client, name):
+    """Every panel's sliders moved, behind the notebook's back: cells and outputs stay as they are."""
+    frames = EXECUTED / "frames" / name
+    shutil.rmtree(frames, ignore_errors=True)
     reply = run_sync(client.kc.execute_interactive)(
         SWEEP.read_text("utf-8"),
         store_history=False,
-        user_expressions={"sweep": "sweep_panels()"},
+        user_expressions={"sweep": f"sweep_panels({str(frames)!r})"},
         allow_stdin=False,
         timeout=3 * client.timeout,
         output_hook=lambda message: None,

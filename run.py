@@ -4,7 +4,7 @@ python run.py                 make .venv (once) and open JupyterLab on the map n
 python run.py lab [options]   the same; options go to JupyterLab, such as --no-browser, --ip or --port
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
 python run.py lint            make .venv (once) and check style, formatting and which way imports run
-python run.py book            make .venv (once) and the site of the executed notebooks, in build/book/html
+python run.py book            make .venv (once), build the book, serve it here and open it; --no-open builds it and ends
 python run.py doctor          make .venv (once) and say what is installed, and whether the tiny FLUX paints here
 python run.py sample "..."    make .venv (once) and paint a picture; `python run.py sample --help` lists the options
 python run.py real            the published models: what is here, what is missing; so do `bench` and `batch` of flux-edu

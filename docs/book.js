@@ -1,13 +1,42 @@
-// The book without a kernel: sliders that choose one of the frames drawn beforehand, and figures that the browser computes.
+// The book without a kernel: panels whose controls choose one of the pictures drawn beforehand, figures that the browser
+// computes, and formulas that are made to fit.
+
+const picturesOf = (box) => (box.pictures ??= JSON.parse(box.querySelector("script").textContent));
+
+// every control moves from the panel's first picture: the others go back to their first place
+function show(box, moved) {
+  for (const control of box.querySelectorAll("[data-control]")) {
+    if (control !== moved) control.value = control.dataset.first;
+    if (control.type !== "range") continue;
+    const words = JSON.parse(control.dataset.places)[control.value];
+    control.setAttribute("aria-valuetext", words);
+    control.parentElement.nextElementSibling.textContent = words;
+  }
+  const pictures = picturesOf(box);
+  const { control, first } = moved.dataset;
+  const there = pictures.find((picture) => picture.control === control && picture.place === Number(moved.value));
+  const picture = moved.value === first ? pictures.at(-1) : there;
+  const img = box.querySelector("img");
+  img.src = box.dataset.folder + picture.file;
+  img.alt = picture.alt;
+  box.querySelector(".flux-advice").innerHTML = picture.advice;
+}
 
 document.addEventListener("input", (event) => {
   const box = event.target.closest(".flux-frames");
-  if (!box) return;
-  box.querySelectorAll("img").forEach((picture, k) => {
-    picture.hidden = k !== Number(event.target.value);
-    if (!picture.hidden) box.querySelector("output").textContent = picture.dataset.value;
-  });
+  if (box) show(box, event.target);
 });
+
+// a control's pictures are fetched when a hand or the keyboard comes to it
+function fetchPictures(event) {
+  const { control } = event.target.dataset ?? {};
+  const box = control && event.target.closest(".flux-frames");
+  if (!box || event.target.fetched) return;
+  event.target.fetched = picturesOf(box)
+    .filter((picture) => picture.control === control)
+    .map((picture) => Object.assign(new Image(), { src: box.dataset.folder + picture.file }));
+}
+for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, fetchPictures);
 
 // an anywidget's render() on a model that remembers values and tells nobody else
 function fluxLive(widget, key) {
@@ -27,3 +56,14 @@ function fluxLive(widget, key) {
   (typeof widget === "function" ? widget() : widget).render({ model, el });
 }
 window.fluxLive = fluxLive;
+
+// a displayed formula wider than its column is set smaller, as far as it can still be read; then it scrolls
+function fitFormulas() {
+  for (const box of document.querySelectorAll("div.math")) {
+    box.style.fontSize = "";
+    const share = box.clientWidth / box.scrollWidth;
+    if (share < 1) box.style.fontSize = `${Math.max(0.6, 0.98 * share)}em`;
+  }
+}
+window.addEventListener("load", () => window.MathJax?.startup?.promise.then(fitFormulas));
+window.addEventListener("resize", fitFormulas);

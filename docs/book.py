@@ -1,7 +1,8 @@
 """The book: the executed notebooks and the package's pages as a site that needs neither kernel nor network.
 
-python run.py book                          all of it, in build/book/html
-python docs/book.py NAME [NAME ...]         a part, for example 01_schedule
+python run.py book                          all of it, in build/book/html, served on this machine and opened
+python run.py book --no-open                built, and no more
+python run.py book NAME [NAME ...]          a part, for example 01_schedule
 
 Notebooks are taken from build/executed where `python run.py test` has left them, and executed where it has not.
 Every equation is linked to its function and back (links.py); widgets become what they show without a kernel
@@ -15,6 +16,10 @@ import shutil
 import subprocess
 import sys
 import time
+import webbrowser
+from argparse import ArgumentParser
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,10 +32,14 @@ BOOK = ROOT / "build" / "book"
 PATHS = [str(ROOT), str(DOCS), str(DOCS / "make")]
 sys.path[:0] = PATHS
 
-from panels import Broken, Widgets, widget_states  # noqa: E402  it lies beside this file
+from panels import Broken, Widgets, outside, widget_states  # noqa: E402  it lies beside this file
+from start import start_page  # noqa: E402
 
 MATHJAX = ("tex-mml-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js", "../LICENSE")
 VIEW = "application/vnd.jupyter.widget-view+json"
+FRONT = '<!doctype html><title>FLUX.1</title><meta http-equiv="refresh" content="0; url=start.html">'
+PORT = 8027  # always the same where it is free: what the browser keeps (the model) is kept for an address and port
+PAGES = [name for name in ("QUESTIONS", "WHAT_FLUX_IS_NOT", "SETUP", "SOURCES") if (DOCS / f"{name}.md").exists()]
 PAGELESS = ("teaching", "weights")  # rooms whose modules have no page of their own
 
 
@@ -49,7 +58,8 @@ def executed(names: list[str]) -> dict[str, nbformat.NotebookNode]:
 
 
 def is_fresh(name: str) -> bool:
-    """True when what was executed is what the notebook says now, and to its end: every widget has a state."""
+    """True when what was executed is what the notebook says now, and to its end: every widget has a state, every
+    move of a panel a picture."""
     path = EXECUTED / f"{name}.ipynb"
     if not path.exists():
         return False
@@ -57,7 +67,9 @@ def is_fresh(name: str) -> bool:
     same = [(cell.cell_type, cell.source) for cell in now.cells] == [
         (cell.cell_type, cell.source) for cell in then.cells
     ]
-    return same and views(then) <= set(widget_states(then.metadata))
+    moves = [move for panel in then.metadata.get("sweep", []) for move in panel["moves"]]
+    drawn = all((EXECUTED / "frames" / name / move.get("file", "-")).exists() for move in moves)
+    return same and drawn and views(then) <= set(widget_states(then.metadata))
 
 
 def views(notebook: nbformat.NotebookNode) -> set[str]:
@@ -69,9 +81,9 @@ def views(notebook: nbformat.NotebookNode) -> set[str]:
 # ---------------------------------------------------------------- what Sphinx reads
 
 
-def still(notebook: nbformat.NotebookNode, static: Path) -> nbformat.NotebookNode:
+def still(name: str, notebook: nbformat.NotebookNode, static: Path) -> nbformat.NotebookNode:
     """A notebook without anything that asks for a kernel; files that its panels need go to `static`."""
-    widgets = Widgets(notebook, static)
+    widgets = Widgets(notebook, EXECUTED / "frames" / name, static)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -79,6 +91,8 @@ def still(notebook: nbformat.NotebookNode, static: Path) -> nbformat.NotebookNod
         for output in cell.outputs:
             if VIEW in output.get("data", {}):
                 output.data = {"text/html": widgets.as_html(output.data[VIEW]["model_id"], cell.source)}
+            elif "text/html" in output.get("data", {}):
+                output.data["text/html"] = outside(output.data["text/html"], static)
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
     return notebook
 
@@ -96,26 +110,27 @@ def stage(names: list[str]) -> Path:
     shutil.rmtree(source, ignore_errors=True)
     for folder in ("notebooks", "docs", "api", "_static"):
         (source / folder).mkdir(parents=True)
-    for name in ("SETUP.md", "SOURCES.md"):
-        shutil.copy(DOCS / name, source / "docs")
+    for name in PAGES:
+        shutil.copy(DOCS / f"{name}.md", source / "docs")
     for name in ("book.css", "book.js"):
         shutil.copy(DOCS / name, source / "_static")
     shutil.copy(DOCS / "conf.py", source)
+    shutil.copytree(DOCS / "templates", source / "templates")
     shutil.copytree(ROOT / "notebooks" / "img", source / "notebooks" / "img")
     copy_mathjax(source / "_static" / "mathjax")
     notebooks = executed(names)
+    front = start_page(notebooks, PAGES)
     for name, notebook in notebooks.items():
-        nbformat.write(still(notebook, source / "_static"), source / "notebooks" / f"{name}.ipynb")
+        nbformat.write(still(name, notebook, source / "_static"), source / "notebooks" / f"{name}.ipynb")
     titles = [module.removeprefix("flux_edu.") for module in modules()]
     for title in titles:
         page = (
             f"# {title}\n\n```{{eval-rst}}\n.. automodule:: flux_edu.{title}\n   :members:\n   :undoc-members:\n```\n"
         )
         (source / "api" / f"{title}.md").write_text(page, encoding="utf-8")
-    index = (DOCS / "index.md").read_text("utf-8")
-    index = index.replace("@notebooks@", "\n".join(f"notebooks/{name}" for name in notebooks))
-    index = index.replace("@modules@", "\n".join(f"api/{title}" for title in titles))
-    (source / "index.md").write_text(index, encoding="utf-8")
+    package = "# The package\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(titles) + "\n```\n"
+    (source / "api" / "index.md").write_text(package, encoding="utf-8")
+    (source / "start.md").write_text(front, encoding="utf-8")
     return source
 
 
@@ -153,7 +168,58 @@ def faults(site: Path) -> list[str]:
     return lines
 
 
-def main(names: list[str]) -> int:
+# ---------------------------------------------------------------- the site on this machine
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Files of the site. Their types are said here: what a system knows of them differs, and some of it is wrong."""
+
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".webp": "image/webp",
+        ".svg": "image/svg+xml",
+        ".safetensors": "application/octet-stream",
+    }
+
+    def log_message(self, *_):
+        pass
+
+
+def server(site: Path, port: int = PORT) -> ThreadingHTTPServer:
+    """A server of this folder for this machine alone, at `port` or, where that is taken, at any free one."""
+    handler = partial(Site, directory=str(site))
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError:
+        return ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+
+def serve(site: Path) -> None:
+    """Open the site in the browser, and serve it until Ctrl-C."""
+    with server(site) as running:
+        address = f"http://127.0.0.1:{running.server_port}/"
+        print(f"the book is at {address} until you press Ctrl-C", flush=True)
+        webbrowser.open(address)
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def main(arguments: list[str]) -> int:
+    parser = ArgumentParser("python run.py book", description="Build the book, serve it on this machine and open it.")
+    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="a part of it, for example 01_schedule")
+    parser.add_argument("--no-open", action="store_true", help="build it and end")
+    options = parser.parse_args(arguments)
+    code = build(options.names)
+    if not code and not options.no_open:
+        serve(BOOK / "html")
+    return code
+
+
+def build(names: list[str]) -> int:
+    """The site in build/book/html; 0, or the exit code of what has failed."""
     start = time.perf_counter()
     there = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     if unknown := [name for name in names if name not in there]:
@@ -166,12 +232,13 @@ def main(names: list[str]) -> int:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(PATHS))
     if code := subprocess.call([str(part) for part in command], env=environment):
         return code
+    (site / "index.html").write_text(FRONT, encoding="utf-8")
     if lines := faults(site):
         print("\n".join(lines), file=sys.stderr)
         return 1
     megabytes = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6
     pages = len(list(site.rglob("*.html")))
-    print(f"{pages} pages, {megabytes:.0f} MB, {time.perf_counter() - start:.0f} s: open {site / 'index.html'}")
+    print(f"{pages} pages, {megabytes:.0f} MB, {time.perf_counter() - start:.0f} s: {site}")
     return 0
 
 

@@ -3,10 +3,13 @@
 import re
 
 from links import label
+from tables import addresses
 
 # imported here, before Sphinx forks the processes that read the pages: else each of them loads PyTorch again
 from flux_edu.teaching import panel  # noqa: F401
 
+ADDRESSES = addresses()  # empty until pyproject.toml has them
+root_doc = "start"  # index.html is the map
 project = "flux_edu"
 author = "the authors of flux_edu"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "links"]
@@ -16,7 +19,13 @@ html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options |= {"navbar_persistent": [], "show_navbar_depth": 1}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_baseurl = ADDRESSES.get("Documentation", "")
+templates_path = ["templates"]
+if "Issues" in ADDRESSES:
+    html_theme_options["article_footer_items"] = ["report"]
+    html_context["issues"] = ADDRESSES["Issues"]
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False

@@ -1,38 +1,20 @@
-"""A notebook's widgets in the book: what they show without a kernel.
+"""A notebook's widgets in the book, without a kernel.
 
-A slider of FRAMES is drawn now, a picture a place; an anywidget runs its own JavaScript; of all others the book keeps
-pictures, texts and choices, and says what the notebook moves.
+A panel becomes native controls over the pictures that tests/sweep.py has kept of it: each control moves from the first
+picture. An anywidget runs its own JavaScript; of all others the book keeps pictures, texts and choices.
 """
 
-import ast
 import html
-import inspect
 import json
 import re
+import shutil
 from base64 import b64decode
-from importlib import import_module
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
 
-from flux_edu.teaching.panel import explore
-
-# Sliders that the book plays without a kernel: name of the drawing → its file in plots, the slider that moves
-FRAMES = {
-    "straight_path": ("chapter_01", "t"),
-    "time_shift_curve": ("chapter_01", "mu"),
-    "step_sizes": ("chapter_01", "width"),
-    "follow_patch": ("chapter_02", "column"),
-    "rope_arrows": ("chapter_03", "position"),
-    "time_embedding": ("chapter_04", "t"),
-    "modulated_token": ("chapter_04", "scale"),
-    "euler_paths": ("chapter_06", "num_steps"),
-    "strength_levels": ("chapter_06", "strength"),
-    "logit_normal_levels": ("chapter_09", "a"),
-    "few_step_walks": ("chapter_11", "steps"),
-    "gated_unit": ("chapter_16", "gate"),
-}
-FRAME_COUNT = 13
+INLINE = re.compile(r'src="data:image/(\w+);base64,([^"]+)"')
 
 
 class Broken(SystemExit):
@@ -44,11 +26,25 @@ def widget_states(metadata: dict) -> dict[str, dict]:
     return metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
 
 
-class Widgets:
-    """What is kept of a notebook's widgets: pictures, texts, choices, and figures that the browser computes."""
+def outside(page: str, static: Path) -> str:
+    """HTML whose pictures lie in files, loaded when they come into view, and no longer in the page itself."""
 
-    def __init__(self, notebook: nbformat.NotebookNode, static: Path):
-        self.models, self.static = widget_states(notebook.metadata), static
+    def moved(source: re.Match) -> str:
+        data = b64decode(source[2])
+        file = static / "pictures" / f"{sha256(data).hexdigest()[:16]}.{source[1]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return f'loading="lazy" src="../_static/pictures/{file.name}"'
+
+    return INLINE.sub(moved, page)
+
+
+class Widgets:
+    """A notebook's widgets as HTML: `frames` has the pictures of its panels, what pages need goes to `static`."""
+
+    def __init__(self, notebook: nbformat.NotebookNode, frames: Path, static: Path):
+        self.models, self.frames, self.static = widget_states(notebook.metadata), frames, static
+        self.panels = {panel["model"]: panel for panel in notebook.metadata.get("sweep", [])}
         notebook.metadata.pop("widgets", None)
 
     def below(self, key: str) -> list[tuple[str, dict]]:
@@ -60,7 +56,9 @@ class Widgets:
     def as_html(self, key: str, code: str) -> str:
         if key not in self.models:
             raise Broken(f"a widget of this cell has no state; execute the notebook again: {code}")
-        parts, moved = [], []
+        if key in self.panels:
+            return self.panel(self.panels[key])
+        parts = []
         for each, model in self.below(key):
             state, kind = model["state"], model["model_name"]
             if kind == "HTMLModel":
@@ -69,15 +67,9 @@ class Widgets:
                 parts.append("<ul>" + "".join(f"<li>{html.escape(o)}</li>" for o in state["_options_labels"]) + "</ul>")
             elif kind == "AnyModel" and "LiveSchedule" in str(state.get("_anywidget_id", "")):
                 return self.live(each, state)
-            elif "description" in state and kind not in ("ButtonModel", "HTMLModel"):
-                moved.append(state["description"])
-        if frames := self.frames(code):
-            return frames
-        if moved and "explore(" in code:
-            parts.append(f'<p class="flux-still">In the notebook you move: {html.escape(", ".join(moved))}.</p>')
         if any("Your guess" in str(model["state"].get("description")) for _, model in self.below(key)):
             parts.append('<p class="flux-still">In the notebook you choose, and an experiment answers.</p>')
-        return f'<div class="flux-panel">{"".join(parts)}</div>'
+        return outside(f'<div class="flux-panel">{"".join(parts)}</div>', self.static)
 
     def live(self, key: str, state: dict) -> str:
         """An anywidget without Python: its own JavaScript, on a model that only remembers."""
@@ -94,68 +86,43 @@ class Widgets:
             f'<script type="module">import widget from "../_static/live/{key}.js"; fluxLive(widget, "{key}")</script>'
         )
 
-    def frames(self, code: str) -> str | None:
-        """A slider of FRAMES as a row of pictures drawn now, and a native range input that chooses one."""
-        call = panel_call(code)
-        if call is None or call[0] not in FRAMES:
-            return None
-        name, sliders = call
-        chapter, moving = FRAMES[name]
-        draw, limits = drawing(chapter, name), sliders[moving]
-        values, panel = spread(*limits), explore(draw, **{moving: limits})
-        first = min(range(len(values)), key=lambda k: abs(values[k] - default_of(draw, moving)))
-        folder = self.static / "frames"
+    def panel(self, panel: dict) -> str:
+        """Native controls above the panel's first picture; book.js shows the picture of the place they stand at.
+
+        Controls of one place have nothing to move and are left out.
+        """
+        folder = self.static / "frames" / self.frames.name
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = []
-        for k, value in enumerate(values):
-            panel.set(**{moving: value})
-            if panel.error:
-                raise Broken(f"{name}, {moving} = {value}: {panel.error}")
-            alt, picture = re.search(r'alt="([^"]*)".*base64,([^"]+)"', panel.picture.value).groups()
-            (folder / f"{name}-{k}.png").write_bytes(b64decode(picture))
-            hidden = "" if k == first else " hidden"
-            pictures.append(f'<img alt="{alt}" data-value="{value:g}" src="../_static/frames/{name}-{k}.png"{hidden}>')
-        word = moving.replace("_", " ")
-        others = [other.replace("_", " ") for other in sliders if other != moving]
-        still = f'<span class="flux-still">The notebook also moves {html.escape(", ".join(others))}.</span>'
+        for move in panel["moves"]:
+            if move["error"]:
+                raise Broken(f"{panel['draw']}, {move['control']} = {move['value']}: {move['error']}")
+            shutil.copy(self.frames / move["file"], folder)
+        kept = ("control", "place", "file", "alt", "advice")
+        pictures = [{key: move[key] for key in kept} for move in panel["moves"]]
+        first = pictures[-1]  # of Reset
+        controls = [control(name, each) for name, each in panel["controls"].items() if len(each["places"]) > 1]
+        data = json.dumps(pictures, ensure_ascii=False).replace("<", "\\u003c")
+        address = f"../_static/frames/{self.frames.name}/"
         return (
-            f'<div class="flux-frames"><label>{word} <input type="range" min="0" max="{len(values) - 1}"'
-            f' value="{first}" aria-label="{word}"></label> <output>{values[first]:g}</output> '
-            f"{still if others else ''}{''.join(pictures)}</div>"
+            f'<div class="flux-frames" data-folder="{address}"><div class="flux-controls">{"".join(controls)}</div>'
+            f'<img alt="{html.escape(first["alt"])}" src="{address}{first["file"]}" loading="lazy">'
+            f'<div class="flux-advice" role="status">{first["advice"]}</div>'
+            f'<script type="application/json">{data}</script></div>'
         )
 
 
-def panel_call(code: str) -> tuple[str, dict[str, object]] | None:
-    """name and sliders of `explore(plots.name, …)` in a cell, if its last call is one with plain numbers."""
-    try:
-        calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
-    except SyntaxError:
-        return None
-    for call in calls:
-        if getattr(call.func, "id", "") == "explore" and ast.unparse(call.args[0]).startswith("plots."):
-            sliders = {}
-            for keyword in call.keywords:
-                try:
-                    sliders[keyword.arg] = ast.literal_eval(keyword.value)
-                except ValueError:
-                    sliders[keyword.arg] = None
-            return ast.unparse(call.args[0]).removeprefix("plots."), sliders
-    return None
-
-
-def drawing(chapter: str, name: str):
-    """The function of this name in a file of plots."""
-    return getattr(import_module(f"flux_edu.teaching.plots.{chapter}"), name)
-
-
-def spread(low: float, high: float, step: float) -> list[float]:
-    """At most FRAME_COUNT values from low to high, both ends among them, all on the slider's own steps."""
-    count = round((high - low) / step)
-    places = sorted({round(k * count / (FRAME_COUNT - 1)) for k in range(FRAME_COUNT)})
-    whole = all(isinstance(each, int) for each in (low, high, step))
-    return [low + place * step if whole else round(low + place * step, 6) for place in places]
-
-
-def default_of(draw, name: str) -> float:
-    """Where a slider begins."""
-    return inspect.signature(draw).parameters[name].default
+def control(name: str, control: dict) -> str:
+    """A slider with the words of its places, or a menu."""
+    label, first, places = html.escape(control["label"]), control["first"], control["places"]
+    if control["kind"] == "range":
+        words = html.escape(json.dumps(places))
+        return (
+            f'<label><span>{label}</span><input type="range" data-control="{name}" min="0" max="{len(places) - 1}"'
+            f' value="{first}" data-first="{first}" data-places="{words}" aria-valuetext="{places[first]}"></label>'
+            f"<output>{places[first]}</output>"
+        )
+    options = "".join(
+        f'<option value="{place}"{" selected" if place == first else ""}>{html.escape(text)}</option>'
+        for place, text in enumerate(places)
+    )
+    return f'<label><span>{label}</span><select data-control="{name}" data-first="{first}">{options}</select></label>'

@@ -4,61 +4,89 @@
 """
 
 import importlib.util
-import inspect
+import json
 import re
+import threading
+import urllib.request
 from pathlib import Path
 
 import book
+import ipywidgets as W
 import nbformat
 import panels
 import pytest
+import start
+import sweep
+import tables
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from tables import equations
+
+from flux_edu.teaching.panel import explore
 
 ROOT = Path(__file__).parents[1]
 READY = importlib.util.find_spec("sphinx_book_theme") and importlib.util.find_spec("mathjax")
 
 
-@pytest.fixture(scope="module")
-def notebooks():
-    return {path.stem: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-
-
 # ---------------------------------------------------------------- widgets
 
 
-def test_the_sliders_that_play_exist(notebooks):
-    code = [cell.source for notebook in notebooks.values() for cell in notebook.cells if cell.cell_type == "code"]
-    calls = dict(call for source in code if (call := panels.panel_call(source)))
-    for name, (chapter, slider) in panels.FRAMES.items():
-        low, high, step = calls[name][slider]
-        draw = panels.drawing(chapter, name)
-        assert low < high and low <= panels.default_of(draw, slider) <= high
-        assert slider in inspect.signature(draw).parameters
+def draw(gate=0.0, note="short", bold=False, words="a word"):
+    picture = Image.new("RGB", (4, 4), (int(10 * gate) % 256, len(note), int(bold)))
+    picture.info["alt"] = f"<{gate:g}> {note} {bold} {words}"
+    return picture
 
 
-@pytest.mark.parametrize("limits", [(0, 1, 0.01), (-3, 3, 0.05), (1, 40, 1), (0, 5, 1), (256, 2048, 64)])
-def test_frames_stand_on_the_sliders_own_steps(limits):
+@pytest.fixture
+def swept(tmp_path):
+    """A panel as a notebook's run leaves it: its sweep, and its pictures in a folder."""
+    panel = explore(draw, gate=(-4, 4, 0.1), note=["short", "long"], bold=False, words="a word")
+    (tmp_path / "frames").mkdir()
+    return sweep.sweep(panel, 0, tmp_path / "frames")
+
+
+def test_every_control_is_moved_from_the_first_picture_over_all_its_places(swept):
+    places = {name: control["places"] for name, control in swept["controls"].items()}
+    assert len(places["gate"]) == sweep.PLACES and places["gate"][::5] == ["-4", "0", "4"]
+    assert places["note"] == ["short", "long"] and places["bold"] == ["no", "yes"]
+    assert places["words"] == ["a word", *sweep.EXAMPLES["a"]]
+    alts = [move["alt"] for move in swept["moves"]]
+    assert len(set(alts)) == len(alts) == 10 + 1 + 1 + 4 + 1 and alts[-1] == "<0> short False a word"
+    assert alts[0] == "<-4> short False a word" and alts[10] == "<0> long False a word"
+
+
+def test_a_panel_becomes_native_controls_over_its_pictures(swept, tmp_path):
+    widgets = panels.Widgets(new_notebook(metadata={"sweep": [swept]}), tmp_path / "frames", tmp_path / "static")
+    widgets.models[swept["model"]] = {}
+    page = widgets.as_html(swept["model"], "explore(draw)")
+    assert page.count('type="range"') == 1 and page.count("<select") == 3 and "In the notebook" not in page
+    assert '<img alt="&lt;0&gt; short False a word" src="../_static/frames/frames/0-Reset-0.webp"' in page
+    copied = {file.name for file in (tmp_path / "static" / "frames" / "frames").glob("*.webp")}
+    shown = json.loads(re.search(r'<script type="application/json">(.*)</script>', page)[1])
+    assert copied == {picture["file"] for picture in shown} and shown[0]["alt"] == "<-4> short False a word"
+    widgets.panels[swept["model"]]["moves"][3]["error"] = "ValueError: no such gate"
+    with pytest.raises(SystemExit, match="gate = -1.6: ValueError: no such gate"):
+        widgets.as_html(swept["model"], "explore(draw)")
+
+
+@pytest.mark.parametrize(
+    "limits", [(0, 1, 0.01), (-3, 3, 0.05), (1, 40, 1), (0, 5, 1), (256, 2048, 64), (256, 3840, 16)]
+)
+def test_places_stand_on_the_sliders_own_steps(limits):
     low, high, step = limits
-    values = panels.spread(*limits)
-    assert (
-        values[0] == low
-        and values[-1] == high
-        and len(values) <= panels.FRAME_COUNT
-        and len(set(values)) == len(values)
-    )
+    slider = W.interactive.widget_from_abbrev(limits, low + step)
+    values = [value for _, value in sweep.places(slider)]
+    assert values[0] == low and values[-1] == high and slider.value in values
+    assert len(set(values)) == len(values) <= sweep.PLACES + 1
     assert all(abs((value - low) / step - round((value - low) / step)) < 1e-6 for value in values)
 
 
-def test_a_slider_becomes_pictures_and_a_native_range(tmp_path):
-    widgets = panels.Widgets(new_notebook(), tmp_path)
-    shown = widgets.frames("explore(plots.gated_unit, gate=(-4, 4, 0.1))")
-    assert shown.count("<img ") == len(list((tmp_path / "frames").glob("*.png"))) == panels.FRAME_COUNT
-    assert (
-        shown.count(" hidden>") == panels.FRAME_COUNT - 1 and 'type="range"' in shown and 'aria-label="gate"' in shown
-    )
-    assert len(set(re.findall(r'alt="([^"]+)"', shown))) == panels.FRAME_COUNT
-    assert widgets.frames("explore(paint, steps=(1, 4, 1))") is None and widgets.frames("x = 1") is None
+def test_pictures_leave_the_page_and_are_loaded_when_seen(tmp_path):
+    page = panels.outside('<img alt="a" src="data:image/png;base64,YWJj"> <img alt="b" src="b.png">', tmp_path)
+    (file,) = (tmp_path / "pictures").iterdir()
+    assert file.read_bytes() == b"abc" and 'src="b.png"' in page
+    assert f'<img alt="a" loading="lazy" src="../_static/pictures/{file.name}">' in page
 
 
 def widget(name, **state):
@@ -81,10 +109,9 @@ def test_what_else_there_is_becomes_its_pictures_and_words(tmp_path):
         ),
     }
     notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": models}}
-    widgets = panels.Widgets(notebook, tmp_path)
+    widgets = panels.Widgets(notebook, tmp_path, tmp_path)
     assert "widgets" not in notebook.metadata
-    panel = widgets.as_html("box", "explore(paint, seed=(0, 9, 1))")
-    assert '<img alt="a fox"' in panel and "In the notebook you move: seed." in panel and "Reset" not in panel
+    assert '<img alt="a fox"' in widgets.as_html("box", "Box(...)")
     question = widgets.as_html("ask", "quiz('01')")
     assert "<li>a &lt; b</li>" in question and "an experiment answers" in question
     live = widgets.as_html("live", "LiveSchedule()")
@@ -185,6 +212,62 @@ def test_links_that_lead_nowhere_stop_the_build_and_are_named(small_book, capfd)
     assert small_book(PAGES | {"02_patchify": [*PAGES["02_patchify"], wrong]}) != 0
     named = re.findall(r"02_patchify.*(No-such|Nor-this|99_more|no_name)", capfd.readouterr().err)
     assert set(named) == {"No-such", "Nor-this", "99_more", "no_name"}
+
+
+def test_every_card_of_the_start_page_has_its_picture():
+    notebooks = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert set(start.PICTURES) == set(notebooks)
+    for name, picture in start.PICTURES.items():
+        if not picture.startswith("_images/"):
+            assert re.search(rf"explore\([\s\\n\",]*(plots\.)?{picture},", notebooks[name]), f"{name}: {picture}"
+
+
+# ---------------------------------------------------------------- where it stands
+
+
+def test_it_is_served_on_this_machine_alone_with_types_that_a_browser_runs(tmp_path):
+    (tmp_path / "engine.wasm").write_bytes(b"\0asm")
+    (tmp_path / "page.js").write_text("export default 1;")
+    with book.server(tmp_path, 0) as first, book.server(tmp_path, first.server_port) as second:
+        assert first.server_address[0] == "127.0.0.1" and second.server_port not in (0, first.server_port)
+        threading.Thread(target=first.serve_forever, daemon=True).start()
+        types = {}
+        for name in ("engine.wasm", "page.js"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{first.server_port}/{name}") as answer:
+                types[name] = answer.headers["Content-Type"], len(answer.read())
+        first.shutdown()
+    assert types == {"engine.wasm": ("application/wasm", 4), "page.js": ("text/javascript", 17)}
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_it_is_opened_unless_one_says_so_or_it_could_not_be_built(monkeypatch, code):
+    served, built = [], []
+    monkeypatch.setattr(book, "serve", served.append)
+    monkeypatch.setattr(book, "build", lambda names: built.append(names) or code)
+    assert book.main(["--no-open", "01_schedule"]) == code and served == []
+    assert book.main([]) == code and served == [book.BOOK / "html"] * (code == 0)
+    assert built == [["01_schedule"], []]
+
+
+def test_what_publishes_it_builds_it_as_the_check_does():
+    """The workflow itself has not been seen to run."""
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text("utf-8"))["jobs"]["publish"]["steps"]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert commands == ["python run.py book --no-open"] and "run.py book --no-open" in (ROOT / ".ci/run").read_text()
+    (upload,) = [step["with"]["path"] for step in steps if "upload-pages-artifact" in step.get("uses", "")]
+    assert ROOT / upload == book.BOOK / "html"
+
+
+def test_addresses_stand_once_and_are_written_into_readme():
+    known = '[project.urls]\nRepository = "https://code.example/flux/"\nDocumentation = "https://book.example"\n'
+    urls = tables.addresses("[project]\n" + known)
+    assert urls["Issues"] == "https://code.example/flux/issues" and tables.addresses("[project]\n") == {}
+    for name in ("README.md", "README.zh.md"):
+        page = (ROOT / name).read_text("utf-8")
+        assert tables.addressed(page, tables.addresses()) == page, "run `python docs/make/tables.py`"
+        new = tables.addressed(page, urls)
+        assert "git clone https://code.example/flux flux_edu" in new and "ADDRESS" not in new
+        assert "](https://book.example)" in new and tables.addressed(new, urls) == new
 
 
 def test_every_python_file_of_the_package_with_an_equation_has_a_page():

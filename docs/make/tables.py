@@ -5,6 +5,7 @@ docs/EQUATIONS.md        a person writes number, equation and functions; the lin
 README.md                the notebooks: a person writes what one learns, the minutes are those that the notebook names;
                          and the hours of the ways to read
 README.zh.md             README.md's table of the notebooks, the translated column its own
+both READMEs             the addresses of [project.urls] in pyproject.toml, where there are some
 docs/SETUP.md            seconds and memory of the notebooks in the last `.ci/run`, which leaves them in build/executed
 notebooks/00_map.ipynb   what each notebook teaches, and all equations
 CONTRIBUTING.md          every file: of Python files the first line of their docstring, of others what a person writes
@@ -14,6 +15,7 @@ import ast
 import json
 import re
 import subprocess
+import tomllib
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -122,6 +124,27 @@ def filled(readme: str) -> str:
     return HOURS.sub(hours, NOTEBOOK.sub(row, readme))
 
 
+def addresses(pyproject: str | None = None) -> dict[str, str]:
+    """What [project.urls] of pyproject.toml knows of Repository, Issues and Documentation (the book's site)."""
+    text = pyproject or (ROOT / "pyproject.toml").read_text("utf-8")
+    urls = {name: url.rstrip("/") for name, url in tomllib.loads(text)["project"].get("urls", {}).items()}
+    if "Repository" in urls:
+        urls.setdefault("Issues", f"{urls['Repository']}/issues")
+    return urls
+
+
+def addressed(readme: str, urls: dict[str, str]) -> str:
+    """README with the addresses: in the clone command, and as badges below its title. Without any it stays as it is."""
+    code, book = urls.get("Repository"), urls.get("Documentation")
+    badges = [f"[![ci]({code}/actions/workflows/ci.yml/badge.svg)]({code}/actions/workflows/ci.yml)"] if code else []
+    badges += [f"[{'网页版' if 'zh.md' not in readme else 'The book'}]({book})"] if book else []
+    if code:
+        readme = re.sub(r"git clone \S+ flux_edu( *)(ADDRESS[^;；]*[;；] *)?", rf"git clone {code} flux_edu\1", readme)
+    title, rest = readme.split("\n\n", 1)
+    rest = re.sub(r"^\[(!\[ci\]|网页版|The book)[^\n]*\n\n", "", rest)
+    return "\n\n".join([title, *([" · ".join(badges)] if badges else []), rest])
+
+
 def measured(page: str) -> str:
     """docs/SETUP.md with seconds and memory of the notebooks that were executed last."""
 
@@ -223,10 +246,11 @@ def main() -> None:
     equations.cache_clear()
     contributing = ROOT / "CONTRIBUTING.md"
     contributing.write_text(listed(contributing.read_text("utf-8")), encoding="utf-8")
-    readme.write_text(filled(readme.read_text("utf-8")), encoding="utf-8")
+    readme.write_text(addressed(filled(readme.read_text("utf-8")), addresses()), encoding="utf-8")
     setup = ROOT / "docs" / "SETUP.md"
     setup.write_text(measured(setup.read_text("utf-8")), encoding="utf-8")
-    chinese.write_text(mirrored(chinese.read_text("utf-8"), readme.read_text("utf-8")), encoding="utf-8")
+    translated = mirrored(chinese.read_text("utf-8"), readme.read_text("utf-8"))
+    chinese.write_text(addressed(translated, addresses()), encoding="utf-8")
     notebook = nbformat.read(map_path, as_version=4)
     for cell in notebook.cells:
         cell.source = with_tables(cell.source) if cell.cell_type == "markdown" else cell.source
