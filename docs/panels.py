@@ -100,7 +100,7 @@ class Widgets:
         kept = ("control", "place", "file", "alt", "advice")
         pictures = [{key: move[key] for key in kept} for move in panel["moves"]]
         first = pictures[-1]  # of Reset
-        controls = [control(name, each) for name, each in panel["controls"].items() if len(each["places"]) > 1]
+        controls = [control(each) for each in panel["controls"] if len(each["places"]) > 1]
         data = json.dumps(pictures, ensure_ascii=False).replace("<", "\\u003c")
         address = f"../_static/frames/{self.frames.name}/"
         return (
@@ -111,9 +111,10 @@ class Widgets:
         )
 
 
-def control(name: str, control: dict) -> str:
+def control(control: dict) -> str:
     """A slider with the words of its places, or a menu."""
-    label, first, places = html.escape(control["label"]), control["first"], control["places"]
+    name, label = control["name"], html.escape(control["label"])
+    first, places = control["first"], control["places"]
     if control["kind"] == "range":
         words = html.escape(json.dumps(places))
         return (

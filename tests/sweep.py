@@ -44,20 +44,20 @@ class Move:
     advice: str = ""
 
 
-def places(control) -> list[tuple[str, object]]:
-    """Where a control is moved to, each place with its words; the value that it has now is one of them."""
+def places(control, first) -> list[tuple[str, object]]:
+    """Where a control is moved to, each place with its words; `first`, its first value, is one of them."""
     if hasattr(control, "min"):
         count = round((control.max - control.min) / control.step)
         steps = {round(k * count / (PLACES - 1)) for k in range(PLACES)}
-        values = {control.min, control.max, control.value, *(control.min + k * control.step for k in steps)}
-        values = sorted({type(control.value)(round(value, 6)) for value in values if value <= control.max})
+        values = {first, control.max, *(control.min + k * control.step for k in steps)}
+        values = sorted({type(first)(round(value, 6)) for value in values if value <= control.max})
         return [(f"{value:g}", value) for value in values]
     if hasattr(control, "options"):  # values, or pairs of a label and a value
         pairs = [option if isinstance(option, tuple) else (option, option) for option in control.options]
         return [(str(label), value) for label, value in pairs]
-    if isinstance(control.value, bool):
+    if isinstance(first, bool):
         return [("no", False), ("yes", True)]
-    texts = [control.value, *EXAMPLES.get(control.value.partition(" ")[0], [])]
+    texts = [first, *EXAMPLES.get(first.partition(" ")[0], [])]
     return [(text, text) for text in dict.fromkeys(texts)]
 
 
@@ -70,34 +70,53 @@ def keep(picture: str, folder: Path, name: str) -> dict[str, str]:
     return {"file": f"{name}.webp", "alt": unescape(alt), "advice": advice}
 
 
-def sweep(panel, number: int, folder: Path) -> dict:
-    """Every control at each of its places, from the first picture; then Reset, which is the first picture again."""
-    controls, moves = {}, []
-    for name, control in panel.controls.items():
-        options = places(control)
-        first = next(k for k, (_, value) in enumerate(options) if value == panel.first[name])
-        controls[name] = {
-            "label": control.description,
-            "kind": "range" if hasattr(control, "min") else "menu",
-            "places": [text for text, _ in options],
-            "first": first,
-        }
-        moves += [(name, place, value) for place, (_, value) in enumerate(options) if place != first]
-    done = []
-    for name, place, value in [*moves, ("Reset", 0, None)]:
+def sweep(panel, folder: Path | None = None, number: int = 0) -> list[Move]:
+    """Every control at each of its places, from the first picture; then Reset, which is the first picture again.
+
+    The pictures go to `folder`, where there is one, under the panel's number.
+    """
+    stops = [
+        (name, place, value)
+        for name, control in panel.controls.items()
+        for place, (_, value) in enumerate(places(control, panel.first[name]))
+        if value != panel.first[name]
+    ]
+    moves = []
+    for name, place, value in [*stops, ("Reset", 0, None)]:
         start = time.perf_counter()
         panel.set(**(panel.first if name == "Reset" else panel.first | {name: value}))
         move = Move(name, place, value, time.perf_counter() - start, panel.error)
-        if panel.error is None:
+        if folder and not panel.error:
             move = dataclasses.replace(move, **keep(panel.picture.value, folder, f"{number}-{name}-{place}"))
-        done.append(dataclasses.asdict(move))
-    draw = getattr(panel.draw, "__name__", repr(panel.draw))
-    return {"draw": draw, "model": panel.model_id, "controls": controls, "moves": done}
+        moves.append(move)
+    return moves
+
+
+def described(name: str, control, first) -> dict:
+    """What the book's own control is made from."""
+    options = places(control, first)
+    return {
+        "name": name,
+        "label": control.description,
+        "kind": "range" if hasattr(control, "min") else "menu",
+        "places": [text for text, _ in options],
+        "first": [value for _, value in options].index(first),
+    }
+
+
+def record(panel, folder: Path, number: int) -> dict:
+    """A panel, its controls and what came of moving them."""
+    return {
+        "draw": getattr(panel.draw, "__name__", repr(panel.draw)),
+        "model": panel.model_id,
+        "controls": [described(name, control, panel.first[name]) for name, control in panel.controls.items()],
+        "moves": [dataclasses.asdict(move) for move in sweep(panel, folder, number)],
+    }
 
 
 def sweep_panels(folder: str) -> str:
     """All panels of this kernel as JSON; their pictures go to `folder`."""
     Path(folder).mkdir(parents=True)
     module = sys.modules.get("flux_edu.teaching.panel")
-    panels = [sweep(panel, number, Path(folder)) for number, panel in enumerate(module.PANELS if module else [])]
+    panels = [record(panel, Path(folder), number) for number, panel in enumerate(module.PANELS if module else [])]
     return json.dumps(panels, default=str)

@@ -43,11 +43,11 @@ def swept(tmp_path):
     """A panel as a notebook's run leaves it: its sweep, and its pictures in a folder."""
     panel = explore(draw, gate=(-4, 4, 0.1), note=["short", "long"], bold=False, words="a word")
     (tmp_path / "frames").mkdir()
-    return sweep.sweep(panel, 0, tmp_path / "frames")
+    return sweep.record(panel, tmp_path / "frames", 0)
 
 
 def test_every_control_is_moved_from_the_first_picture_over_all_its_places(swept):
-    places = {name: control["places"] for name, control in swept["controls"].items()}
+    places = {control["name"]: control["places"] for control in swept["controls"]}
     assert len(places["gate"]) == sweep.PLACES and places["gate"][::5] == ["-4", "0", "4"]
     assert places["note"] == ["short", "long"] and places["bold"] == ["no", "yes"]
     assert places["words"] == ["a word", *sweep.EXAMPLES["a"]]
@@ -76,7 +76,7 @@ def test_a_panel_becomes_native_controls_over_its_pictures(swept, tmp_path):
 def test_places_stand_on_the_sliders_own_steps(limits):
     low, high, step = limits
     slider = W.interactive.widget_from_abbrev(limits, low + step)
-    values = [value for _, value in sweep.places(slider)]
+    values = [value for _, value in sweep.places(slider, slider.value)]
     assert values[0] == low and values[-1] == high and slider.value in values
     assert len(set(values)) == len(values) <= sweep.PLACES + 1
     assert all(abs((value - low) / step - round((value - low) / step)) < 1e-6 for value in values)

@@ -125,11 +125,10 @@ def test_set_draws_once():
     assert calls == [(1, 2), (3, 0)]
 
 
-def test_sweep_goes_to_the_ends_and_comes_back(panel):
+def test_sweep_goes_from_end_to_end_and_comes_back(panel):
     moves = sweep(panel)
     assert [(m.control, m.value) for m in moves] == [
-        ("height", 0.0),
-        ("height", 2.0),
+        *[("height", value) for value in (0.0, 1.0, 1.5, 2.0)],  # 0.5 is where it begins
         ("kind", "other"),  # "plain" is what it begins with, as is no grid and the title
         ("grid", True),
         ("Reset", None),
