@@ -12,7 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 from IPython.display import Code
 from matplotlib.figure import Figure
 from PIL import Image
-from sweep import sweep
+from sweep import EXAMPLES, sweep
 
 from flux_edu import attention, model, rope, schedule, single_stream
 from flux_edu.teaching import panel as panels
@@ -129,8 +129,9 @@ def test_sweep_goes_from_end_to_end_and_comes_back(panel):
     moves = sweep(panel)
     assert [(m.control, m.value) for m in moves] == [
         *[("height", value) for value in (0.0, 1.0, 1.5, 2.0)],  # 0.5 is where it begins
-        ("kind", "other"),  # "plain" is what it begins with, as is no grid and the title
+        ("kind", "other"),  # "plain" is what it begins with, as is no grid
         ("grid", True),
+        *[("title", text) for text in EXAMPLES["a"]],
         ("Reset", None),
     ]
     assert all(m.error is None and 0 < m.seconds < 5 for m in moves)
