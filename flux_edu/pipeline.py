@@ -13,9 +13,16 @@ import flux_edu
 from flux_edu.configs import get_spec
 from flux_edu.io.advice import advise, advise_cut, advise_unknown
 from flux_edu.io.device import pick_device
-from flux_edu.io.images import picture_hash, to_picture, to_tensor
+from flux_edu.io.images import check_metadata, picture_hash, to_picture, to_tensor
 from flux_edu.io.memory import on_device, place
-from flux_edu.io.options import check_number, check_picture, check_room, check_text_is_enough, sampling_options
+from flux_edu.io.options import (
+    advise_shape,
+    check_number,
+    check_room,
+    check_text_is_enough,
+    checked_picture,
+    sampling_options,
+)
 from flux_edu.io.published import load_published
 from flux_edu.io.tiny import TINY_FOLDER, load_tiny
 from flux_edu.patchify import get_noise, make_txt_ids, patchify, prepare, unpatchify
@@ -71,8 +78,9 @@ class FluxGenerator:
         check_number("image2image_strength", image2image_strength, 0, 1, "0 keeps the start picture, 1 ignores it")
         start, metadata = None, {}
         if init_image is not None:
-            check_picture("init_image", init_image)
-            resized = init_image.convert("RGB").resize((options.width, options.height), Image.Resampling.LANCZOS)
+            init_image = checked_picture("init_image", init_image)
+            advise_shape("init_image", init_image, options.width, options.height)
+            resized = init_image.resize((options.width, options.height), Image.Resampling.LANCZOS)
             start = self.encode(to_tensor(resized)), float(image2image_strength)
             metadata = {"init_image_sha256": picture_hash(init_image), "image2image_strength": start[1]}
         elif image2image_strength:
@@ -137,7 +145,7 @@ class FluxGenerator:
         with self.on_device(self.ae):
             picture = to_picture(self.ae.decode(z.to(next(self.ae.parameters()).dtype))[0])
         by = {"model": self.name, "version": flux_edu.__version__, "timesteps": timesteps, "dtype": str(dtype)}
-        picture.info |= asdict(options) | by | (metadata or {})
+        picture.info |= asdict(options) | by | {"sha256": picture_hash(picture)} | (metadata or {})
         return picture
 
     @torch.inference_mode()
@@ -153,6 +161,7 @@ class FluxGenerator:
 
     def repaint(self, metadata: dict, init_image: Image.Image | None = None) -> Image.Image:
         """Paint again what `read_metadata` found in a file; bit for bit the same on the same machine and version."""
+        check_metadata(metadata)
         if tool := metadata.get("tool"):
             pictures = [key.removesuffix("_sha256") for key in metadata if key.endswith("_sha256")]
             raise ValueError(

@@ -380,3 +380,16 @@ def test_parts_of_one_matrix_can_be_saved(tmp_path):
     whole = torch.randn(9, 4)
     checkpoint.save({"q": whole[:3], "k": whole[3:6], "v": whole[6:]}, tmp_path / "x.safetensors")
     assert torch.equal(torch.cat(list(checkpoint.read(tmp_path / "x.safetensors")[n] for n in "qkv")), whole)
+
+
+def test_tensors_under_two_names_are_written_twice(tmp_path):
+    table = torch.randn(5, 3)
+    state = {
+        "shared.weight": table,
+        "embed_tokens.weight": table,
+        "turned": table.T,
+        "row": table[1],
+        "none": table[:0],
+    }
+    checkpoint.save(state, tmp_path / "x.safetensors")
+    assert all(torch.equal(x, state[name]) for name, x in checkpoint.read(tmp_path / "x.safetensors").items())

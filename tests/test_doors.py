@@ -25,6 +25,7 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 nan, picture, black = float("nan"), Image.new("RGB", (128, 128), "red"), Image.new("L", (128, 128))
 white = Image.new("L", (128, 128), 255)
+half = white.crop((-64, 0, 64, 128))
 generators = {name: ToolGenerator(f"tiny-{name}", "cpu") for name in ("fill", "canny", "kontext", "redux")}
 generators["tiny"] = FluxGenerator("tiny", "cpu")
 
@@ -133,18 +134,22 @@ ROWS = {
     # what painted a picture
     "generators['tiny'].repaint(tiny().info | {'model': 'flux-dev'})": "ValueError: the picture was painted by"
     " 'flux-dev', this generator is 'tiny': make FluxGenerator('flux-dev')",
+    "generators['tiny'].repaint(None)": "TypeError: metadata is a NoneType; pass the dict that read_metadata returns",
+    "generators['tiny'].repaint({'prompt': ''})": "ValueError: the metadata lacks guidance, height, model, num_steps,"
+    " seed, version, width; pass what",
+    "generators['fill'].repaint(tiny().info | {'model': 'tiny-fill', 'tool': ['x']})": "ValueError: the picture was"
+    " painted by ['x'], which is none of fill, control, edit, redux",
     "generators['tiny'].repaint(fill().info)": "ValueError: the picture was painted by ToolGenerator.fill from more",
     "generators['tiny'].repaint(tiny(init_image=picture).info)": "ValueError: the picture began from a start picture:"
     " pass the same one as init_image",
-    "generators['fill'].repaint(fill().info, picture=picture, mask=black)": "ValueError: the picture was painted by"
+    "generators['fill'].repaint(fill().info, picture=picture, mask=half)": "ValueError: the picture was painted by"
     " fill from picture and mask: pass the same ones again; mask is another one",
     # fill
     "fill(picture='fox.png')": f"TypeError: picture is a str; {PICTURE}",
     "fill(mask=None)": f"TypeError: mask is a NoneType; {PICTURE}",
     "fill(mask=np.zeros((128, 128)))": f"TypeError: mask is a ndarray; {PICTURE}",
     "fill(mask=white.resize((64, 128)))": "ValueError: the mask has 64 × 128 pixels, the picture 128 × 128: resize one",
-    "fill(mask=black)": "ValueError: the mask is empty: all of it is black, so nothing would be painted; mark a part",
-    "fill(mask=white.point(lambda v: 1))": "ValueError: the mask holds 1: 255, white, is painted, 0, black, is kept.",
+    "fill(mask=black)": "ValueError: the mask is empty: all of it is black or transparent, so nothing would be",
     "fill(mask=white.point(lambda v: 128))": "ValueError: the mask holds 128: 255, white, is painted",
     "fill(picture=picture.resize((120, 100)))": "ValueError: picture has 120 × 100 pixels; sides must be multiples of"
     " 16: resize it, e.g. to 128 × 96",

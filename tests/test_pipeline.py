@@ -136,8 +136,10 @@ def test_pictures_are_read_in_minus_1_to_1(tiny):
 
 
 def test_a_start_picture_of_any_size_and_mode(tiny, start_picture):
-    odd = start_picture.convert("RGBA").resize((72, 31))
+    odd = start_picture.convert("RGBA").resize((79, 48))
     assert paint(tiny, init_image=odd, image2image_strength=0.5).size == (80, 48)
+    with pytest.warns(Advice, match=r"init_image has 72 × 31 pixels and is squeezed to 80 × 48; PIL.ImageOps.fit\("):
+        paint(tiny, init_image=odd.resize((72, 31)), image2image_strength=0.0)
 
 
 # ---------------------------------------------------------------- metadata
@@ -158,6 +160,7 @@ def test_a_saved_picture_carries_what_paints_it_again(tiny, tmp_path):
         "version": flux_edu.__version__,
         "timesteps": get_schedule(2, 15),
         "dtype": "torch.float32",
+        "sha256": picture_hash(picture),
     }
     assert same(tiny.repaint(metadata), picture)
     assert same(Image.open(file), picture)

@@ -136,8 +136,6 @@ def test_the_hole_is_what_is_white(generators, picture, mask):
     fill = generators["fill"]
     assert same(fill.fill(picture, mask, "a fox", **SHORT), fill.fill(inside, mask, "a fox", **SHORT))
     assert torch.equal(mask_numbers(mask, (128, 128))[0, 0], torch.from_numpy(np.array(mask) / 255).float())
-    for mode in ("1", "RGB", "RGBA"):
-        assert torch.equal(mask_numbers(mask.convert(mode), (128, 128)), mask_numbers(mask, (128, 128)))
 
 
 @pytest.mark.parametrize("name", ["fill", "canny"])
@@ -188,6 +186,7 @@ def test_a_saved_picture_tells_what_it_was_made_from_and_is_painted_again(
         "prompt": prompt,
         **{"width": 128, "height": 128, "timesteps": get_schedule(2, 64), "dtype": "torch.float32"},
         **SHORT,
+        "sha256": picture_hash(painted),
         **{"model": f"tiny-{name}", "version": pipeline.flux_edu.__version__, "tool": tool},
         **{f"{key}_size": [128, 128] for key in pictures},
         **{f"{key}_sha256": picture_hash(value) for key, value in pictures.items()},

@@ -6,6 +6,7 @@ beside the text, Eq. (12.1) to (12.4); the walk from noise to picture is the sam
 
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from flux_edu.configs import configs
 from flux_edu.io.advice import advise
-from flux_edu.io.images import picture_hash, to_picture, to_tensor
-from flux_edu.io.options import check_number, check_picture
+from flux_edu.io.images import WIDE_MODES, check_metadata, picture_hash, to_picture, to_rgb, to_tensor, upright
+from flux_edu.io.options import check_number, check_picture, checked_picture
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import Callback, SamplingOptions
@@ -73,8 +74,10 @@ class ToolGenerator(FluxGenerator):
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
         self.check_tool("fill")
+        picture = checked_picture("picture", picture)
         x = whole_tokens("picture", picture).to(self.device)
         m = mask_numbers(mask, picture.size).to(self.device)
+        mask = read_mask(mask)
         options = self.tool_options(prompt, picture.size, num_steps, guidance, seed)
         img_cond = fill_cond(self.encode(hide(x, m)), m)
         metadata = tool_metadata("fill", picture=picture, mask=mask)
@@ -95,6 +98,7 @@ class ToolGenerator(FluxGenerator):
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
         self.check_tool("control")
+        edges = checked_picture("edges", edges)
         x = whole_tokens("edges", edges)
         if "canny" in self.name:
             advise_outlines(x)
@@ -119,7 +123,7 @@ class ToolGenerator(FluxGenerator):
         the tiny one takes names from the judge, see `info`. What stays is painted too; see `train.edits.edit_mask`.
         """
         self.check_tool("edit")
-        check_picture("picture", picture)
+        picture = checked_picture("picture", picture)
         tiny = self.spec.repo_id is None
         size = TINY_SIZE if tiny else kontext_size(*picture.size)
         options = self.tool_options(instruction, size, num_steps, guidance, seed)
@@ -145,7 +149,7 @@ class ToolGenerator(FluxGenerator):
         The tiny Redux sees with the eye of the judge, `Judge.encode_image`, and paints 128 × 128 pixels.
         """
         self.check_tool("redux")
-        check_picture("picture", picture)
+        picture = checked_picture("picture", picture)
         options = self.tool_options(prompt, TINY_SIZE, num_steps, guidance, seed)
         x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
         states = load_judge(self.device).judge.encode_image(x)
@@ -161,12 +165,17 @@ class ToolGenerator(FluxGenerator):
         edges: Image.Image | None = None,
     ) -> Image.Image:
         """As `FluxGenerator.repaint`; a tool's picture needs the same pictures again, known by their hashes."""
+        check_metadata(metadata)
         if (tool := metadata.get("tool")) is None:
             return super().repaint(metadata, init_image)
         self.check_painter(metadata)
+        if tool not in list(PICTURES):
+            raise ValueError(f"the picture was painted by {tool!r}, which is none of {', '.join(PICTURES)}")
         passed = {"picture": picture, "mask": mask, "edges": edges}
+        if tool == "fill" and mask is not None:
+            passed["mask"] = read_mask(mask)
         for name in PICTURES[tool]:
-            if passed[name] is None or picture_hash(passed[name]) != metadata[f"{name}_sha256"]:
+            if passed[name] is None or picture_hash(passed[name]) != metadata.get(f"{name}_sha256"):
                 raise ValueError(
                     f"the picture was painted by {tool} from {' and '.join(PICTURES[tool])}: pass the same ones again;"
                     f" {name} is {'missing' if passed[name] is None else 'another one (its hash differs)'}"
@@ -198,7 +207,7 @@ class ToolGenerator(FluxGenerator):
 
 def outline(picture: Image.Image, low: float = 50, high: float = 200) -> Image.Image:
     """The edges of any picture, white on black, for `control`; low and high are the thresholds of `tools.canny`."""
-    check_picture("picture", picture)
+    picture = checked_picture("picture", picture)
     for name, threshold in (("low", low), ("high", high)):
         check_number(name, threshold, 0, 10_000, "50 and 200 are usual")
     if low > high:
@@ -223,9 +232,8 @@ def tool_metadata(tool: str, **pictures: Image.Image) -> dict:
 # ---------------------------------------------------------------- pictures and masks
 
 
-def whole_tokens(name: str, picture: object) -> Float[Tensor, "1 3 H W"]:
+def whole_tokens(name: str, picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
     """The numbers of a picture that is painted at its own size: whole tokens, or an error."""
-    check_picture(name, picture)
     w, h = picture.size
     if w % PIXELS_PER_TOKEN or h % PIXELS_PER_TOKEN:
         near = " × ".join(str(max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN) for side in (w, h))
@@ -237,25 +245,45 @@ def resized(picture: Image.Image, size: tuple[int, int], why: str) -> Float[Tens
     """The numbers of a picture brought to a size, with advice if that changes it."""
     if picture.size != size:
         advise(f"the picture has {picture.width} × {picture.height} pixels; {why} {size[0]} × {size[1]}")
-    return to_tensor(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    return to_tensor(picture.resize(size, Image.Resampling.LANCZOS))
 
 
 def mask_numbers(mask: object, size: tuple[int, int]) -> Float[Tensor, "1 1 H W"]:
-    """1 where the mask is white, 0 where it is black; other values, another size and an empty one are errors."""
+    """1 where `read_mask` finds white, 0 elsewhere; a mask of another size than the picture is an error."""
     check_picture("mask", mask)
-    if mask.size != size:
+    width, height = upright(mask).size
+    if (width, height) != size:
         raise ValueError(
-            f"the mask has {mask.width} × {mask.height} pixels, the picture {size[0]} × {size[1]}: resize one of them"
+            f"the mask has {width} × {height} pixels, the picture {size[0]} × {size[1]}: resize one of them"
         )
-    used = [value for _, value in sorted(mask.convert("L").getcolors())]
-    if other := sorted(set(used) - {0, 255}):
+    return (to_tensor(read_mask(mask))[:, :1] + 1) / 2
+
+
+def read_mask(mask: object) -> Image.Image:
+    """A mask of any mode as 8 bits: 255 where it is white, 0 where it is black or transparent.
+
+    1 is white as well in a mask of 0 and 1. Other values and an empty mask are errors.
+    """
+    check_picture("mask", mask)
+    grey = np.array(to_rgb(mask, ground="black").convert("L"))
+    used = np.unique(grey).tolist()
+    strokes = "np.array(mask.convert('RGBA'))[..., 3]" if mask.has_transparency_data else ""
+    if used == [0]:
+        hint = f"; if its strokes are what is opaque, pass Image.fromarray({strokes} > 127)" * bool(strokes)
+        raise ValueError(
+            "the mask is empty: all of it is black or transparent, so nothing would be painted; mark a part with"
+            f" white{hint}"
+        )
+    if set(used) <= {0, 1}:
+        return Image.fromarray(255 * grey)
+    if other := [value for value in used if value not in (0, 255)]:
+        numbers = strokes or ("np.array(mask)" if mask.mode in WIDE_MODES else "np.array(mask.convert('L'))")
+        middle = mask.getextrema()[1] / 2 if mask.mode in WIDE_MODES else used[-1] // 2
         raise ValueError(
             f"the mask holds {', '.join(map(str, other[:4]))}{' …' if len(other) > 4 else ''}: 255, white, is painted,"
-            " 0, black, is kept. mask.convert('L').point(lambda v: 255 * (v > 127)) decides for each pixel"
+            f" 0, black, is kept. Image.fromarray({numbers} > {middle:g}) decides for each pixel"
         )
-    if used == [0]:
-        raise ValueError("the mask is empty: all of it is black, so nothing would be painted; mark a part with white")
-    return (to_tensor(mask)[:, :1] + 1) / 2
+    return Image.fromarray(grey)
 
 
 def advise_outlines(x: Float[Tensor, "1 3 H W"]) -> None:

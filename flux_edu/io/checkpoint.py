@@ -227,12 +227,20 @@ def save_int8(state: State, path: str | Path, metadata: dict[str, str] | None = 
 
 
 def save(state: State, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all: beside the target first, then renamed."""
+    """Write a safetensors file whole or not at all: beside the target first, then renamed.
+
+    Of tensors that share memory, such as T5's two names for its table of words, each is written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
+    tensors, memory = {}, set()
+    for name, x in state.items():
+        address = x.untyped_storage().data_ptr()
+        tensors[name] = x.clone(memory_format=torch.contiguous_format) if address in memory else x.contiguous()
+        memory.add(address)
     try:
-        save_file({name: x.contiguous() for name, x in state.items()}, half, metadata=metadata or {})
+        save_file(tensors, half, metadata=metadata or {})
         with half.open("r+b") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name, so that a power cut leaves one of the two
         put_in_place(half, path)

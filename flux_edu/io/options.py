@@ -9,6 +9,7 @@ from PIL import Image
 from flux_edu.configs import ModelSpec
 from flux_edu.io.advice import advise
 from flux_edu.io.device import total_memory
+from flux_edu.io.images import to_rgb, white_of
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.sampling import SamplingOptions
 
@@ -87,3 +88,24 @@ def check_picture(name: str, picture: object) -> None:
     """A TypeError for what is no picture."""
     if not isinstance(picture, Image.Image):
         raise TypeError(f"{name} is a {type(picture).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)")
+
+
+def checked_picture(name: str, picture: object) -> Image.Image:
+    """The picture as it is read, 8-bit RGB, with advice where another reading is possible."""
+    check_picture(name, picture)
+    rgb = to_rgb(picture)
+    if picture.mode in ("I", "F"):
+        advise(f"{name} holds numbers of 32 bits: 0 is read as black, {white_of(picture)} as white")
+    if picture.has_transparency_data and rgb.tobytes() != to_rgb(picture, "black").tobytes():
+        advise(f"{name} is transparent in places, which are read as white; paste it onto another ground to have that")
+    return rgb
+
+
+def advise_shape(name: str, picture: Image.Image, width: int, height: int) -> None:
+    """Advice where a picture is squeezed by more than 5 % on its way to another size."""
+    across, down = picture.width * height, picture.height * width
+    if max(across, down) > 1.05 * min(across, down):
+        advise(
+            f"{name} has {picture.width} × {picture.height} pixels and is squeezed to {width} × {height};"
+            f" PIL.ImageOps.fit(picture, ({width}, {height})) cuts off what is too long"
+        )
