@@ -35,8 +35,8 @@ export class SelfAttention {
   }
 }
 
-// Eq. (4.9):  A = Softmax(Q̃ K̃ᵀ / √d_h) V with Q̃ = R(p) Q and K̃ = R(p) K, rotated in place. A takes
-// the place of V, head by head.
+// Eq. (4.9):  A = Softmax(Q̃ K̃ᵀ / √d_h) V with Q̃ = R(p) Q and K̃ = R(p) K, rotated in place. A
+// takes the place of V, head by head.
 export function attention(q, k, v, pe, heads, name) {
   show(`${name}.q`, q);
   show(`${name}.k`, k);

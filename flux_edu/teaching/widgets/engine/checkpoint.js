@@ -3,9 +3,9 @@
 import { columns_of, empty, matmul, tensor } from "./kernels.js";
 
 const ROW_SCALE = "::row_scale"; // a matrix of 8-bit numbers has a float32 scale for every row
-const A = ".lora_A.weight",
-  B = ".lora_B.weight",
-  B_BIAS = ".lora_B.bias";
+const A = ".lora_A.weight";
+const B = ".lora_B.weight";
+const B_BIAS = ".lora_B.bias";
 
 // The file's header says where each tensor lies; the numbers stay where they are.
 export function read(buffer) {
@@ -46,8 +46,8 @@ export class Weights {
     const { shape, numbers } = source.get(name);
     if (numbers instanceof Float32Array) return { shape, numbers };
     const scale = source.get(name + ROW_SCALE).numbers;
-    const out = new Float32Array(numbers.length),
-      width = numbers.length / shape[0];
+    const out = new Float32Array(numbers.length);
+    const width = numbers.length / shape[0];
     for (let row = 0, i = 0; row < shape[0]; row++) {
       for (const end = i + width; i < end; i++) out[i] = numbers[i] * scale[row];
     }
@@ -66,8 +66,10 @@ export class Weights {
       shape: [N],
       numbers,
     } = this.get(`${name}.weight`);
-    const W = empty(N, columns).fill(0);
-    W.columns(0, numbers.length / N).write(numbers);
+    const width = numbers.length / N;
+    const W = empty(N, columns);
+    if (columns > width) W.fill(0);
+    W.columns(0, width).write(numbers);
     if (this.delta.has(name + A)) {
       const [B_, A_] = [name + B, name + A].map((each) => this.get(each)).map(as_matrix);
       matmul(B_, columns_of(A_), W, 0, true);

@@ -53,7 +53,12 @@ export const configs = {
 
 const SHARED = ["flux", "t5", "clip", "ae"].map((part) => `${part}.safetensors`);
 
+export function get_spec(model) {
+  if (model in configs) return configs[model];
+  throw new Error(`No model is called "${model}"; there are ${Object.keys(configs).join(", ")}.`);
+}
+
 export function files_of(model) {
-  const { lora } = configs[model];
+  const { lora } = get_spec(model);
   return [...SHARED, "tokenizer.json", ...(lora ? [lora] : [])];
 }

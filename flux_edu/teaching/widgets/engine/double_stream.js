@@ -30,8 +30,8 @@ export class DoubleStreamBlock {
   }
   forward(img, txt, silu_vec, pe) {
     scope(() => {
-      const L_txt = txt.rows,
-        L = L_txt + img.rows;
+      const L_txt = txt.rows;
+      const L = L_txt + img.rows;
       const [img_mod1, img_mod2] = this.img_mod.forward(silu_vec); // Eq. (4.4)
       const [txt_mod1, txt_mod2] = this.txt_mod.forward(silu_vec);
       const qkv = empty(L, 3 * img.cols); // of both streams, text first: Eq. (4.8)

@@ -6,9 +6,9 @@ import { Linear } from "./layers.js";
 // Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128}
 // PyTorch computes in float32, and 1000 t is large: so `f` rounds where it does.
 export function timestep_embedding(t, dim) {
-  const half = dim / 2,
-    out = new Float32Array(dim),
-    f = Math.fround;
+  const half = dim / 2;
+  const out = new Float32Array(dim);
+  const f = Math.fround;
   for (let i = 0; i < half; i++) {
     const frequency = f(Math.exp(f(f(-Math.log(10_000) * i) / half)));
     const angle = f(f(1000 * f(t)) * frequency);

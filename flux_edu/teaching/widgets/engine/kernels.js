@@ -104,7 +104,7 @@ export function matmul(x, { panels, N, K }, out = empty(x.rows, N), bias = 0, su
   return out;
 }
 
-// ---------------------------------------------------------------- the rest, in place where Python adds
+// ---------------------------------------------------------------- functions, many of them in place
 
 const gate = (a, b) => (x) => {
   wasm.sigmoid_gate(x.at, x.pitch, x.rows, x.cols, a, b);
@@ -156,9 +156,9 @@ export class FeatureMap {
       all.fill(0, (r + 1) * this.line - this.c, (r + 1) * this.line);
     }
   }
-  row(r, column = 0, width = this.w) {
-    const at = this.at + 4 * ((r + 1) * this.line + (column + 1) * this.c);
-    return new Tensor(at, width, this.c, this.c);
+  row(r) {
+    const at = this.at + 4 * ((r + 1) * this.line + this.c);
+    return new Tensor(at, this.w, this.c, this.c);
   }
   // the places without the padding, one below the other: a row for each
   places() {
@@ -177,8 +177,8 @@ export class FeatureMap {
   }
   // channels first, as PyTorch lays them out
   numbers() {
-    const { h, w, c, channels } = this,
-      out = new Float32Array(channels * h * w);
+    const { h, w, c, channels } = this;
+    const out = new Float32Array(channels * h * w);
     for (let r = 0; r < h; r++) {
       const row = floats(this.row(r).at, w * c);
       for (let q = 0; q < w; q++) {

@@ -1,7 +1,7 @@
 // Layers with weights, as torch.nn has them.
 
-import { empty, FeatureMap, group_norm, matmul, padded, reserve, rows_of } from "./kernels.js";
-import { scope, tensor, winograd } from "./kernels.js";
+import { empty, FeatureMap, group_norm, matmul, pack, padded, reserve } from "./kernels.js";
+import { rows_of, scope, Tensor, tensor, winograd } from "./kernels.js";
 
 function padded_bias(weights, name, N) {
   const all = new Float32Array(padded(N));
@@ -32,28 +32,31 @@ export class Conv1x1 extends Linear {
 }
 
 // 3 × 3 with a padding of 1. Every filter g is kept as the 16 numbers G g Gᵀ, see `winograd` in
-// kernels.c: 16 matrices of cout × cin.
+// kernels.c: 16 matrices of cout × cin. They are a linear map of its 9 numbers, G ⊗ G.
+const G = [
+  [1, 0, 0],
+  [1 / 2, 1 / 2, 1 / 2],
+  [1 / 2, -1 / 2, 1 / 2],
+  [0, 0, 1],
+];
+const G_TWICE = G.flatMap((a) => G.map((b) => a.flatMap((x) => b.map((y) => x * y))));
+
 export class Conv3x3 {
   constructor(weights, name) {
-    const {
-      shape: [O, I],
-      numbers,
-    } = weights.get(`${name}.weight`);
-    const [cout, cin] = [padded(O), padded(I)];
+    const { shape, numbers } = weights.get(`${name}.weight`);
+    const [O, I] = shape;
+    const cin = padded(I);
     this.width = O;
     this.bias = padded_bias(weights, name, O);
-    const packed = Array.from({ length: 16 }, () => reserve(cout, cin));
+    const packed = G_TWICE.map(() => reserve(O, cin));
     this.filters = packed[0].panels;
     scope(() => {
-      const W = packed.map(() => empty(cout, cin).fill(0));
-      for (let o = 0; o < O; o++) {
-        const rows = W.map((matrix) => matrix.view(o));
-        for (let i = 0; i < I; i++) {
-          const g = numbers.subarray(9 * (o * I + i), 9 * (o * I + i) + 9);
-          transformed(g).forEach((x, p) => (rows[p][i] = x));
-        }
-      }
-      W.forEach((matrix, p) => rows_of(matrix, packed[p]));
+      const W = empty(O, 9 * cin).fill(0);
+      W.columns(0, 9 * I).write(numbers);
+      const filters = new Tensor(W.at, O * cin, 9, 9);
+      const map = tensor(Float32Array.from(G_TWICE.flat()), 16, 9);
+      const { at } = matmul(filters, rows_of(map));
+      packed.forEach((room, p) => pack(room, at + 4 * p, 16 * cin, 16));
     });
   }
   forward(x, out = new FeatureMap(x.h, x.w, this.width), sum_up = false) {
@@ -61,45 +64,27 @@ export class Conv3x3 {
   }
 }
 
-// G g Gᵀ of a filter of 3 × 3, G being the rows (1 0 0), (½ ½ ½), (½ -½ ½), (0 0 1)
-function transformed(g) {
-  const G = (a, b, c) => [a, (a + b + c) / 2, (a - b + c) / 2, c];
-  const columns = [0, 1, 2].map((j) => G(g[j], g[3 + j], g[6 + j]));
-  return [0, 1, 2, 3].flatMap((i) => G(columns[0][i], columns[1][i], columns[2][i]));
-}
-
-// 3 × 3 with stride 2, one row and one column of padding, below and to the right: each row of y is
-// the sum of three products, one a row of the filter, of three places side by side
+// 3 × 3 with stride 2, and one row and one column of padding, below and to the right: a product for
+// each of the filter's 9 places, with every second place of a row of x
 export class Downsample {
   constructor(weights, name) {
-    const {
-      shape: [O, I],
-      numbers,
-    } = weights.get(`${name}.weight`);
+    const { shape, numbers } = weights.get(`${name}.weight`);
+    const [O, I] = shape;
     this.width = O;
     this.bias = padded_bias(weights, name, O);
-    this.rows = [0, 1, 2].map(() => reserve(O, 3 * I));
+    this.packed = Array.from({ length: 9 }, () => reserve(O, I));
     scope(() => {
-      const W = tensor(numbers, O * I, 9),
-        place = empty(O, 3 * I);
-      for (let y = 0; y < 3; y++) {
-        for (let o = 0; o < O; o++) {
-          const row = place.view(o);
-          for (let i = 0; i < I; i++) {
-            for (let x = 0; x < 3; x++) row[x * I + i] = W.view(o * I + i)[3 * y + x];
-          }
-        }
-        rows_of(place, this.rows[y]);
-      }
+      const { at, pitch } = tensor(numbers, O, 9 * I);
+      this.packed.forEach((room, place) => pack(room, at + 4 * place, pitch, 9));
     });
   }
   forward(x) {
     const out = new FeatureMap(x.h / 2, x.w / 2, this.width);
     for (let r = 0; r < out.h; r++) {
-      this.rows.forEach((packed, y) => {
-        const places = x.row(2 * r + y, 0, out.w); // every second place, and two to its right
-        places.pitch = 2 * x.c;
-        matmul(places, packed, out.row(r), y === 0 ? this.bias : 0, y > 0);
+      this.packed.forEach((packed, place) => {
+        const { at } = x.row(2 * r + Math.floor(place / 3));
+        const places = new Tensor(at + 4 * x.c * (place % 3), out.w, x.c, 2 * x.c);
+        matmul(places, packed, out.row(r), place === 0 ? this.bias : 0, place > 0);
       });
     }
     return out;

@@ -45,10 +45,10 @@ export class Flux {
   forward(img, img_ids, txt, txt_ids, timestep, y, guidance) {
     return scope(() => {
       // 1. both inputs to the model's width, in one sequence, text first
-      const L_txt = txt_ids.length,
-        L = L_txt + img_ids.length;
-      const x = empty(L, this.img_in.packed.N),
-        [txt_x, img_x] = [x.row(0, L_txt), x.row(L_txt, L)];
+      const L_txt = txt_ids.length;
+      const L = L_txt + img_ids.length;
+      const x = empty(L, this.img_in.packed.N);
+      const [txt_x, img_x] = [x.row(0, L_txt), x.row(L_txt, L)];
       this.img_in.forward(tensor(img, L - L_txt, img.length / (L - L_txt)), img_x);
       this.txt_in.forward(tensor(txt, L_txt, txt.length / L_txt), txt_x);
       show("img_in", img_x);

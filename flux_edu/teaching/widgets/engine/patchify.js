@@ -17,8 +17,8 @@ export function get_noise(height, width, seed) {
 // Box and Muller's normal numbers from those of a Mersenne twister, eight and eight; `count` is a
 // multiple of 16. PyTorch rounds every operation to float32, so `f` does.
 export function randn(count, seed) {
-  const x = Float32Array.from({ length: count }, twister(seed)),
-    f = Math.fround;
+  const x = Float32Array.from({ length: count }, twister(seed));
+  const f = Math.fround;
   for (let i = 0; i < count; i++) {
     if (i % 16 >= 8) continue;
     const radius = f(Math.sqrt(f(-2 * f(Math.log(f(1 - x[i]))))));
@@ -54,7 +54,8 @@ function twister(seed) {
   };
 }
 
-// Eq. (2.2):  "c (h ph) (w pw) -> (h w) (c ph pw)"; calls move(place in the latent, place in the tokens)
+// Eq. (2.2):  "c (h ph) (w pw) -> (h w) (c ph pw)"; calls move(place in the latent, place in the
+// tokens)
 function each_number(channels, h, w, move) {
   for (let c = 0; c < channels; c++) {
     for (let y = 0; y < PATCH * h; y++) {

@@ -2,7 +2,7 @@
 
 import { AutoEncoder } from "./autoencoder.js";
 import { read, Weights } from "./checkpoint.js";
-import { configs, TINY_AE, TXT_TOKENS } from "./configs.js";
+import { get_spec, TINY_AE, TXT_TOKENS } from "./configs.js";
 import { mark, release } from "./kernels.js";
 import { Flux } from "./model.js";
 import { observe } from "./observe.js";
@@ -36,8 +36,8 @@ export class FluxGenerator {
   add_delta(name, file) {
     this.deltas[name] = read(file);
   }
-  // Make `name` the model that paints. Memory is a stack, with the one transformer on top of the parts
-  // that all models share; the encoder is made when the first picture comes in.
+  // Make `name` the model that paints. Memory is a stack, with the one transformer on top of the
+  // parts that all models share; the encoder is made when the first picture comes in.
   load(name, with_encoder = false) {
     const needs_encoder = with_encoder && !this.ae.encoder;
     if (this.name === name && !needs_encoder) return;
@@ -45,7 +45,7 @@ export class FluxGenerator {
     this.name = null;
     if (needs_encoder) this.ae.load_encoder();
     this.shared = mark();
-    this.spec = configs[name];
+    this.spec = get_spec(name);
     this.model = new Flux(new Weights(this.base, this.deltas[this.spec.lora]), this.spec.params);
     this.name = name;
   }
@@ -53,33 +53,36 @@ export class FluxGenerator {
     const ids = this.tokenizer.tokens(prompt);
     return { txt: this.t5.forward(ids), vec: this.clip.forward(ids) };
   }
-  // Paint one picture. options: model, prompt, width, height (multiples of 16), num_steps, guidance,
-  // seed, and what a tool or image to image takes, as {data, width, height} with 4 bytes a pixel:
-  // picture and mask (tiny-fill), edges (tiny-canny), picture (tiny-kontext), or init_image with
-  // image2image_strength; leave_out names a block that is to do nothing. callback(i, t, x, v) as in `denoise`; the result is null if that ended it.
+  // Paint one picture. options: model, prompt, width, height (multiples of 16), num_steps,
+  // guidance, seed, and what a tool or image to image takes, as {data, width, height} with 4 bytes
+  // a pixel: picture and mask (tiny-fill), edges (tiny-canny), picture (tiny-kontext), or
+  // init_image with image2image_strength; leave_out names a block that is to do nothing.
+  // callback(i, t, x, v) is that of `denoise`; the result is null if it ended the walk.
   async paint(options, callback = () => {}) {
-    const { model, prompt, width, height, num_steps, guidance, seed } = options;
-    const { picture, edges, init_image, image2image_strength } = options;
-    this.load(model, Boolean(picture ?? edges ?? init_image));
+    check(options);
+    const { model, width, height, num_steps, seed, init_image } = options;
+    this.load(model, Boolean(options.picture ?? options.edges ?? init_image));
     const [h, w] = token_grid(height, width);
-    let noise = get_noise(height, width, seed),
-      timesteps = get_schedule(num_steps, h * w, this.spec.shift);
+    let latent = get_noise(height, width, seed);
+    let timesteps = get_schedule(num_steps, h * w, this.spec.shift);
     if (init_image) {
       const z = this.ae.encode(to_tensor(init_image), height, width);
-      [noise, timesteps] = image_to_image_start(z, noise, timesteps, image2image_strength);
+      const strength = options.image2image_strength;
+      [latent, timesteps] = image_to_image_start(z, latent, timesteps, strength);
     }
-    const walk = { prompt, guidance, timesteps, h, w, states: [], ...this.conditions(options) };
-    this.walk = walk;
-    this.model.leave_out = options.leave_out;
-    const x = await denoise(this.velocity(walk), patchify(noise, h, w), timesteps, (i, t, x, v) => {
-      walk.states.push(x);
+    const states = []; // x_t of every step
+    this.walk = { ...options, h, w, timesteps, states, conditions: this.conditions(options) };
+    const velocity = this.velocity(this.walk);
+    const x = await denoise(velocity, patchify(latent, h, w), timesteps, (i, t, x, v) => {
+      states.push(x);
       return callback(i, t, x, v);
     });
     return x && this.decode(x, h, w);
   }
-  velocity({ prompt, guidance, h, w, ...conditions }) {
-    const ids = { img_ids: make_img_ids(h, w), txt_ids: make_txt_ids(TXT_TOKENS) };
+  velocity({ prompt, guidance, h, w, conditions, leave_out }) {
+    this.model.leave_out = leave_out;
     const uncond = this.spec.two_passes && guidance !== 1 ? this.prepare("") : null;
+    const ids = { img_ids: make_img_ids(h, w), txt_ids: make_txt_ids(TXT_TOKENS) };
     const inputs = { ...ids, ...this.prepare(prompt) };
     return velocity_field(this.model, inputs, guidance, { ...conditions, uncond });
   }
@@ -99,39 +102,62 @@ export class FluxGenerator {
   decode(x, h, w) {
     return to_picture(this.ae.decode(unpatchify(x, h, w), 16 * h, 16 * w), 16 * h, 16 * w);
   }
-  // What passed at a step of the last picture, by name: {name: {shape, numbers}}. Without names, the
-  // names and shapes of all that can be asked for.
+  // What passed at a step of the last picture, by name: {name: {shape, numbers}}. Without names,
+  // the names and shapes of all that can be asked for.
   inspect(step, names) {
-    if (!this.walk?.states[step])
-      throw new Error(`No picture has been painted up to step ${step}.`);
-    const { states, timesteps, h, w } = this.walk;
+    const { model, states, timesteps, h, w } = this.walk ?? { states: [] };
+    if (!states[step]) throw new Error(`No picture has been painted up to step ${step}.`);
+    this.load(model);
     return observe(names, () => {
-      const t = timesteps[step],
-        v = this.velocity(this.walk)(states[step], t);
-      const decoding = !names || names.some((name) => name.startsWith("decoder."));
-      if (decoding) this.decode(predict_x0(states[step], v, t), h, w);
+      const v = this.velocity(this.walk)(states[step], timesteps[step]);
+      if (names && !names.some((name) => name.startsWith("decoder."))) return;
+      this.decode(predict_x0(states[step], v, timesteps[step]), h, w);
     });
   }
 }
 
-// A picture's bytes, 4 a pixel, as numbers in [-1, 1], channels first.
+// model → the pictures it needs
+const PICTURES = {
+  "tiny-fill": ["picture", "mask"],
+  "tiny-canny": ["edges"],
+  "tiny-kontext": ["picture"],
+};
+
+// An Error, with a sentence for the reader, for what cannot be painted.
+function check(options) {
+  const { model, width, height } = options;
+  if (!(width >= 16 && height >= 16) || width % 16 || height % 16) {
+    throw new Error(`${width} × ${height} pixels: both sides must be multiples of 16.`);
+  }
+  for (const name of PICTURES[model] ?? []) {
+    const size = options[name] ? `${options[name].width} × ${options[name].height}` : "missing";
+    if (size !== `${width} × ${height}`) {
+      throw new Error(`${model} needs ${name} of ${width} × ${height} pixels; it is ${size}.`);
+    }
+  }
+  if (model === "tiny-fill" && !options.mask.data.some((x, i) => i % 4 === 0 && x > 0)) {
+    throw new Error("The mask is empty: mark with white what is to be painted.");
+  }
+}
+
+// A picture's bytes, 4 a pixel, as numbers in [-1, 1], channels first, and back.
 function to_tensor({ data, width, height }) {
-  const size = width * height,
-    out = new Float32Array(3 * size);
-  for (let i = 0; i < 3 * size; i++)
-    out[i] = Math.fround(data[4 * (i % size) + Math.floor(i / size)] / 127.5) - 1;
-  return out;
+  const size = width * height;
+  const at = (i) => 4 * (i % size) + Math.floor(i / size);
+  return Float32Array.from({ length: 3 * size }, (_, i) => Math.fround(data[at(i)] / 127.5) - 1);
 }
 
 function to_picture(x, height, width) {
-  const size = height * width,
-    data = new Uint8ClampedArray(4 * size).fill(255);
+  const size = width * height;
+  const data = new Uint8ClampedArray(4 * size).fill(255); // it rounds half to even, as torch.round
   for (let i = 0; i < 3 * size; i++) {
-    data[4 * (i % size) + Math.floor(i / size)] = (Math.min(1, Math.max(-1, x[i])) + 1) * 127.5; // a clamped array rounds half to even, as torch.round
+    const clamped = Math.min(1, Math.max(-1, x[i]));
+    data[4 * (i % size) + Math.floor(i / size)] = (clamped + 1) * 127.5;
   }
   return { data, width, height };
 }
 
-// 1 where the mask is white
-const to_mask = ({ data }) =>
-  Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] / 255);
+// 1 where the mask is white, 0 where it is black
+const to_mask = ({ data }) => {
+  return Float32Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] / 255);
+};

@@ -24,8 +24,9 @@ export function image_to_image_start(z, noise, timesteps, strength) {
 }
 
 // The velocity of all image tokens as a function (x, t) → v. `inputs` holds img_ids, txt, txt_ids
-// and vec; img_cond is joined to the channels of every token, Eq. (12.1) and (12.2); img_cond_seq to
-// the sequence, Eq. (12.3). With `uncond`, the empty prompt's {txt, vec}, guidance takes two passes.
+// and vec; img_cond is joined to the channels of every token, Eq. (12.1) and (12.2); img_cond_seq
+// to the sequence, Eq. (12.3). With `uncond`, the empty prompt's {txt, vec}, guidance takes two
+// passes.
 export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq, uncond }) {
   const L = inputs.img_ids.length;
   const img_ids = img_cond_seq ? [...inputs.img_ids, ...img_cond_seq.ids] : inputs.img_ids;
@@ -42,8 +43,8 @@ export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq
 }
 
 export function join_channels(x, cond, L) {
-  const [a, b] = [x.length / L, cond.length / L],
-    out = new Float32Array(L * (a + b));
+  const [a, b] = [x.length / L, cond.length / L];
+  const out = new Float32Array(L * (a + b));
   for (let i = 0; i < L; i++) {
     out.set(x.subarray(i * a, (i + 1) * a), i * (a + b));
     out.set(cond.subarray(i * b, (i + 1) * b), i * (a + b) + a);

@@ -24,8 +24,8 @@ export class SingleStreamBlock {
       const [mod] = this.modulation.forward(silu_vec);
       const qkvm = this.linear1.forward(modulate(x, mod));
       show(`${this.name}.linear1`, qkvm);
-      const [q, k, v] = qkvm.columns(0, 3 * D).chunk(3),
-        m = qkvm.columns(3 * D, qkvm.cols);
+      const [q, k, v] = qkvm.columns(0, 3 * D).chunk(3);
+      const m = qkvm.columns(3 * D, qkvm.cols);
       this.norm.forward(q, k, this.num_heads);
       attention(q, k, v, pe, this.num_heads, this.name); // its result stands where v stood
       show(`${this.name}.mlp`, gelu(m));

@@ -8,7 +8,8 @@ import { show } from "./observe.js";
 
 const HEADS = 4;
 
-// Queries, keys, values, heads, and the way out, added to x. `change(weights, h)` comes before softmax.
+// Queries, keys, values, heads, and the way out, added to x. `change(weights, h)` comes before
+// softmax.
 class Attention {
   constructor(weights, name, [q, k, v, out], show_as) {
     this.layers = [q, k, v].map((layer) => new Linear(weights, `${name}.${layer}`));
@@ -17,8 +18,8 @@ class Attention {
   }
   forward(normed, x, factor, change) {
     const [q, k, v] = this.layers.map((layer) => layer.forward(normed).chunk(HEADS));
-    const A = empty(x.rows, x.cols),
-      heads = A.chunk(HEADS);
+    const A = empty(x.rows, x.cols);
+    const heads = A.chunk(HEADS);
     for (let h = 0; h < HEADS; h++) {
       const before_softmax = (weights) => change(weights, h);
       one_head(q[h], k[h], v[h], heads[h], `${this.name}.${h}`, factor, before_softmax);
@@ -34,13 +35,14 @@ function embed(ids, table) {
 }
 const row_of = ({ shape: [, D], numbers }, i) => numbers.subarray(i * D, (i + 1) * D);
 
-// Eq. (7.1):  txt = last hidden states of T5. RMS norms, gated GELU, no bias; 1/√d is in its weights.
+// Eq. (7.1):  txt = last hidden states of T5. RMS norms, gated GELU, no bias; 1/√d is in its
+// weights.
 export class T5 {
   constructor(weights) {
     this.table = weights.get("shared.weight");
     this.block = Array.from({ length: weights.count("encoder.block") }, (_, i) => {
-      const at = `encoder.block.${i}.layer`,
-        layer = (name) => new Linear(weights, `${at}.${name}`);
+      const at = `encoder.block.${i}.layer`;
+      const layer = (name) => new Linear(weights, `${at}.${name}`);
       return {
         norm1: weights.vector(`${at}.0.layer_norm.weight`),
         attention: new Attention(weights, `${at}.0.SelfAttention`, ["q", "k", "v", "o"], `t5.${i}`),
@@ -78,8 +80,8 @@ export class T5 {
 
 // T5's 32 buckets of distances: 16 a direction, the first 8 exact, the rest wider and wider to 128
 function bucket(distance) {
-  const d = Math.abs(distance),
-    far = 8 + Math.floor((Math.log(d / 8) / Math.log(128 / 8)) * 8);
+  const d = Math.abs(distance);
+  const far = 8 + Math.floor((Math.log(d / 8) / Math.log(128 / 8)) * 8);
   return (distance > 0 ? 16 : 0) + (d < 8 ? d : Math.min(15, far));
 }
 
@@ -99,8 +101,8 @@ export class CLIP {
     this.table = weights.get("embeddings.token_embedding.weight");
     this.places = weights.get("embeddings.position_embedding.weight");
     this.layers = Array.from({ length: weights.count("encoder.layers") }, (_, i) => {
-      const at = `encoder.layers.${i}`,
-        names = ["q_proj", "k_proj", "v_proj", "out_proj"];
+      const at = `encoder.layers.${i}`;
+      const names = ["q_proj", "k_proj", "v_proj", "out_proj"];
       return {
         norm1: norm(`${at}.layer_norm1`),
         attention: new Attention(weights, `${at}.self_attn`, names, `clip.${i}`),

@@ -1,4 +1,5 @@
-// Chapter 7: the tokens of a text, as transformers reads them off tokenizer.json (train/tokenizer.py).
+// Chapter 7: the tokens of a text, as transformers reads them off tokenizer.json
+// (train/tokenizer.py).
 
 export class Tokenizer {
   constructor({ model, added_tokens }, max_length) {
@@ -33,15 +34,17 @@ export class Tokenizer {
     const plain = lower.replace(/\p{White_Space}+/gu, " ").replace(/^ | $/g, "");
     if (plain === "") return [];
     const pieces = ` ${plain}`.split(/([\u4e00-\u9fff])/); // every Chinese character by itself
-    const word = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^ \p{L}\p{N}]+| +(?! )| +/gu; // GPT-2
+    // the words of GPT-2: each takes the space before it
+    const word = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^ \p{L}\p{N}]+| +(?! )| +/gu;
     return pieces.flatMap((piece) => (piece.match(word) ?? []).flatMap((w) => this.merge(w)));
   }
-  // Byte pair encoding: of all neighbours the pair that was learned first is merged, again and again.
+  // Byte pair encoding: of all neighbours the pair that was learned first is merged, again and
+  // again.
   merge(word) {
     const parts = [...new TextEncoder().encode(word)].map((byte) => this.letters[byte]);
     for (;;) {
-      let best = Infinity,
-        at = -1;
+      let best = Infinity;
+      let at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
         const rank = this.ranks.get(`${parts[i]} ${parts[i + 1]}`) ?? Infinity;
         if (rank < best) [best, at] = [rank, i];
@@ -52,8 +55,8 @@ export class Tokenizer {
   }
 }
 
-// A letter for every byte, as GPT-2 has them: the printable ones stand for themselves, the others take
-// the next free letters from 256 on.
+// A letter for every byte, as GPT-2 has them: the printable ones stand for themselves, the others
+// take the next free letters from 256 on.
 function byte_letters() {
   const printable = (b) => (b > 32 && b < 127) || (b > 160 && b !== 173);
   let next = 256;

@@ -1,5 +1,5 @@
-// Chapter 12, the tools: how a picture goes in, as flux_edu/tools.py. Redux stays in the notebook: it
-// sees with a network of its own.
+// Chapter 12, the tools: how a picture goes in, as flux_edu/tools.py. Redux stays in the notebook:
+// it sees with a network of its own.
 
 import { make_img_ids, patchify } from "./patchify.js";
 import { join_channels } from "./sampling.js";

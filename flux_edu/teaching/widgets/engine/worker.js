@@ -1,7 +1,7 @@
 // Paints off the page's main thread. engine.js sends {id, task, options} and gets {id, result} or
 // {id, error}, and on the way {id, progress}.
 
-import { configs, files_of } from "./configs.js";
+import { files_of, get_spec } from "./configs.js";
 import { Files } from "./files.js";
 import { has_relaxed, load_kernels, memory_bytes } from "./kernels.js";
 import { FluxGenerator } from "./pipeline.js";
@@ -15,7 +15,7 @@ const tasks = {
   async load({ model, weights, relaxed = has_relaxed() }, progress) {
     const start = performance.now();
     const files = new Files(weights);
-    const { lora } = configs[model];
+    const { lora } = get_spec(model);
     const here = (name) => (name === lora ? generator?.deltas[lora] : generator);
     const missing = files_of(model).filter((name) => !here(name));
     const read = missing.length > 0 ? await files.read(missing, progress) : {};
@@ -75,7 +75,7 @@ onmessage = async ({ data: { id, task, options } }) => {
 function sentence(error) {
   if (!(error instanceof RangeError)) return error.message; // it is one for the reader already
   return (
-    "There is too little memory: a model needs about 200 MB, large pictures more. Close other tabs or " +
-    "choose a smaller size, and load the page again."
+    "There is too little memory: a model needs about 200 MB, large pictures more. " +
+    "Close other tabs or choose a smaller size, and load the page again."
   );
 }
