@@ -49,9 +49,8 @@ class ResnetBlock {
   }
 }
 
-function residual_blocks(weights, name, groups) {
-  const count = weights.count(name);
-  return Array.from({ length: count }, (_, i) => new ResnetBlock(weights, `${name}.${i}`, groups));
+function residual_blocks(weights, prefix, groups) {
+  return weights.each(prefix).map((name) => new ResnetBlock(weights, name, groups));
 }
 
 // The deepest part of both halves: residual block, attention, residual block.

@@ -55,7 +55,7 @@ export class Weights {
   }
   vector(name) {
     const { numbers } = this.get(name);
-    return tensor(numbers, 1, numbers.length);
+    return tensor(numbers, 1);
   }
   shape(name) {
     return (this.delta.get(name) ?? this.state.get(name)).shape;
@@ -82,11 +82,12 @@ export class Weights {
     const { numbers } = this.get(`${name}.bias`);
     return more ? numbers.map((x, n) => x + more[n]) : numbers;
   }
-  // How many blocks "prefix.0", "prefix.1" … there are.
-  count(prefix) {
-    const numbers = [...this.state.keys()].filter((name) => name.startsWith(prefix));
-    return new Set(numbers.map((name) => name.slice(prefix.length).split(".")[1])).size;
+  // The names "prefix.0", "prefix.1" … of the blocks there are.
+  each(prefix) {
+    const inside = [...this.state.keys()].filter((name) => name.startsWith(`${prefix}.`));
+    const numbers = new Set(inside.map((name) => name.slice(prefix.length + 1).split(".")[0]));
+    return [...numbers].map((_, i) => `${prefix}.${i}`);
   }
 }
 
-const as_matrix = ({ shape: [rows, cols], numbers }) => tensor(numbers, rows, cols);
+const as_matrix = ({ shape, numbers }) => tensor(numbers, shape[0]);

@@ -15,7 +15,7 @@ export function timestep_embedding(t, dim) {
     out[i] = Math.cos(angle);
     out[half + i] = Math.sin(angle);
   }
-  return tensor(out, 1, dim);
+  return tensor(out, 1);
 }
 
 // Eq. (4.2):  MLP(x) = W_2 SiLU(W_1 x + c_1) + c_2

@@ -84,7 +84,7 @@ export class Tensor {
 export const empty = (rows, cols) => {
   return new Tensor(allocate(rows * padded(cols)), rows, cols, padded(cols));
 };
-export const tensor = (numbers, rows, cols) => empty(rows, cols).write(numbers);
+export const tensor = (numbers, rows) => empty(rows, numbers.length / rows).write(numbers);
 
 // ---------------------------------------------------------------- products of matrices
 
@@ -115,11 +115,24 @@ export const silu = gate(1, 0);
 export const gelu = gate(A, A * 0.044715); // tanh form
 export const quick_gelu = gate(1.702, 0);
 
+// Small matrices of one shape, number by number, into x.
+const number_by_number = (operate) => (x, y) => {
+  for (let r = 0; r < x.rows; r++) {
+    const [a, b] = [x.view(r), y.view(r)];
+    for (let i = 0; i < a.length; i++) a[i] = operate(a[i], b[i]);
+  }
+  return x;
+};
+export const add = number_by_number((a, b) => a + b);
+export const multiply = number_by_number((a, b) => a * b);
+
+// x ← x + g ⊙ y
 export function add_gated(x, g, y) {
   wasm.add_gated(x.at, x.pitch, g.at, y.at, y.pitch, x.rows, x.cols);
 }
 
-export function layer_norm(x, scale, shift, { one = 0, eps }) {
+// LN(x) ⊙ (one + scale) + shift: a plain layer norm has one = 0, a modulated one 1
+export function layer_norm(x, scale, shift, eps, one = 0) {
   const y = empty(x.rows, x.cols);
   const [s, b] = [scale.at, shift.at];
   wasm.layer_norm(x.at, x.pitch, y.at, y.pitch, s, b, one, eps, x.rows, x.cols);

@@ -1,12 +1,24 @@
 // Layers with weights, as torch.nn has them.
 
-import { empty, FeatureMap, group_norm, matmul, pack, padded, reserve } from "./kernels.js";
-import { rows_of, scope, Tensor, tensor, winograd } from "./kernels.js";
+import {
+  empty,
+  FeatureMap,
+  group_norm,
+  matmul,
+  pack,
+  padded,
+  reserve,
+  rows_of,
+  scope,
+  Tensor,
+  tensor,
+  winograd,
+} from "./kernels.js";
 
 function padded_bias(weights, name, N) {
   const all = new Float32Array(padded(N));
   all.set(weights.bias(name));
-  return tensor(all, 1, all.length).at;
+  return tensor(all, 1).at;
 }
 
 // y = W x + c; `columns` widens W with zeros, for tokens that have more channels
@@ -54,7 +66,7 @@ export class Conv3x3 {
       const W = empty(O, 9 * cin).fill(0);
       W.columns(0, 9 * I).write(numbers);
       const filters = new Tensor(W.at, O * cin, 9, 9);
-      const map = tensor(Float32Array.from(G_TWICE.flat()), 16, 9);
+      const map = tensor(Float32Array.from(G_TWICE.flat()), 16);
       const { at } = matmul(filters, rows_of(map));
       packed.forEach((room, p) => pack(room, at + 4 * p, 16 * cin, 16));
     });
@@ -74,7 +86,7 @@ export class Downsample {
     this.bias = padded_bias(weights, name, O);
     this.packed = Array.from({ length: 9 }, () => reserve(O, I));
     scope(() => {
-      const { at, pitch } = tensor(numbers, O, 9 * I);
+      const { at, pitch } = tensor(numbers, O);
       this.packed.forEach((room, place) => pack(room, at + 4 * place, pitch, 9));
     });
   }

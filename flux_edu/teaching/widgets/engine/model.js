@@ -2,7 +2,7 @@
 
 import { DoubleStreamBlock } from "./double_stream.js";
 import { MLPEmbedder, timestep_embedding } from "./embeddings.js";
-import { empty, scope, silu, tensor } from "./kernels.js";
+import { add, empty, scope, silu, tensor } from "./kernels.js";
 import { Linear } from "./layers.js";
 import { show } from "./observe.js";
 import { embed_nd } from "./rope.js";
@@ -18,28 +18,21 @@ export class Flux {
     this.time_in = new MLPEmbedder(weights, "time_in");
     this.vector_in = new MLPEmbedder(weights, "vector_in");
     this.guidance_in = guidance_embed ? new MLPEmbedder(weights, "guidance_in") : null;
-    const blocks = (kind, Block) =>
-      Array.from({ length: weights.count(kind) }, (_, i) => {
-        return new Block(weights, `${kind}.${i}`, num_heads);
-      });
-    this.double_blocks = blocks("double_blocks", DoubleStreamBlock);
-    this.single_blocks = blocks("single_blocks", SingleStreamBlock);
+    const blocks = (Block, kind) => {
+      return weights.each(kind).map((name) => new Block(weights, name, num_heads));
+    };
+    this.double_blocks = blocks(DoubleStreamBlock, "double_blocks");
+    this.single_blocks = blocks(SingleStreamBlock, "single_blocks");
     this.final_layer = new LastLayer(weights, "final_layer");
   }
   // Eq. (4.3):  vec = MLP_t(emb(t)) + MLP_w(emb(w)) + MLP_y(y)
   conditioning(timestep, y, guidance) {
-    const parts = [
-      this.time_in.forward(timestep_embedding(timestep, EMBEDDING_WIDTH)),
-      this.guidance_in?.forward(timestep_embedding(guidance, EMBEDDING_WIDTH)),
-      this.vector_in.forward(tensor(y, 1, y.length)),
-    ];
-    ["time_in", "guidance_in", "vector_in"].forEach((name, i) => parts[i] && show(name, parts[i]));
-    const rows = parts.filter(Boolean).map((part) => part.numbers());
-    return tensor(
-      rows.reduce((a, b) => a.map((x, i) => x + b[i])),
-      1,
-      rows[0].length,
-    );
+    const emb = (number) => timestep_embedding(number, EMBEDDING_WIDTH);
+    const vec = show("time_in", this.time_in.forward(emb(timestep)));
+    if (this.guidance_in) {
+      add(vec, show("guidance_in", this.guidance_in.forward(emb(guidance))));
+    }
+    return add(vec, show("vector_in", this.vector_in.forward(tensor(y, 1))));
   }
   // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3.
   forward(img, img_ids, txt, txt_ids, timestep, y, guidance) {
@@ -47,28 +40,21 @@ export class Flux {
       // 1. both inputs to the model's width, in one sequence, text first
       const L_txt = txt_ids.length;
       const L = L_txt + img_ids.length;
-      const x = empty(L, this.img_in.packed.N);
+      const x = empty(L, this.img_in.width);
       const [txt_x, img_x] = [x.row(0, L_txt), x.row(L_txt, L)];
-      this.img_in.forward(tensor(img, L - L_txt, img.length / (L - L_txt)), img_x);
-      this.txt_in.forward(tensor(txt, L_txt, txt.length / L_txt), txt_x);
-      show("img_in", img_x);
-      show("txt_in", txt_x);
+      show("img_in", this.img_in.forward(tensor(img, img_ids.length), img_x));
+      show("txt_in", this.txt_in.forward(tensor(txt, L_txt), txt_x));
       // 2. time, guidance and pooled text to one vector
-      const vec = this.conditioning(timestep, y, guidance);
-      show("vec", vec);
+      const vec = show("vec", this.conditioning(timestep, y, guidance));
       const silu_vec = silu(vec); // all that the blocks take of it
       // 3. positions to rotations, text first
-      const pe = embed_nd([...txt_ids, ...img_ids], this.theta, this.axes_dim);
-      show("pe", pe);
+      const pe = show("pe", embed_nd([...txt_ids, ...img_ids], this.theta, this.axes_dim));
       // 4. two streams, then one; a block left out hands its tokens on as they came
-      const kept = ({ name }) => name !== this.leave_out;
-      for (const block of this.double_blocks.filter(kept))
-        block.forward(img_x, txt_x, silu_vec, pe);
-      for (const block of this.single_blocks.filter(kept)) block.forward(x, silu_vec, pe);
+      const kept = (blocks) => blocks.filter(({ name }) => name !== this.leave_out);
+      for (const block of kept(this.double_blocks)) block.forward(img_x, txt_x, silu_vec, pe);
+      for (const block of kept(this.single_blocks)) block.forward(x, silu_vec, pe);
       // 5. the text has done its work
-      const v = this.final_layer.forward(img_x, silu_vec);
-      show("v", v);
-      return v.numbers();
+      return show("v", this.final_layer.forward(img_x, silu_vec)).numbers();
     });
   }
 }

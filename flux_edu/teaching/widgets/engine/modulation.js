@@ -10,8 +10,7 @@ export class Modulation {
     Object.assign(this, { name, parts: double ? 6 : 3, lin: new Linear(weights, `${name}.lin`) });
   }
   forward(silu_vec) {
-    const numbers = this.lin.forward(silu_vec);
-    show(this.name, numbers);
+    const numbers = show(this.name, this.lin.forward(silu_vec));
     const [shift, scale, gate, shift2, scale2, gate2] = numbers.chunk(this.parts);
     return [
       { shift, scale, gate },
@@ -22,5 +21,5 @@ export class Modulation {
 
 // Eq. (4.5):  x̃ = (1 + s) ⊙ LN(x) + b
 export function modulate(x, { shift, scale }) {
-  return layer_norm(x, scale, shift, { one: 1, eps: 1e-6 });
+  return layer_norm(x, scale, shift, 1e-6, 1);
 }

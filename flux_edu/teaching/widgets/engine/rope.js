@@ -20,5 +20,5 @@ export function apply_rope(x, pe, heads) {
 // Eq. (3.4):  R(id) = R(id_0) ⊕ R(id_1) ⊕ R(id_2), a row for every token
 export function embed_nd(ids, theta, axes_dim) {
   const rows = ids.map((id) => axes_dim.flatMap((dim, axis) => rope(id[axis], dim, theta)));
-  return tensor(Float32Array.from(rows.flat()), ids.length, rows[0].length);
+  return tensor(Float32Array.from(rows.flat()), ids.length);
 }

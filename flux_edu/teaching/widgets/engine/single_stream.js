@@ -22,8 +22,7 @@ export class SingleStreamBlock {
     scope(() => {
       const D = x.cols;
       const [mod] = this.modulation.forward(silu_vec);
-      const qkvm = this.linear1.forward(modulate(x, mod));
-      show(`${this.name}.linear1`, qkvm);
+      const qkvm = show(`${this.name}.linear1`, this.linear1.forward(modulate(x, mod)));
       const [q, k, v] = qkvm.columns(0, 3 * D).chunk(3);
       const m = qkvm.columns(3 * D, qkvm.cols);
       this.norm.forward(q, k, this.num_heads);
@@ -43,8 +42,7 @@ export class LastLayer {
     this.adaLN_modulation = new Linear(weights, `${name}.adaLN_modulation.1`);
   }
   forward(x, silu_vec) {
-    const numbers = this.adaLN_modulation.forward(silu_vec);
-    show(`${this.name}.modulation`, numbers);
+    const numbers = show(`${this.name}.modulation`, this.adaLN_modulation.forward(silu_vec));
     const [shift, scale] = numbers.chunk(2);
     return this.linear.forward(modulate(x, { shift, scale }));
   }

@@ -2,7 +2,7 @@
 // flux_edu/text.py.
 
 import { one_head } from "./attention.js";
-import { empty, gelu, layer_norm, quick_gelu, rms_norm, scope } from "./kernels.js";
+import { empty, gelu, layer_norm, multiply, quick_gelu, rms_norm, scope } from "./kernels.js";
 import { Linear } from "./layers.js";
 import { show } from "./observe.js";
 
@@ -40,8 +40,8 @@ const row_of = ({ shape: [, D], numbers }, i) => numbers.subarray(i * D, (i + 1)
 export class T5 {
   constructor(weights) {
     this.table = weights.get("shared.weight");
-    this.block = Array.from({ length: weights.count("encoder.block") }, (_, i) => {
-      const at = `encoder.block.${i}.layer`;
+    this.block = weights.each("encoder.block").map((name, i) => {
+      const at = `${name}.layer`;
       const layer = (name) => new Linear(weights, `${at}.${name}`);
       return {
         norm1: weights.vector(`${at}.0.layer_norm.weight`),
@@ -62,8 +62,8 @@ export class T5 {
       const nearness = (scores, h) => {
         for (let i = 0; i < scores.rows; i++) {
           const row = scores.view(i);
-          for (let j = 0; j < row.length; j++)
-            row[j] += this.relative_bias[bucket(j - i) * HEADS + h];
+          const near = (j) => this.relative_bias[bucket(j - i) * HEADS + h];
+          for (let j = 0; j < row.length; j++) row[j] += near(j);
         }
       };
       for (const { norm1, attention, norm2, gate, wide, back } of this.block) {
@@ -71,9 +71,7 @@ export class T5 {
         const normed = rms_norm(x, norm2);
         back.forward(multiply(gelu(gate.forward(normed)), wide.forward(normed)), x, true);
       }
-      const txt = rms_norm(x, this.norm);
-      show("t5", txt);
-      return txt.numbers();
+      return show("t5", rms_norm(x, this.norm)).numbers();
     });
   }
 }
@@ -85,14 +83,6 @@ function bucket(distance) {
   return (distance > 0 ? 16 : 0) + (d < 8 ? d : Math.min(15, far));
 }
 
-function multiply(x, y) {
-  for (let r = 0; r < x.rows; r++) {
-    const [a, b] = [x.view(r), y.view(r)];
-    for (let i = 0; i < a.length; i++) a[i] *= b[i];
-  }
-  return x;
-}
-
 // Eq. (7.2):  y = CLIP's state at the end-of-text token. Every token sees only those before it.
 export class CLIP {
   constructor(weights, end) {
@@ -100,8 +90,7 @@ export class CLIP {
     const norm = (name) => [weights.vector(`${name}.weight`), weights.vector(`${name}.bias`)];
     this.table = weights.get("embeddings.token_embedding.weight");
     this.places = weights.get("embeddings.position_embedding.weight");
-    this.layers = Array.from({ length: weights.count("encoder.layers") }, (_, i) => {
-      const at = `encoder.layers.${i}`;
+    this.layers = weights.each("encoder.layers").map((at, i) => {
       const names = ["q_proj", "k_proj", "v_proj", "out_proj"];
       return {
         norm1: norm(`${at}.layer_norm1`),
@@ -125,16 +114,10 @@ export class CLIP {
         for (let i = 0; i < scores.rows; i++) scores.view(i).fill(-1e30, i + 1);
       };
       for (const { norm1, attention, norm2, wide, back } of this.layers) {
-        attention.forward(
-          layer_norm(x, ...norm1, { eps }),
-          x,
-          1 / Math.sqrt(x.cols / HEADS),
-          causal,
-        );
-        back.forward(quick_gelu(wide.forward(layer_norm(x, ...norm2, { eps }))), x, true);
+        attention.forward(layer_norm(x, ...norm1, eps), x, 1 / Math.sqrt(x.cols / HEADS), causal);
+        back.forward(quick_gelu(wide.forward(layer_norm(x, ...norm2, eps))), x, true);
       }
-      const states = layer_norm(x, ...this.norm, { eps });
-      show("clip", states);
+      const states = show("clip", layer_norm(x, ...this.norm, eps));
       return states.view(ids.indexOf(this.end)).slice();
     });
   }
