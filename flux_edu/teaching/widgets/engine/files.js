@@ -1,6 +1,7 @@
 // The model's files, from beside the page, each kept in the browser's cache under its hash.
 
 const CACHE = "flux-edu";
+const AGAIN = "Check the connection and load the page again.";
 
 export class Files {
   // folder: its address; manifest.json in it says {name: {bytes, sha256}} of every file
@@ -24,13 +25,14 @@ export class Files {
     const received = (piece) => progress({ bytes: (bytes += piece), total });
     const read_one = async (name) => {
       const address = this.address(name, manifest[name]);
-      let response = await cache?.match(address);
-      if (!response) {
-        response = await request(address);
-        // a full disk or a private window is no reason not to paint
-        await cache?.put(address, response.clone()).catch(() => {});
+      const kept = await cache?.match(address);
+      const file = await whole(kept ?? (await request(address)), received);
+      if (file.byteLength !== manifest[name].bytes) {
+        throw new Error(`The file ${name} came incomplete. ${AGAIN}`);
       }
-      return [name, await whole(response, received)];
+      // a full disk or a private window is no reason not to paint
+      if (!kept) await cache?.put(address, new Response(file)).catch(() => {});
+      return [name, file];
     };
     return Object.fromEntries(await Promise.all(names.map(read_one)));
   }
@@ -60,11 +62,10 @@ export class Files {
 
 async function request(address, options) {
   const name = new URL(address).pathname.split("/").pop();
-  const again = "Check the connection and load the page again.";
   const response = await fetch(address, options).catch(() => {
-    throw new Error(`The file ${name} could not be loaded. ${again}`);
+    throw new Error(`The file ${name} could not be loaded. ${AGAIN}`);
   });
-  if (!response.ok) throw new Error(`The file ${name} is not there (${response.status}). ${again}`);
+  if (!response.ok) throw new Error(`The file ${name} is not there (${response.status}). ${AGAIN}`);
   return response;
 }
 

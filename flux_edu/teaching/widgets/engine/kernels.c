@@ -17,8 +17,7 @@ typedef v128_t f32x4;
 #define sub wasm_f32x4_sub
 #define mul wasm_f32x4_mul
 
-#ifdef __wasm_relaxed_simd__ // one rounding instead of two, and twice the speed, where a browser
-                             // has it
+#ifdef __wasm_relaxed_simd__ // one rounding instead of two, where a browser has it
 #define multiply_add(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
 #else
 #define multiply_add(a, b, c) add(mul(a, b), c)
