@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import re
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import kernels
 import pytest
 
+import flux_edu
 from flux_edu.teaching.widgets.engine_files import copy_engine
 
 
@@ -33,3 +37,20 @@ def test_a_site_gets_the_code_the_kernels_and_every_file_with_its_hash(tmp_path)
     code = sum(path.stat().st_size for path in (tmp_path / "engine").iterdir())
     print(f"code and kernels: {code:,} bytes")
     assert code < 100_000
+
+
+CHAPTERS = [
+    path for path in kernels.ENGINE.glob("*.js") if (Path(flux_edu.__file__).parent / f"{path.stem}.py").exists()
+]
+# what the Python files take from torch and transformers, and two helpers
+OWN = {"randn", "embed_nd", "one_head", "T5", "CLIP", "join_channels", "get_spec", "files_of", "TINY_AE", "TXT_TOKENS"}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_file_has_its_chapter_s_names_and_equations(path):
+    code, module = path.read_text("utf-8"), import_module(f"flux_edu.{path.stem}")
+    names = re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", code, re.MULTILINE)
+    assert names and not [name for name in names if name not in OWN and not hasattr(module, name)]
+    chapter = Path(module.__file__).read_text("utf-8")
+    equations = re.findall(r"Eq\. \((\d+\.\d+)\)", code)
+    assert not [number for number in equations if f"({number})" not in chapter]

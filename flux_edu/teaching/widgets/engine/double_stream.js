@@ -34,11 +34,11 @@ export class DoubleStreamBlock {
       const L = L_txt + img.rows;
       const [img_mod1, img_mod2] = this.img_mod.forward(silu_vec); // Eq. (4.4)
       const [txt_mod1, txt_mod2] = this.txt_mod.forward(silu_vec);
-      const qkv = empty(L, 3 * img.cols); // of both streams, text first: Eq. (4.8)
+      const qkv = empty(L, 3 * img.cols); // of both streams, text first
       this.img_attn.heads(modulate(img, img_mod1), qkv.row(L_txt, L)); // Eq. (4.5) to (4.7)
       this.txt_attn.heads(modulate(txt, txt_mod1), qkv.row(0, L_txt));
-      const A = attention(...qkv.chunk(3), pe, this.num_heads, this.name); // Eq. (4.9)
-      const [txt_A, img_A] = [A.row(0, L_txt), A.row(L_txt, L)]; // Eq. (4.10)
+      const A = attention(...qkv.chunk(3), pe, this.num_heads, this.name); // Eq. (4.8) to (4.10)
+      const [txt_A, img_A] = [A.row(0, L_txt), A.row(L_txt, L)];
       add_gated(img, img_mod1.gate, this.img_attn.proj.forward(img_A)); // Eq. (4.11)
       add_gated(txt, txt_mod1.gate, this.txt_attn.proj.forward(txt_A));
       add_gated(img, img_mod2.gate, this.img_mlp.forward(modulate(img, img_mod2))); // Eq. (4.12)
