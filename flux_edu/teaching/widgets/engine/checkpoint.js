@@ -13,19 +13,14 @@ export function read(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
   delete header.__metadata__;
   const state = new Map();
-  for (const [
-    name,
-    {
-      dtype,
-      shape,
-      data_offsets: [from, to],
-    },
-  ] of Object.entries(header)) {
-    const start = 8 + length + from;
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
+    if (dtype !== "I8" && dtype !== "F32")
+      throw new Error(`${name} holds numbers of kind ${dtype}`);
+    const [from, to] = data_offsets.map((offset) => 8 + length + offset);
     const numbers =
       dtype === "I8"
-        ? new Int8Array(buffer, start, to - from)
-        : new Float32Array(buffer.slice(start, 8 + length + to)); // it may stand at an odd place
+        ? new Int8Array(buffer, from, to - from)
+        : new Float32Array(buffer.slice(from, to)); // it may stand at an odd place
     state.set(name, { shape, numbers });
   }
   return state;
@@ -39,37 +34,43 @@ export class Weights {
   has(name) {
     return this.state.has(name) || this.delta.has(name);
   }
-  // A whole tensor as float32, dequantised; a delta's replaces the model's.
-  get(name) {
+  // A delta's tensor replaces the model's.
+  source(name) {
     const source = this.delta.has(name) ? this.delta : this.state;
     if (!source.has(name)) throw new Error(`the weights hold no ${name}`);
-    const { shape, numbers } = source.get(name);
-    if (numbers instanceof Float32Array) return { shape, numbers };
-    const scale = source.get(name + ROW_SCALE).numbers;
+    return { ...source.get(name), scale: source.get(name + ROW_SCALE)?.numbers };
+  }
+  shape(name) {
+    return this.source(name).shape;
+  }
+  // Every row of a tensor as float32, dequantised, into place(row)
+  rows(name, place) {
+    const { shape, numbers, scale } = this.source(name);
+    const width = numbers.length / shape[0];
+    for (let r = 0; r < shape[0]; r++) {
+      const row = place(r);
+      const factor = scale ? scale[r] : 1;
+      for (let i = 0; i < width; i++) row[i] = numbers[r * width + i] * factor;
+    }
+  }
+  // A whole tensor
+  get(name) {
+    const { shape, numbers, scale } = this.source(name);
+    if (!scale) return { shape, numbers };
     const out = new Float32Array(numbers.length);
     const width = numbers.length / shape[0];
-    for (let row = 0, i = 0; row < shape[0]; row++) {
-      for (const end = i + width; i < end; i++) out[i] = numbers[i] * scale[row];
-    }
+    this.rows(name, (r) => out.subarray(r * width, (r + 1) * width));
     return { shape, numbers: out };
   }
   vector(name) {
-    const { numbers } = this.get(name);
-    return tensor(numbers, 1);
-  }
-  shape(name) {
-    return (this.delta.get(name) ?? this.state.get(name)).shape;
+    return tensor(this.get(name).numbers, 1);
   }
   // A layer's matrix with its delta,  W' = W + B A,  and new columns of zeros if it is to be wider
   matrix(name, columns) {
-    const {
-      shape: [N],
-      numbers,
-    } = this.get(`${name}.weight`);
-    const width = numbers.length / N;
+    const [N, width] = this.shape(`${name}.weight`);
     const W = empty(N, columns);
     if (columns > width) W.fill(0);
-    W.columns(0, width).write(numbers);
+    this.rows(`${name}.weight`, (r) => W.view(r));
     if (this.delta.has(name + A)) {
       const [B_, A_] = [name + B, name + A].map((each) => this.get(each)).map(as_matrix);
       matmul(B_, columns_of(A_), W, 0, true);
