@@ -10,8 +10,9 @@
     evaluate      lets the judge count how often the paintings show what was asked for; evaluate_tools, of edits
 
 The drawings come first: `python docs/make/emoji.py` fetches four sets and draws six styles at 128 × 128 into data/.
-The other files are what these are made of. `objectives` holds the losses, `data` and `edits` compose pictures and
-captions, `latent_pool` keeps their latents, `trainer` is the one loop that all stages train in. It runs on Hugging Face
+The whole family at once: `python docs/make/train_family.py`.
+The other files are what these are made of. `objectives` holds the losses, `data`, `asked` and `edits` compose pictures
+and captions, `latent_pool` keeps their latents, `trainer` is the one loop that all train in. It runs on Hugging Face
 Accelerate: plain `python -m` takes one GPU or the CPU, `torchrun --nproc-per-node 2 -m` takes two. A stage that was
 killed goes on when the same command is given again.
 """

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -68,7 +68,7 @@ SIXTEEN = (
 # ---------------------------------------------------------------- drawings on disk
 
 
-@dataclass
+@dataclass(eq=False)
 class Drawings:
     """Single drawings: colour times opacity and opacity, in 8 bits, with the style and the concept of each."""
 
@@ -254,6 +254,31 @@ def paste(
     return canvas * (1 - rgba[:, 3:]) + rgba[:, :3]
 
 
+def plain_canvas(
+    colour: Int[np.ndarray, "B"], device: torch.device, width: int, height: int
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures of nothing but these of `COLOURS`, in [0, 1]."""
+    ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(colour).to(device)]
+    return ground[:, :, None, None].repeat(1, 1, height, width)
+
+
+def lay(
+    canvas: Float[Tensor, "B 3 H W"],
+    drawings: Drawings,
+    drawing: Int[np.ndarray, "B"],
+    place: Float[np.ndarray, "B 3"],
+    there: Bool[np.ndarray, "B"],
+) -> None:
+    """Paste a drawing, by its number, into each of the pictures where it is there; small ones from the halved set."""
+    for source, some in (
+        (drawings.half, there & (place[:, 0] <= SIZE / 2)),
+        (drawings.pixels, there & (place[:, 0] > SIZE / 2)),
+    ):
+        if len(rows := np.flatnonzero(some)):
+            at, chosen = (torch.from_numpy(x).to(canvas.device) for x in (rows, drawing[rows]))
+            canvas[at] = paste(canvas[at], source[chosen], torch.from_numpy(place[rows]).float().to(canvas.device))
+
+
 def render(
     drawings: Drawings,
     scenes: Scenes,
@@ -267,20 +292,12 @@ def render(
     background gives other colours than the ten, in [0, 1]; NaN leaves a picture its own. shown says which of a pair is
     there; without it both are.
     """
-    device = drawings.pixels.device
-    ground = (torch.tensor(list(COLOURS.values()), device=device) / 255)[torch.from_numpy(scenes.colour).to(device)]
+    canvas = plain_canvas(scenes.colour, drawings.pixels.device, width, height)
     if background is not None:
-        ground = torch.where(background.isnan(), ground, background)
-    canvas = ground[:, :, None, None].repeat(1, 1, height, width)
-    place = torch.from_numpy(scenes.place).float().to(device)
+        canvas = torch.where(background.isnan()[:, :, None, None], canvas, background[:, :, None, None])
     one, shown = scenes.layout == ONE, np.ones((len(scenes), 2), bool) if shown is None else shown
-    there, small = np.stack([one | shown[:, 0], ~one & shown[:, 1]], axis=1), scenes.place[..., 0] <= SIZE / 2
-    for which in (0, 1):
-        for source, some in ((drawings.half, there & small), (drawings.pixels, there & ~small)):
-            if len(rows := np.flatnonzero(some[:, which])):
-                at = torch.from_numpy(rows).to(device)
-                chosen = torch.from_numpy(scenes.drawing[rows, which]).to(device)
-                canvas[at] = paste(canvas[at], source[chosen], place[at, which])
+    for which, there in ((0, one | shown[:, 0]), (1, ~one & shown[:, 1])):
+        lay(canvas, drawings, scenes.drawing[:, which], scenes.place[:, which], there)
     return canvas * 2 - 1
 
 

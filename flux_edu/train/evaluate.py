@@ -22,13 +22,25 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from flux_edu.io import lora
+from flux_edu.io.checkpoint import read
 from flux_edu.io.device import autocast
-from flux_edu.io.tiny import load_part
+from flux_edu.io.tiny import TINY_FOLDER, load_part
 from flux_edu.patchify import get_noise, prepare, unpatchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import denoise
 from flux_edu.text import embed_empty
 from flux_edu.train import trainer
+from flux_edu.train.asked import (
+    ROWS,
+    Asked,
+    Catalogue,
+    asked_captions,
+    asked_verdict,
+    draw_asked,
+    make_catalogue,
+    render_asked,
+)
 from flux_edu.train.autoencoder import load_ae, round_trip
 from flux_edu.train.data import (
     ABOVE,
@@ -43,6 +55,7 @@ from flux_edu.train.data import (
     load_drawings,
     render,
 )
+from flux_edu.train.distillation import build
 from flux_edu.train.eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_configs
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
 from flux_edu.train.metrics import Right, fine_detail, score_table, write_reports
@@ -73,11 +86,18 @@ def new_styles(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:
 def load_generator(name: str, device: str | torch.device, weights: Path | None) -> FluxGenerator:
     """A model as it ships; files of the same name in the folder weights take the place of shipped ones."""
     generator = FluxGenerator(name, device)
-    parts = {"t5": generator.t5.encoder, "clip": generator.clip.encoder, "flux": generator.model}
-    for file, part in parts.items():
-        if weights and (weights / f"{file}.safetensors").is_file():
-            load_part(part, weights / f"{file}.safetensors")
-    if weights and (weights / "ae.safetensors").is_file():
+    if not weights:
+        return generator
+
+    def path(file: str) -> Path:
+        return next(folder / file for folder in (weights, Path(str(TINY_FOLDER))) if (folder / file).is_file())
+
+    load_part(generator.t5.encoder, path("t5.safetensors"))
+    load_part(generator.clip.encoder, path("clip.safetensors"))
+    state, spec = read(path("flux.safetensors"), generator.device), generator.spec
+    model = lora.with_delta(spec, state, read(path(spec.lora), generator.device), spec.lora) if spec.lora else None
+    generator.model = (model or build(spec, state)).requires_grad_(False).eval()
+    if (weights / "ae.safetensors").is_file():
         generator.ae = load_ae(weights / "ae.safetensors").to(generator.device)
     return generator
 
@@ -272,13 +292,47 @@ def judge_real(e: Evaluation, size: tuple[int, int], name: str, change: Callable
     return score_table(title, e.verdicts(pictures, scenes), scenes)
 
 
+def judge_asked(e: Evaluation) -> list[dict]:
+    """Rows of what people ask for beyond the captions of scenes, each model as usual at 128 × 128.
+
+    Only what both judges find right in the true picture is asked for: a white cloud on white has no region.
+    """
+    if not e.nearest:
+        return []
+    catalogue, rows, n = make_catalogue(e.nearest.drawings), [], max(4, e.n // 4)
+    for kind, (measure, drawn, written) in ROWS.items():
+        asked = draw_asked(catalogue, 2 * n, e.args.seed, **drawn)
+        real = request_verdict(e, catalogue, render_asked(catalogue.drawings, asked), asked, measure)
+        asked = asked[np.flatnonzero(real & (catalogue.countable[asked.drawing] | (measure != "count")))[:n]]
+        texts = asked_captions(catalogue.drawings, asked, e.args.seed, **written)
+        mine = np.arange(e.accelerator.process_index, len(asked), e.accelerator.num_processes)
+        noise = get_noise(len(asked), SIZE, SIZE, "cpu", torch.float32, e.args.seed)[torch.from_numpy(mine)]
+        for name, generator in e.generators.items():
+            config = EvalConfig(name, generator.spec.num_steps, generator.spec.guidance, kind)
+            pictures = paint_prompts(generator, [texts[i] for i in mine], noise, config, e.batch).float() / 127.5 - 1
+            right = gather({measure: request_verdict(e, catalogue, pictures, asked[mine], measure)}, len(asked))
+            rows += score_table(str(config), right, asked.scenes())
+    return rows
+
+
+def request_verdict(
+    e: Evaluation, catalogue: Catalogue, pictures: Float[Tensor, "B 3 H W"], asked: Asked, measure: str
+) -> Bool[np.ndarray, "B"]:
+    """Of one measure: the trained judge's object, or the number or colour of the regions."""
+    if measure == "object":
+        return verdict(e.classifier, pictures, asked.scenes())["object"]
+    return asked_verdict(catalogue, pictures, asked)[measure]
+
+
 def compare(right: dict[EvalConfig, Right], scenes: Scenes) -> list[dict]:
     """Rows of paired differences, one for each measure of each of `comparisons`."""
     pairs = comparisons(list(right))
     return [row for a, b in pairs for row in score_table(f"{a} − {b}", right[a], scenes, minus=right[b])]
 
 
-def report(e: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], differences: list[dict]) -> None:
+def report(
+    e: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], asked: list[dict], differences: list[dict]
+) -> None:
     """The tables on the screen and in files."""
     if e.accelerator.is_main_process:
         rows = [row for c, part in right.items() for row in score_table(str(c), part, e.scenes[c.prompts])]
@@ -288,7 +342,7 @@ def report(e: Evaluation, judges: list[dict], right: dict[EvalConfig, Right], di
                 only = {key: values[new] for key, values in part.items()}
                 rows += score_table(f"{config}, style new to the thing", only, e.scenes["English"][new])
         about = {"prompts": e.n, "seed": e.args.seed, "device": str(e.device)}
-        write_reports(e.args.out, judges + rows, differences, about)
+        write_reports(e.args.out, judges + rows + asked, differences, about)
         print((e.args.out / "evaluate.md").read_text("utf-8"))
         print(f"{e.seconds + time.monotonic():.0f} s in all, written to {e.args.out}", flush=True)
     e.accelerator.end_training()
@@ -335,7 +389,8 @@ def main() -> None:
     painted = paint_all(evaluation)
     right = judge_all(evaluation, painted)
     differences = compare(right, evaluation.scenes["English"])
-    report(evaluation, judges, right, differences)
+    asked = [] if evaluation.args.sizes else judge_asked(evaluation)
+    report(evaluation, judges, right, asked, differences)
 
 
 if __name__ == "__main__":

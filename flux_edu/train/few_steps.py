@@ -25,7 +25,7 @@ from flux_edu.patchify import get_noise
 from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN, SIZE
 from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
-from flux_edu.train.latent_pool import OFTEN, SHARES, Pool, Size, batch_of, grid_of
+from flux_edu.train.latent_pool import OFTEN, SHARES, Pool, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.objectives import euler_rollout, guided_velocity, mean_velocity, segment_loss, velocity
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import save_report, with_prefix
@@ -99,9 +99,11 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0, help="of the teacher")
     parser.add_argument("--small", type=int, default=6, help="steps of the teacher in one of the student's")
     parser.add_argument("--uses", type=int, default=3, help="how often a target is used; making one costs most")
+    parser.add_argument("--asked", type=float, default=0.0, help="share of pictures of train.asked")
     args = parser.parse_args()
     base, spec = configs["tiny"], configs["tiny-schnell"]
-    stage = Distillation(args, spec, {size: SHARES[size] for size in OFTEN})
+    compose = partial(compose_scenes, asked=args.asked)
+    stage = Distillation(args, spec, {size: SHARES[size] for size in OFTEN}, compose)
     device, empty, timesteps = stage.device, stage.empty, schedule(spec, spec.num_steps)
     plain = build(base, stage.base)  # the teacher again, not captured, for other sizes of batch
     teacher = stage.captured(build(base, stage.base), 2)

@@ -6,6 +6,7 @@ over, and the same command goes on where it ended.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIXTEEN, load_drawings
 from flux_edu.train.distillation import one_noise, sample, schedule, sheet
-from flux_edu.train.latent_pool import OFTEN, SHARES, Pools, Size, batch_of, grid_of
+from flux_edu.train.latent_pool import OFTEN, SHARES, Pools, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, levels_of, logit_normal
 from flux_edu.train.text_to_velocity import TextToVelocity
@@ -36,8 +37,8 @@ def validation_loss(model: TextToVelocity, x: Tensor, tokens: Tensor, size: Size
 
 
 @torch.inference_mode()
-def paint_sheet(model: TextToVelocity, ae: AutoEncoder, spec: ModelSpec, steps: int, size: Size) -> Image.Image:
-    """The sixteen prompts' pictures on one sheet, all from the same noise, as the generator paints them."""
+def paint_sheet(model: TextToVelocity, ae: AutoEncoder, spec: ModelSpec, size: Size, steps: int = 8) -> Image.Image:
+    """The sixteen prompts' pictures on one sheet, all from the same noise, in fewer steps than the generator's."""
     text, empty = model.texts.read(list(SIXTEEN)), model.texts.read([""])
     noise = one_noise(text[0].device, 0, *size)
     return sheet(ae, sample(model.flux, noise, text, schedule(spec, steps, *size), spec.guidance, empty), *size)
@@ -63,6 +64,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
     parser.add_argument("--pool", type=int, default=32768, help="latents of 128 × 128 that a process keeps")
     parser.add_argument("--renew", type=int, default=50, help="steps of a size after which 2,048 of its are replaced")
+    parser.add_argument(
+        "--asked", type=float, default=0.0, help="share of pictures of train.asked: bare names, counts …"
+    )
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
     parser.add_argument("--no-graph", action="store_true", help="start kernels one by one on a GPU too")
     parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon, for blocks' matrices; 0: AdamW alone")
@@ -77,7 +81,8 @@ def main() -> None:
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
     accelerator.print("making latents", flush=True)
-    pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES)
+    compose = partial(compose_scenes, asked=args.asked)
+    pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES, compose)
     pools.fill()
     held_out = {size: pools.held_out(size, seed=10) for size in OFTEN}
     if device.type == "cuda" and not args.no_graph:
@@ -103,7 +108,7 @@ def main() -> None:
 
     def evaluate(step: int) -> list[float]:
         for side in (128, 256):
-            paint_sheet(ema.module, ae, spec, 8, (side, side)).save(args.out / f"{step}-{side}.png")
+            paint_sheet(ema.module, ae, spec, (side, side)).save(args.out / f"{step}-{side}.png")
         return list(measure().values())
 
     steps = run.train(loss, evaluate, tuple(f"{w}x{h}" for w, h in OFTEN), warm_up=0.01)
@@ -115,7 +120,7 @@ def main() -> None:
         load_saved(ema.module, args.out)  # what is looked at is what is shipped
         trainer.save_report(args.out / "flow.json", report | {"held_out": measure()})
         for side in (128, 256):
-            paint_sheet(ema.module, ae, spec, spec.num_steps, (side, side)).save(args.out / f"sixteen-{side}.png")
+            paint_sheet(ema.module, ae, spec, (side, side)).save(args.out / f"sixteen-{side}.png")
     accelerator.end_training()
 
 

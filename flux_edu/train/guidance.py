@@ -20,7 +20,7 @@ from flux_edu.model import EMBEDDING_WIDTH, Flux
 from flux_edu.schedule import interpolate
 from flux_edu.train.data import SIXTEEN
 from flux_edu.train.distillation import Distillation, arguments, build, one_noise, sample, schedule, sheet
-from flux_edu.train.latent_pool import SHARES, batch_of, grid_of
+from flux_edu.train.latent_pool import SHARES, batch_of, compose_scenes, grid_of
 from flux_edu.train.objectives import Text, guidance_loss, guided_velocity, levels_of, logit_normal, velocity
 from flux_edu.train.trainer import save_report
 
@@ -75,9 +75,11 @@ def relative_error(student: nn.Module, teacher: nn.Module, x_0: Tensor, text: Te
 
 
 def main() -> None:
-    args = arguments(__doc__, out="runs/dev", seconds=230, rank=32).parse_args()
+    parser = arguments(__doc__, out="runs/dev", seconds=230, rank=32)
+    parser.add_argument("--asked", type=float, default=0.0, help="share of pictures of train.asked")
+    args = parser.parse_args()
     spec = configs["tiny-dev"]
-    stage = Distillation(args, spec, SHARES)
+    stage = Distillation(args, spec, SHARES, partial(compose_scenes, asked=args.asked))
     device, empty, (x_held_out, text_held_out) = stage.device, stage.empty, stage.held_out
     plain = build(configs["tiny"], stage.base)  # the teacher again, not captured, for other sizes of batch
     teacher = stage.captured(build(configs["tiny"], stage.base), 2)

@@ -14,7 +14,8 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
 from flux_edu.io.device import autocast
 from flux_edu.patchify import patchify
-from flux_edu.train.data import SIZE, Drawings, captions, draw_scenes, render
+from flux_edu.train.asked import asked_captions, draw_asked, make_catalogue, render_asked
+from flux_edu.train.data import SIZE, STYLES, Drawings, captions, draw_scenes, join_scenes, render
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import seed_of
 
@@ -30,12 +31,26 @@ SHARES |= dict.fromkeys(sorted(SELDOM), (1 - sum(SHARES.values())) / len(SELDOM)
 
 
 def compose_scenes(
-    pool: "Pool", n: int, seed: int, unseen: bool = False, width: int = SIZE, height: int = SIZE
+    pool: "Pool", n: int, seed: int, unseen: bool = False, width: int = SIZE, height: int = SIZE, asked: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Scenes of one size with their captions."""
-    scenes = draw_scenes(pool.drawings, n, seed, unseen=unseen, width=width, height=height)
-    latents = patchify(pool.encode(render(pool.drawings, scenes, width=width, height=height)))
-    return latents, pool.tokens(captions(pool.drawings, scenes, seed))
+    """Scenes of one size with their captions; in training a share `asked` of the pictures is of `train.asked`.
+
+    A sixth as many are pairs in pixel style, which is learned last.
+    """
+    size, m = {"width": width, "height": height}, 0 if unseen else round(asked * n)
+    parts = [draw_scenes(pool.drawings, n - m - m // 6, seed, unseen=unseen, **size)]
+    if pixels := m // 6:
+        pairs = draw_scenes(pool.drawings, 20 * pixels, seed + 1, pairs=1.0, **size)
+        in_pixels = (pool.drawings.style[pairs.drawing] == STYLES.index("pixel")).all(axis=1)
+        parts.append(pairs[np.resize(np.flatnonzero(in_pixels), pixels)])
+    scenes = join_scenes(parts)
+    pictures, texts = render(pool.drawings, scenes, **size), captions(pool.drawings, scenes, seed)
+    if m:
+        catalogue = make_catalogue(pool.drawings)
+        requests = draw_asked(catalogue, m, seed, **size)
+        pictures = torch.cat([pictures, render_asked(catalogue.drawings, requests, **size)])
+        texts += asked_captions(catalogue.drawings, requests, seed)
+    return patchify(pool.encode(pictures)), pool.tokens(texts)
 
 
 def grid_of(size: Size) -> tuple[int, int]:

@@ -7,7 +7,6 @@ network alone.
 """
 
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from flux_edu.configs import configs
 from flux_edu.io import lora
-from flux_edu.io.checkpoint import State, read
+from flux_edu.io.checkpoint import State
 from flux_edu.io.device import autocast
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
@@ -163,14 +162,11 @@ def velocity(
 def main() -> None:
     parser = arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(TOOLS))
-    parser.add_argument("--start", type=Path, help="a delta of the same ranks to begin with")
     args = parser.parse_args()
     name, tool = args.tool, TOOLS[args.tool]
     args.out = args.out / name
     stage = Distillation(args, configs[f"tiny-{name}"], {(SIZE, SIZE): 1.0}, tool.compose)
     student = make_student(name, stage.base, args.rank)
-    if args.start:
-        lora.go_on(student, read(args.start, stage.device), str(args.start))
 
     def tool_loss(model: nn.Module, x_0: Tensor, text: Text, cond: Tensor) -> Tensor:
         """Eq. (9.1) with a picture in the condition."""

@@ -1,0 +1,190 @@
+"""Train the whole tiny family from one base, measure and pack it: `python docs/make/train_family.py --out runs/family`.
+
+The base comes first, on all GPUs. Then the deltas are trained on it, as many at a time as there are GPUs, each going on
+from the one that --start holds or, failing that, from the shipped one; then both measures run. The same command goes on
+where an earlier one ended: what has trained its seconds is not trained again, what was interrupted resumes. --limit
+ends a command in time. On another machine --start names the folder that `parts` made, and a stage of 0 seconds is taken
+from there as it is.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from flux_edu.io.checkpoint import read_metadata
+from flux_edu.io.tiny import TINY_FOLDER
+
+SHIPPED = Path(str(TINY_FOLDER))
+MODULES = {"base": ["flow"], "dev": ["guidance"], "schnell": ["few_steps"]}
+MODULES |= {name: ["tools", name] for name in ("kontext", "fill", "canny", "redux")}
+SECONDS = {"base": 400, "dev": 230, "schnell": 300, "kontext": 200, "fill": 200, "canny": 150, "redux": 150}
+SIZES = ["96x96", "160x160", "192x192", "224x224", "256x256", "256x128", "128x256"]
+SPARE = 60  # seconds that a stage takes after its last step, to save and to paint sheets
+TOY = "--steps 2 --pool 4 --batch 2 --report 1 --evaluate 9 --save 9 --renew 9".split()
+PART = 15 * 2**20  # bytes of a part of the parcel
+
+
+def files(name: str) -> list[str]:
+    """What a stage leaves for the family."""
+    return [f"{file}.safetensors" for file in (("t5", "clip", "flux") if name == "base" else (name,))]
+
+
+def run_folder(args: argparse.Namespace, name: str) -> Path:
+    return args.out / ("tools" if "tools" in MODULES[name] else "") / name
+
+
+def before(args: argparse.Namespace, file: str) -> Path:
+    """Where a stage begins: the earlier leg's file, or the shipped one."""
+    return next(folder / file for folder in (args.start, SHIPPED) if (folder / file).is_file())
+
+
+def stage_command(args: argparse.Namespace, name: str) -> list:
+    """All but --time-limit, which may differ from one start to the next."""
+    out = run_folder(args, name)
+    command = ["-m", f"flux_edu.train.{MODULES[name][0]}", *MODULES[name][1:], "--seconds", args.seconds[name]]
+    command += ["--out", out if name in ("base", "dev", "schnell") else out.parent, "--seed", args.seed]
+    command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--no-graph"] * args.no_graph
+    command += TOY if args.toy else []
+    if name == "base":
+        command += ["--start", before(args, "flux.safetensors").parent, "--hide", args.hide]
+        command += ["--muon", args.muon, "--rate", 0.4 * args.muon] + ([] if args.toy else ["--batch", 427])
+    else:
+        start = before(args, files(name)[0])
+        command += ["--start", start, "--rank", read_metadata(start)["rank"], "--weights", args.out / "family"]
+        command += ["--muon", 2 * args.muon, "--rate", args.muon / 2] + ["--measure", "4"] * args.toy
+    if name in ("base", "dev", "schnell"):
+        command += ["--asked", args.asked]
+    return command
+
+
+def is_trained(args: argparse.Namespace, name: str) -> bool:
+    """Whether a stage has trained all of its time and left what it should."""
+    folder = run_folder(args, name)
+    if not all((folder / file).is_file() for file in [*files(name), "state.safetensors"]):
+        return False
+    metadata = read_metadata(folder / "state.safetensors")
+    return float(metadata["used"]) >= 0.99 * args.seconds[name] or args.toy and int(metadata["step"]) >= 2
+
+
+def run_all(args: argparse.Namespace, commands: dict[str, list], gpus: list[str]) -> None:
+    """Run commands, each on one entry of gpus, until all have ended; none begins with too little time left."""
+    waiting, running, free = list(commands), {}, list(gpus)
+    while waiting or running:
+        while waiting and free and (left := args.deadline - time.monotonic()) > 2 * SPARE:
+            name, where = waiting.pop(0), free.pop(0)
+            command = commands[name] + (["--time-limit", int(left - SPARE)] if name in MODULES else [])
+            many = where.count(",") + 1
+            runner = ["-m", "torch.distributed.run", "--nproc-per-node", many] if many > 1 else []
+            words = [sys.executable, *map(str, runner + command)]
+            print(f"{left:.0f} s left, on {where or 'the CPU'}: {' '.join(words[1:])}", flush=True)
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": where, "PYTHONUNBUFFERED": "1"}
+            with (args.out / f"{name}.txt").open("ab") as log:
+                process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            running[name] = process, where
+        if not running:
+            raise SystemExit(f"no time left for {', '.join(waiting)}: the same command goes on from here")
+        time.sleep(0.2)
+        for name, (process, where) in list(running.items()):
+            if process.poll() is not None:
+                del running[name]
+                free.append(where)
+                print(f"{name} ended with {process.returncode}", flush=True)
+                if process.returncode:
+                    print((args.out / f"{name}.txt").read_text("utf-8")[-3000:], flush=True)
+
+
+def train(args: argparse.Namespace, names: list[str], gpus: list[str]) -> None:
+    """Train what is not trained yet, and put it into the family; the end if something is left over."""
+    wanted = [name for name in names if args.seconds[name] > 0]
+    run_all(args, {name: stage_command(args, name) for name in wanted if not is_trained(args, name)}, gpus)
+    for name in names:
+        for file in files(name):
+            source = run_folder(args, name) / file if name in wanted else before(args, file)
+            if source.is_file():
+                shutil.copyfile(source, args.out / "family" / file)
+    if unfinished := [name for name in wanted if not is_trained(args, name)]:
+        raise SystemExit(f"{', '.join(unfinished)}: not trained to the end; the same command goes on from here")
+
+
+def measures(args: argparse.Namespace) -> dict[str, list]:
+    """The commands of both measures, of the models that are there."""
+    family = args.out / "family"
+    few = ["--quick", "--device", "cpu"] if args.toy else []
+    evaluate = ["-m", "flux_edu.train.evaluate", "--data", args.data, "--weights", family, *few]
+    tools = ["-m", "flux_edu.train.evaluate_tools", "--data", args.data, "--weights", family, "--base", family]
+    large = ["--models", "tiny", "tiny-schnell", "--sizes", *(SIZES[:1] if args.toy else SIZES)]
+    return {
+        "evaluate": [*evaluate, "--out", args.out / "evaluate", "--prompts", args.prompts],
+        "evaluate_sizes": [*evaluate, *large, "--out", args.out / "evaluate_sizes", "--prompts", args.prompts // 4],
+        "evaluate_tools": [*tools, "--out", args.out / "evaluate_tools", "--pictures", max(2, args.prompts // 8)],
+    }
+
+
+def parts(args: argparse.Namespace) -> None:
+    """Weights, logs, tables and sheets as one archive in parts of at most 15 MiB: `cat family.tar.* | tar x`."""
+    runs = {}
+    for name in MODULES:
+        folder = run_folder(args, name)
+        if (folder / "log.csv").is_file():
+            with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+                runs[name] = {"log": list(csv.DictReader(file))}
+            runs[name] |= {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
+    (args.out / "family.json").write_text(json.dumps(runs, indent=1), "utf-8")
+    args.parcel.mkdir(parents=True, exist_ok=True)
+    archive = args.out / "family.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(args.out.rglob("*")):
+            kept = path.suffix in {".json", ".md", ".csv", ".txt", ".png"} or path.parent.name == "family"
+            if path.is_file() and kept:
+                tar.add(path, path.relative_to(args.out))
+    content = archive.read_bytes()
+    for i in range(0, len(content), PART):
+        (args.parcel / f"family.tar.{i // PART}").write_bytes(content[i : i + PART])
+    print(f"{len(content) / 2**20:.1f} MiB in {-(-len(content) // PART)} parts in {args.parcel}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/family"))
+    parser.add_argument("--start", type=Path, default=SHIPPED, help="folder of an earlier leg's weights to go on from")
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--gpus", type=int, default=1, help="0: the CPU")
+    parser.add_argument("--limit", type=float, default=570, help="seconds this command may take")
+    parser.add_argument("--parcel", type=Path, help="where to put the parts of what was made")
+    parser.add_argument(
+        "--only", nargs="+", help="of the stages and measures only these; what is missing is taken over"
+    )
+    parser.add_argument("--prompts", type=int, default=4096)
+    parser.add_argument(
+        "--muon", type=float, default=1.5e-3, help="peak of Muon's rate, of the base; deltas take twice"
+    )
+    parser.add_argument("--asked", type=float, default=0.3, help="share of pictures of `train.asked`")
+    parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-graph", action="store_true", help="neither compile nor record: slower, but no surprises")
+    parser.add_argument("--toy", action="store_true", help="two steps a stage, few prompts: a rehearsal on the CPU")
+    for name, seconds in SECONDS.items():
+        parser.add_argument(f"--{name}", type=float, default=seconds, help="seconds to train; 0: as it is in --start")
+    args = parser.parse_args()
+    args.deadline = time.monotonic() + args.limit
+    args.seconds = {name: getattr(args, name) for name in SECONDS}
+    args.parcel = args.parcel or args.out / "parcel"
+    (args.out / "family").mkdir(parents=True, exist_ok=True)
+    single = [str(i) for i in range(args.gpus)] or [""]
+    try:
+        train(args, ["base"], [",".join(single)])
+        train(args, [name for name in MODULES if name != "base"], single)
+        run_all(args, measures(args), single)
+    finally:
+        parts(args)
+
+
+if __name__ == "__main__":
+    main()

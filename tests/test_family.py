@@ -1,0 +1,84 @@
+"""The script that trains the whole family: commands that the stages take, what is done once, what is brought home."""
+
+import io
+import sys
+import tarfile
+import time
+from argparse import Namespace
+from importlib import import_module
+
+import pytest
+import torch
+import train_family
+
+from flux_edu.io.checkpoint import save
+
+
+@pytest.fixture
+def args(tmp_path):
+    (tmp_path / "family").mkdir()
+    seconds = dict.fromkeys(train_family.MODULES, 30.0)
+    paths = dict(out=tmp_path, start=train_family.SHIPPED, data=tmp_path / "emoji", parcel=tmp_path / "parcel")
+    others = dict(toy=False, no_graph=True, seed=3, muon=1e-3, hide=0.2, asked=0.3, prompts=64)
+    return Namespace(**paths, **others, seconds=seconds, deadline=time.monotonic() + 1000)
+
+
+@pytest.mark.parametrize("name", train_family.MODULES)
+def test_a_stage_takes_the_command_it_is_given(args, name, monkeypatch):
+    """Up to the point where it would begin."""
+    _, module, *words = map(str, train_family.stage_command(args, name))
+    stage, seen = import_module(module), []
+    begins = "trainer.start" if name == "base" else "Distillation"
+    monkeypatch.setattr(f"{module}.{begins}", lambda given, *_: seen.append(given) or sys.exit())
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(SystemExit) as stopped:
+        stage.main()
+    assert stopped.value.code is None and seen
+    if name != "base":
+        assert seen[0].weights == args.out / "family" and seen[0].start == train_family.SHIPPED / f"{name}.safetensors"
+        assert seen[0].out == train_family.run_folder(args, name) and seen[0].seconds == 30
+
+
+def pretend(args, name, used):
+    folder = train_family.run_folder(args, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in train_family.files(name):
+        save({"x": torch.full((2,), used)}, folder / file)
+    save({"x": torch.zeros(1)}, folder / "state.safetensors", {"used": str(used), "step": "9"})
+    (folder / "log.csv").write_text("step,loss\n9,0.5\n", "utf-8")
+    (folder / f"{name}.json").write_text('{"steps": 9}', "utf-8")
+
+
+def test_what_is_trained_is_not_trained_again_and_the_rest_goes_on(args, monkeypatch):
+    started = []
+    monkeypatch.setattr(train_family, "run_all", lambda args, commands, gpus: started.append(sorted(commands)))
+    pretend(args, "dev", 30.0)
+    pretend(args, "fill", 12.0)
+    args.seconds["redux"] = 0
+    with pytest.raises(SystemExit, match="fill: not trained to the end"):
+        train_family.train(args, ["dev", "fill", "redux"], ["0"])
+    pretend(args, "fill", 30.0)
+    train_family.train(args, ["dev", "fill", "redux"], ["0"])
+    assert started == [["fill"], []]
+    shipped = (train_family.SHIPPED / "redux.safetensors").read_bytes()
+    assert (args.out / "family" / "redux.safetensors").read_bytes() == shipped
+    monkeypatch.setattr(train_family, "PART", 300_000)
+    train_family.parts(args)
+    brought = sorted(args.parcel.iterdir(), key=lambda path: int(path.suffix[1:]))
+    assert len(brought) > 3 and max(path.stat().st_size for path in brought) <= 300_000
+    with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in brought))) as tar:
+        assert tar.extractfile("family/redux.safetensors").read() == shipped
+        assert b'"steps": 9' in tar.extractfile("family.json").read()
+        assert not any("state" in name for name in tar.getnames())
+
+
+def test_commands_run_side_by_side_and_a_failure_is_shown(args, capsys):
+    code = "import os, sys, time; time.sleep(0.5); print(os.environ['CUDA_VISIBLE_DEVICES']); sys.exit({})"
+    begun = time.monotonic()
+    train_family.run_all(args, {name: ["-c", code.format(int(name == "c"))] for name in "abcd"}, ["0", "1"])
+    assert time.monotonic() - begun < 60
+    assert {(args.out / f"{name}.txt").read_text().strip() for name in "abcd"} == {"0", "1"}
+    assert "c ended with 1" in capsys.readouterr().out
+    args.deadline = time.monotonic() + train_family.SPARE
+    with pytest.raises(SystemExit, match="no time left for late"):
+        train_family.run_all(args, {"late": ["-c", "0"]}, ["0"])
