@@ -55,19 +55,24 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def launch():
+    """Opens a browser: one for the tests, and others of which memory is measured."""
     wish = os.environ.get("FLUX_EDU_BROWSER")
     if not wish:
-        pytest.skip("set FLUX_EDU_BROWSER=1 to run the engine in a real browser (about a minute)")
+        pytest.skip("set FLUX_EDU_BROWSER=1 to run the engine in a real browser (about two minutes)")
+    program = find_browser()
+    if wish != "firefox" and program is None:
+        pytest.skip("no Chromium or Chrome was found on this machine")
     with sync_playwright() as driver:
-        if wish == "firefox":
-            opened = driver.firefox.launch()
-        elif program := find_browser():
-            opened = driver.chromium.launch(executable_path=program, headless=True, args=QUIET)
-        else:
-            pytest.skip("no Chromium or Chrome was found on this machine")
-        yield opened
-        opened.close()
+        chromium = dict(executable_path=program, headless=True, args=QUIET)
+        yield driver.firefox.launch if wish == "firefox" else lambda: driver.chromium.launch(**chromium)
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    opened = launch()
+    yield opened
+    opened.close()
 
 
 def open_page(browser, address):
@@ -331,7 +336,7 @@ def test_image_to_image(page, generators):
 
 
 def peak_memory(browser):
-    """MB that the largest process of a page has held at most, of all processes of this browser that run now."""
+    """MB that the largest process of a page has held at most, of all processes of this browser."""
     processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
     pages = [Path(f"/proc/{process['id']}/status") for process in processes if process["type"] == "renderer"]
     peaks = [line.split()[1] for status in pages for line in status.read_text().splitlines() if "VmHWM" in line]
@@ -355,15 +360,13 @@ SLIDE = """async (workers) => {
 }"""
 
 
+@pytest.mark.skipif(os.environ.get("FLUX_EDU_BROWSER") == "firefox", reason="measured in Chromium")
 @pytest.mark.parametrize(("workers", "rate", "most"), [(1, 3.5, 450), (2, 6.0, 700)])
-def test_it_is_quick_and_fits(address, workers, rate, most, generators, record_property):
-    if os.environ.get("FLUX_EDU_BROWSER", "firefox") == "firefox":
-        pytest.skip("measured in Chromium, with FLUX_EDU_BROWSER set")
-    with sync_playwright() as driver:  # a browser of its own: nothing else is in its processes
-        browser = driver.chromium.launch(executable_path=find_browser(), headless=True, args=QUIET)
-        load, four, second = open_page(browser, address).evaluate(SLIDE, workers)
-        memory = peak_memory(browser)
-        browser.close()
+def test_it_is_quick_and_fits(launch, address, workers, rate, most, generators, record_property):
+    browser = launch()  # one of its own: nothing else is in its processes
+    load, four, second = open_page(browser, address).evaluate(SLIDE, workers)
+    memory = peak_memory(browser)
+    browser.close()
     kernel = []
     for _ in range(4):
         start = time.perf_counter()
