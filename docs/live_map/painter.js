@@ -1,0 +1,118 @@
+// The engine, from the page's side: paintings that can be asked for every number on their way.
+
+import { Engine } from "../engine/engine.js";
+import { Painted, toCanvas } from "./painting.js";
+import { gathered, lengths, changes, modulation, WANTED } from "./trace.js";
+
+const size_of = ({ size }) => ({ width: size, height: size });
+
+export class Painter {
+  loaded = new Set(); // models
+  constructor(weights) {
+    this.weights = weights;
+  }
+  get ready() {
+    return this.loaded.size > 0;
+  }
+  /** Bytes that a model needs and that are not here yet; the cache may have them. */
+  async cost(model) {
+    this.manifest ??= await (await fetch(`${this.weights}manifest.json`)).json();
+    const shared = ["flux.safetensors", "t5.safetensors", "clip.safetensors", "ae.safetensors", "tokenizer.json"];
+    const names = this.ready ? [] : shared;
+    const delta = `${model.replace("tiny-", "")}.safetensors`;
+    if (delta in this.manifest && !this.loaded.has(model)) names.push(delta);
+    return names.reduce((sum, name) => sum + this.manifest[name].bytes, 0);
+  }
+  /** Fetch a model or take it from the browser’s cache; progress({bytes, total}). */
+  async load(model, progress) {
+    this.engine ??= new Engine({ weights: this.weights });
+    await this.engine.load(model, progress);
+    this.loaded.add(model);
+  }
+  /** Paint; onStep(i) after each step. preview(tokens) makes the strip’s pictures until the decoder has. */
+  async paint(options, onStep, preview) {
+    const velocities = [];
+    const levels = [];
+    const picture = await this.engine.paint(engineOptions(options), ({ step, t, v }) => {
+      velocities.push(v);
+      levels.push(t);
+      onStep(step + 1);
+    });
+    if (!picture) return null;
+    const pieces = await this.engine.tokens(options.prompt);
+    const used = pieces.findIndex(({ text }) => text === "</s>") + 1;
+    const text = await this.text(options.prompt);
+    const about = { levels: [...levels, 0], ids: pieces.map(({ id }) => id), words: words(pieces, used), used };
+    const painting = new Painted(
+      { ...options, ...about, text: rows(text, Math.min(used + 1, pieces.length)) },
+      { velocities, picture: toCanvas(picture), trace: (step) => this.trace(painting, step) },
+    );
+    painting.noisy = velocities.map((_, i) => preview(painting.states()[i]));
+    painting.clean = velocities.map((_, i) => preview(painting.answer(i)));
+    this.last = painting;
+    return painting;
+  }
+  /** What passed at a step. The engine knows its last walk: another one is walked again first. */
+  async trace(painting, step) {
+    if (this.last !== painting) {
+      await this.engine.paint(engineOptions(painting));
+      this.last = painting;
+    }
+    const seen = await this.engine.inspect(step, WANTED);
+    const numbers = (name) => seen[name].numbers;
+    return {
+      attention: gathered(numbers, painting.used),
+      modulation: modulation(numbers),
+      lengths: lengths(numbers, painting.used),
+      change: changes(numbers),
+    };
+  }
+  /** The strip’s pictures by the decoder, one after the other; ends when wanted() says no. */
+  async develop(painting, wanted, onPicture) {
+    for (let i = 0; i < painting.steps; i++) {
+      for (const [row, tokens] of [["clean", painting.answer(i)], ["noisy", painting.states()[i]]]) {
+        if (!wanted()) return;
+        painting[row][i] = await this.decode(tokens, painting.size);
+      }
+      onPicture();
+    }
+  }
+  async decode(x, size) {
+    return toCanvas(await this.engine.decode({ x, ...size_of({ size }) }));
+  }
+  /** The same painting with one block left out. */
+  async without(painting, block) {
+    this.last = null;
+    const picture = await this.engine.paint({ ...engineOptions(painting), leave_out: blockName(block) });
+    return picture && toCanvas(picture);
+  }
+  async text(prompt) {
+    const { txt, vec } = await this.engine.encode(prompt);
+    return { txt, y: vec };
+  }
+}
+
+const blockName = (block) => (block < 3 ? `double_blocks.${block}` : `single_blocks.${block - 3}`);
+
+function engineOptions({ prompt, model, seed, steps, guidance, size }) {
+  return { prompt, model, seed, guidance, num_steps: steps, ...size_of({ size }) };
+}
+
+/** The prompt’s words, each with the numbers of its pieces, as the package’s `words_of`. */
+function words(pieces, used) {
+  const list = [];
+  pieces.slice(0, used - 1).forEach(({ text }, i) => {
+    if (text.startsWith(" ") || !list.length) list.push(["", []]);
+    const word = list.at(-1);
+    word[0] = (word[0] + text).trim();
+    word[1].push(i);
+  });
+  const padding = Array.from({ length: pieces.length - used }, (_, i) => used + i);
+  return [...list, ["(end)", [used - 1]], ...(padding.length ? [["(padding)", padding]] : [])];
+}
+
+/** T5’s rows up to one of the padding, and CLIP’s. */
+function rows({ txt, y }, count) {
+  const columns = y.length;
+  return { rows: count, columns, numbers: txt.slice(0, count * columns), y };
+}
