@@ -361,6 +361,7 @@ async function start() {
   $("load").hidden = false;
   $("load").textContent = fill(words.load, { mb: megabytes(cost) });
   if (number < 0) await offer();
+  performance.mark("ready");
   document.body.dataset.ready = "yes";
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches && state.station === 0 && !location.hash) play();
 }
