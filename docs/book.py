@@ -32,12 +32,12 @@ BOOK = ROOT / "build" / "book"
 PATHS = [str(ROOT), str(DOCS), str(DOCS / "make")]
 sys.path[:0] = PATHS
 
+import live_map  # noqa: E402  it lies beside this file
 from panels import Broken, Widgets, outside, widget_states  # noqa: E402  it lies beside this file
 from start import start_page  # noqa: E402
 
 MATHJAX = ("tex-mml-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js", "../LICENSE")
 VIEW = "application/vnd.jupyter.widget-view+json"
-FRONT = '<!doctype html><title>FLUX.1</title><meta http-equiv="refresh" content="0; url=start.html">'
 PORT = 8027  # always the same where it is free: what the browser keeps (the model) is kept for an address and port
 PAGES = [name for name in ("QUESTIONS", "WHAT_FLUX_IS_NOT", "SETUP", "SOURCES") if (DOCS / f"{name}.md").exists()]
 PAGELESS = ("teaching", "weights")  # rooms whose modules have no page of their own
@@ -232,7 +232,7 @@ def build(names: list[str]) -> int:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(PATHS))
     if code := subprocess.call([str(part) for part in command], env=environment):
         return code
-    (site / "index.html").write_text(FRONT, encoding="utf-8")
+    live_map.install(site)
     if lines := faults(site):
         print("\n".join(lines), file=sys.stderr)
         return 1

@@ -7,7 +7,8 @@ export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== false)
+      node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children);
   return node;
@@ -26,8 +27,20 @@ export function plot(width, height) {
   return shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", "aria-hidden": "true" });
 }
 
-export function label(text, x, y, { anchor = "start", size = 12, bold = false, color = "var(--ink)" } = {}) {
-  const style = { x, y, "text-anchor": anchor, "font-size": size, "font-weight": bold ? 700 : 400, fill: color };
+export function label(
+  text,
+  x,
+  y,
+  { anchor = "start", size = 12, bold = false, color = "var(--ink)" } = {},
+) {
+  const style = {
+    x,
+    y,
+    "text-anchor": anchor,
+    "font-size": size,
+    "font-weight": bold ? 700 : 400,
+    fill: color,
+  };
   return shape("text", style, text);
 }
 
@@ -37,12 +50,22 @@ export function line(points, { color = "var(--ink)", width = 1.5, dash = "", arr
   if (!arrow) return path;
   const [[ax, ay], [bx, by]] = points.slice(-2);
   const angle = (Math.atan2(by - ay, bx - ax) * 180) / Math.PI;
-  const head = shape("path", { d: "M0,0 l-9,-4 v8 z", fill: color, transform: `translate(${bx},${by}) rotate(${angle})` });
+  const head = shape("path", {
+    d: "M0,0 l-9,-4 v8 z",
+    fill: color,
+    transform: `translate(${bx},${by}) rotate(${angle})`,
+  });
   return shape("g", {}, path, head);
 }
 
 export function box(x, y, width, height, color) {
-  return shape("rect", { x, y, width: Math.max(0, width), height: Math.max(0, height), fill: color });
+  return shape("rect", {
+    x,
+    y,
+    width: Math.max(0, width),
+    height: Math.max(0, height),
+    fill: color,
+  });
 }
 
 // ---------------------------------------------------------------- numbers as colours
@@ -56,7 +79,8 @@ const PALE = [255, 214, 110];
 const mix = (a, b, share) => a.map((from, i) => from + (b[i] - from) * share);
 
 /** From −1 (blue) over 0 (nearly white) to 1 (orange). */
-export const signed = (x) => (x < 0 ? mix(MIDDLE, LOW, Math.min(1, -x)) : mix(MIDDLE, HIGH, Math.min(1, x)));
+export const signed = (x) =>
+  x < 0 ? mix(MIDDLE, LOW, Math.min(1, -x)) : mix(MIDDLE, HIGH, Math.min(1, x));
 
 /** From 0 (dark) to 1 (bright). */
 export const bright = (x) => mix(DARK, PALE, Math.max(0, Math.min(1, x)));
@@ -99,7 +123,12 @@ export function frame(canvas, cell, rows, columns, color = "#ff9f1a") {
   const [w, h] = [canvas.width / columns, canvas.height / rows];
   context.strokeStyle = color;
   context.lineWidth = Math.max(1, w / 8);
-  context.strokeRect((cell % columns) * w + 0.5, Math.floor(cell / columns) * h + 0.5, w - 1, h - 1);
+  context.strokeRect(
+    (cell % columns) * w + 0.5,
+    Math.floor(cell / columns) * h + 0.5,
+    w - 1,
+    h - 1,
+  );
   return canvas;
 }
 
@@ -111,7 +140,7 @@ let count = 0;
 export function slider(name, { min, max, step = 1, value, show = String }, onValue) {
   const id = `knob-${++count}`;
   const input = element("input", { type: "range", id, min, max, step, value });
-  const output = element("output", { for: id }, show(Number(value)));
+  const output = element("span", { class: "value", "aria-hidden": "true" }, show(Number(value)));
   input.addEventListener("input", () => {
     output.textContent = show(Number(input.value));
     onValue(Number(input.value));
@@ -127,23 +156,45 @@ export function slider(name, { min, max, step = 1, value, show = String }, onVal
 /** A row of buttons of which one is pressed. */
 export function choice(name, texts, chosen, onChoice) {
   const buttons = texts.map((text, i) =>
-    element("button", { type: "button", class: "chip", "aria-pressed": String(i === chosen), onclick: () => onChoice(i) }, text),
+    element(
+      "button",
+      {
+        type: "button",
+        class: "chip",
+        "aria-pressed": String(i === chosen),
+        onclick: () => onChoice(i),
+      },
+      text,
+    ),
   );
   const row = element("div", { class: "chips", role: "group", "aria-label": name }, ...buttons);
-  row.set = (next) => buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === next)));
+  row.set = (next) =>
+    buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === next)));
   return row;
 }
 
 /** A picture of a grid whose cells are chosen by mouse or arrow keys: one stop of the keyboard. */
 export function grid(name, rows, columns, onCell) {
-  const holder = element("div", { class: "cells", role: "slider", tabindex: 0, "aria-label": name, "aria-valuemin": 0 });
+  const holder = element("div", {
+    class: "cells",
+    role: "slider",
+    tabindex: 0,
+    "aria-label": name,
+    "aria-valuemin": 0,
+  });
   holder.setAttribute("aria-valuemax", rows * columns - 1);
   let cell = 0;
   const go = (next) => next >= 0 && next < rows * columns && onCell(next);
   holder.addEventListener("click", (event) => {
     const place = holder.getBoundingClientRect();
-    const [x, y] = [(event.clientX - place.left) / place.width, (event.clientY - place.top) / place.height];
-    go(Math.min(rows - 1, Math.floor(y * rows)) * columns + Math.min(columns - 1, Math.floor(x * columns)));
+    const [x, y] = [
+      (event.clientX - place.left) / place.width,
+      (event.clientY - place.top) / place.height,
+    ];
+    go(
+      Math.min(rows - 1, Math.floor(y * rows)) * columns +
+        Math.min(columns - 1, Math.floor(x * columns)),
+    );
   });
   holder.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];

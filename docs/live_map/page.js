@@ -51,13 +51,25 @@ function preview(tokens, difference = false) {
       for (let c = 0; c < 16; c++) sum += z[c * places + i] * table[c][k];
       return difference ? 127 + (sum - 127) / 2 : sum;
     });
-  return matrix(Array.from({ length: places }, (_, i) => i), 2 * side, 2 * side, colour);
+  return matrix(
+    Array.from({ length: places }, (_, i) => i),
+    2 * side,
+    2 * side,
+    colour,
+  );
 }
 
 /** All that stations and drawing are given. */
 function view() {
   const step = Math.min(state.step, painting.steps - 1);
-  return { ...state, painting, step, preview, ready: painter.ready, lit: STATIONS[state.station].lit };
+  return {
+    ...state,
+    painting,
+    step,
+    preview,
+    ready: painter.ready,
+    lit: STATIONS[state.station].lit,
+  };
 }
 
 async function show() {
@@ -85,16 +97,25 @@ function showStrip({ step }) {
   const strip = $("strip");
   if (strip.children.length !== painting.steps) {
     strip.replaceChildren(
-      ...painting.levels.slice(0, -1).map((_, i) =>
-        element("button", { type: "button", class: "frame", onclick: () => choose({ step: i }) }),
-      ),
+      ...painting.levels
+        .slice(0, -1)
+        .map((_, i) =>
+          element("button", { type: "button", class: "frame", onclick: () => choose({ step: i }) }),
+        ),
     );
   }
   for (const [i, button] of [...strip.children].entries()) {
     const t = painting.levels[i].toFixed(2);
-    button.setAttribute("aria-label", fill(words.stripStep, { step: i + 1, steps: painting.steps, t }));
+    button.setAttribute(
+      "aria-label",
+      fill(words.stripStep, { step: i + 1, steps: painting.steps, t }),
+    );
     button.setAttribute("aria-pressed", String(i === step));
-    button.replaceChildren(copy(painting.noisy[i]), copy(painting.clean[i]), element("span", {}, `t = ${t}`));
+    button.replaceChildren(
+      copy(painting.noisy[i]),
+      copy(painting.clean[i]),
+      element("span", {}, `t = ${t}`),
+    );
   }
 }
 
@@ -158,23 +179,39 @@ function showStation(now) {
 
 /** The numbers that a station shows, where a test can compare them with the package's. */
 function tell(numbers) {
-  $("figure").dataset.numbers = JSON.stringify(numbers, (_, value) => (ArrayBuffer.isView(value) ? [...value] : value));
+  $("figure").dataset.numbers = JSON.stringify(numbers, (_, value) =>
+    ArrayBuffer.isView(value) ? [...value] : value,
+  );
 }
 
 function equation(number) {
   const known = equations[number];
   const links = element("span", { class: "links" });
   links.append(element("a", { href: known.section }, `${words.section} ${number}`));
-  for (const [name, address] of known.functions.slice(0, 1)) links.append(" · ", element("a", { href: address }, name.split(".").pop()));
+  for (const [name, address] of known.functions.slice(0, 1))
+    links.append(" · ", element("a", { href: address }, name.split(".").pop()));
   links.append(" · ", element("a", { href: known.test }, words.test));
-  return element("div", { class: "equation" }, element("p", { class: "formula" }, ...formula(known.equation.replaceAll("`", ""))), links);
+  return element(
+    "div",
+    { class: "equation" },
+    element("p", { class: "formula" }, ...formula(known.equation.replaceAll("`", ""))),
+    links,
+  );
 }
 
 /** The station’s own equation, and the others of its place folded. */
 function equationsOf(numbers) {
   const [first, ...others] = numbers.map(equation);
   if (!others.length) return first ? [first] : [];
-  return [first, element("details", {}, element("summary", {}, fill(words.beside, { n: others.length })), ...others)];
+  return [
+    first,
+    element(
+      "details",
+      {},
+      element("summary", {}, fill(words.beside, { n: others.length })),
+      ...others,
+    ),
+  ];
 }
 
 /** An equation of docs/EQUATIONS.md in parts: `_x`, `_{xy}` and `^{xy}` become indices, but not in `split_heads`. */
@@ -183,7 +220,9 @@ function formula(text) {
   return pieces.flatMap((piece, i) => {
     if (i % 3 === 0) return [piece];
     if (i % 3 === 1) return [];
-    return [element(pieces[i - 1] === "_" ? "sub" : "sup", {}, ...formula(piece.replace(/[{}]/g, "")))];
+    return [
+      element(pieces[i - 1] === "_" ? "sub" : "sup", {}, ...formula(piece.replace(/[{}]/g, ""))),
+    ];
   });
 }
 
@@ -196,13 +235,19 @@ function go(station) {
 
 /** The engine for the stations: what goes wrong is said, and nothing comes back. */
 const guarded = Object.fromEntries(
-  ["text", "decode", "without"].map((name) => [name, (...args) => painter[name](...args).catch((error) => say(error.message))]),
+  ["text", "decode", "without"].map((name) => [
+    name,
+    (...args) => painter[name](...args).catch((error) => say(error.message)),
+  ]),
 );
 
 const asked = () => Object.fromEntries(PAINTING.map((name) => [name, state[name]]));
 const keptNumber = () =>
-  kept.list.findIndex(({ prompt, seed }) => prompt === state.prompt && seed === state.seed && isKeptModel());
-const isKeptModel = () => state.model === kept.model && state.steps === 4 && state.size === kept.size;
+  kept.list.findIndex(
+    ({ prompt, seed }) => prompt === state.prompt && seed === state.seed && isKeptModel(),
+  );
+const isKeptModel = () =>
+  state.model === kept.model && state.steps === 4 && state.size === kept.size;
 
 async function showKept(i) {
   turn += 1;
@@ -229,12 +274,19 @@ async function paint() {
       const mine = ++turn;
       const options = asked();
       const start = performance.now();
-      const next = await painter.paint(options, (step) => say(fill(words.painting, { step, steps: options.steps })), preview);
+      const next = await painter.paint(
+        options,
+        (step) => say(fill(words.painting, { step, steps: options.steps })),
+        preview,
+      );
       if (!next) continue;
       painting = next;
       say(fill(words.painted, { ...options, ms: Math.round(performance.now() - start) }));
       await show();
-      if (!again) void painter.develop(painting, () => mine === turn && !again, show).catch((error) => say(error.message));
+      if (!again)
+        void painter
+          .develop(painting, () => mine === turn && !again, show)
+          .catch((error) => say(error.message));
     } while (again);
   } catch (error) {
     say(error.message);
@@ -282,7 +334,11 @@ async function load() {
 function controls() {
   $("model").append(...MODELS.map((name) => element("option", { value: name }, name)));
   $("size").append(...SIZES.map((size) => element("option", { value: size }, `${size} × ${size}`)));
-  $("stations").append(...texts.map(({ title }, i) => element("option", { value: i }, fill(words.station, { n: i + 1, of: texts.length, title }))));
+  $("stations").append(
+    ...texts.map(({ title }, i) =>
+      element("option", { value: i }, fill(words.station, { n: i + 1, of: texts.length, title })),
+    ),
+  );
   fillControls();
   for (const id of ["prompt", "model", "size", ...KNOBS]) {
     $(id).addEventListener("input", () => {
@@ -318,7 +374,7 @@ const DEFAULTS = { "tiny-schnell": { steps: 4 }, "tiny-dev": { steps: 12 }, tiny
 
 function fillControls() {
   for (const id of ["prompt", "model", "size", ...KNOBS]) $(id).value = state[id];
-  for (const id of KNOBS) document.querySelector(`output[for=${id}]`).textContent = state[id];
+  for (const id of KNOBS) $(`${id}-value`).textContent = state[id];
   $("guidance").disabled = state.model === "tiny-schnell";
 }
 
@@ -363,7 +419,12 @@ async function start() {
   if (number < 0) await offer();
   performance.mark("ready");
   document.body.dataset.ready = "yes";
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches && state.station === 0 && !location.hash) play();
+  if (
+    !matchMedia("(prefers-reduced-motion: reduce)").matches &&
+    state.station === 0 &&
+    !location.hash
+  )
+    play();
 }
 
 start().catch((error) => say(error.message));

@@ -17,7 +17,13 @@ export class Painter {
   /** Bytes that a model needs and that are not here yet; the cache may have them. */
   async cost(model) {
     this.manifest ??= await (await fetch(`${this.weights}manifest.json`)).json();
-    const shared = ["flux.safetensors", "t5.safetensors", "clip.safetensors", "ae.safetensors", "tokenizer.json"];
+    const shared = [
+      "flux.safetensors",
+      "t5.safetensors",
+      "clip.safetensors",
+      "ae.safetensors",
+      "tokenizer.json",
+    ];
     const names = this.ready ? [] : shared;
     const delta = `${model.replace("tiny-", "")}.safetensors`;
     if (delta in this.manifest && !this.loaded.has(model)) names.push(delta);
@@ -42,7 +48,12 @@ export class Painter {
     const pieces = await this.engine.tokens(options.prompt);
     const used = pieces.findIndex(({ text }) => text === "</s>") + 1;
     const text = await this.text(options.prompt);
-    const about = { levels: [...levels, 0], ids: pieces.map(({ id }) => id), words: words(pieces, used), used };
+    const about = {
+      levels: [...levels, 0],
+      ids: pieces.map(({ id }) => id),
+      words: words(pieces, used),
+      used,
+    };
     const painting = new Painted(
       { ...options, ...about, text: rows(text, Math.min(used + 1, pieces.length)) },
       { velocities, picture: toCanvas(picture), trace: (step) => this.trace(painting, step) },
@@ -70,7 +81,10 @@ export class Painter {
   /** The strip’s pictures by the decoder, one after the other; ends when wanted() says no. */
   async develop(painting, wanted, onPicture) {
     for (let i = 0; i < painting.steps; i++) {
-      for (const [row, tokens] of [["clean", painting.answer(i)], ["noisy", painting.states()[i]]]) {
+      for (const [row, tokens] of [
+        ["clean", painting.answer(i)],
+        ["noisy", painting.states()[i]],
+      ]) {
         if (!wanted()) return;
         painting[row][i] = await this.decode(tokens, painting.size);
       }
@@ -83,7 +97,10 @@ export class Painter {
   /** The same painting with one block left out. */
   async without(painting, block) {
     this.last = null;
-    const picture = await this.engine.paint({ ...engineOptions(painting), leave_out: blockName(block) });
+    const picture = await this.engine.paint({
+      ...engineOptions(painting),
+      leave_out: blockName(block),
+    });
     return picture && toCanvas(picture);
   }
   async text(prompt) {

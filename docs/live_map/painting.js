@@ -40,7 +40,9 @@ class Painting {
     const noise = patchify(get_noise(this.size, this.size, this.seed), ...this.grid);
     this.walk = [noise];
     for (let i = 0; i < this.steps; i++) {
-      this.walk.push(euler_step(this.walk[i], this.velocity(i), this.levels[i], this.levels[i + 1]));
+      this.walk.push(
+        euler_step(this.walk[i], this.velocity(i), this.levels[i], this.levels[i + 1]),
+      );
     }
     return this.walk;
   }
@@ -66,9 +68,12 @@ class Kept extends Painting {
   constructor(options, files) {
     super(options);
     Object.assign(this, files); // buffer, sheet, picture, attentionImage, guidanceSheet
-    const column = (row) => this.levels.slice(0, -1).map((_, i) => cut(this.sheet, i * TILE, row * TILE, TILE, TILE));
+    const column = (row) =>
+      this.levels.slice(0, -1).map((_, i) => cut(this.sheet, i * TILE, row * TILE, TILE, TILE));
     [this.noisy, this.clean] = [column(0), column(1)];
-    this.guided = Array.from({ length: 4 }, (_, i) => cut(this.guidanceSheet, i * TILE, 0, TILE, TILE));
+    this.guided = Array.from({ length: 4 }, (_, i) =>
+      cut(this.guidanceSheet, i * TILE, 0, TILE, TILE),
+    );
   }
   kept = true;
   async look() {} // all is there
@@ -87,9 +92,14 @@ class Kept extends Painting {
   attention(step, block) {
     const [, blocks, n] = this.attentionOf.shape;
     if (block >= blocks) return null;
-    this.bytes ??= cut(this.attentionImage).getContext("2d").getImageData(0, 0, n, this.attentionImage.height).data;
+    this.bytes ??= cut(this.attentionImage)
+      .getContext("2d")
+      .getImageData(0, 0, n, this.attentionImage.height).data;
     const from = (step * blocks + block) * n * n;
-    return Float32Array.from({ length: n * n }, (_, i) => this.attentionOf.most * (this.bytes[4 * (from + i)] / 255) ** 2);
+    return Float32Array.from(
+      { length: n * n },
+      (_, i) => this.attentionOf.most * (this.bytes[4 * (from + i)] / 255) ** 2,
+    );
   }
   heads(block) {
     return block < this.attentionOf.shape[1] ? 0 : -1; // none of its own
@@ -99,14 +109,21 @@ class Kept extends Painting {
     const numbers = this.array("modulation", step);
     const channels = this.numbers.modulation.shape[3];
     const part = (i) => numbers.subarray(i * channels, (i + 1) * channels);
-    return Object.fromEntries(this.rows.map((name, i) => [name, [0, 1, 2].map((k) => part(3 * i + k))]));
+    return Object.fromEntries(
+      this.rows.map((name, i) => [name, [0, 1, 2].map((k) => part(3 * i + k))]),
+    );
   }
   /** Lengths of the first head's [q, k], [before, after] the norm, of every token. */
   lengths(step, block) {
     const [, blocks, , , n] = this.numbers.lengths.shape;
     const numbers = this.array("lengths", step).subarray(block * 4 * n, (block + 1) * 4 * n);
     const part = (i) => numbers.subarray(i * n, (i + 1) * n);
-    return blocks > block ? [[part(0), part(1)], [part(2), part(3)]] : null;
+    return blocks > block
+      ? [
+          [part(0), part(1)],
+          [part(2), part(3)],
+        ]
+      : null;
   }
   textRows() {
     const [rows, columns] = this.numbers.txt.shape;
@@ -129,9 +146,26 @@ export async function keptPaintings(base) {
         ...load,
       ]);
       const { attention, guidance, ids, ...painting } = shared.paintings[i];
-      const options = { model: shared.model, size: shared.size, steps: painting.levels.length - 1, guidance: 3 };
-      const extra = { rows: shared.rows, attentionOf: attention, planes: guidance, ids, used: ids.length };
-      const files = { buffer: numbers, sheet, picture: cut(picture), attentionImage, guidanceSheet };
+      const options = {
+        model: shared.model,
+        size: shared.size,
+        steps: painting.levels.length - 1,
+        guidance: 3,
+      };
+      const extra = {
+        rows: shared.rows,
+        attentionOf: attention,
+        planes: guidance,
+        ids,
+        used: ids.length,
+      };
+      const files = {
+        buffer: numbers,
+        sheet,
+        picture: cut(picture),
+        attentionImage,
+        guidanceSheet,
+      };
       return new Kept({ ...options, ...painting, ...extra }, files);
     },
   };

@@ -21,7 +21,9 @@ export function strip(holder, { choose }) {
   const pair = element("div", { class: "pair" });
   const chart = element("div");
   const text = draw.caption();
-  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) => choose({ step: value - 1 }));
+  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) =>
+    choose({ step: value - 1 }),
+  );
   holder.append(pair, step, chart, text);
   return ({ painting, step: i }) => {
     const states = painting.states();
@@ -30,7 +32,10 @@ export function strip(holder, { choose }) {
     const clean = noisy.map((_, k) => distance(painting.answer(k), end));
     step.querySelector("input").max = painting.steps;
     step.set(i + 1);
-    pair.replaceChildren(shown(painting.noisy[i], page.noisy), shown(painting.clean[i], page.clean));
+    pair.replaceChildren(
+      shown(painting.noisy[i], page.noisy),
+      shown(painting.clean[i], page.clean),
+    );
     chart.replaceChildren(curves(noisy, clean, i, words.axis));
     text.textContent = fill(words.picture, {
       step: i + 1,
@@ -46,11 +51,26 @@ export function strip(holder, { choose }) {
 function curves(noisy, clean, now, [across, up]) {
   const [left, top, width, height] = [44, 12, 400, 110];
   const most = Math.max(...noisy, ...clean);
-  const place = (value, i) => [left + (noisy.length > 1 ? (i / (noisy.length - 1)) * width : 0), top + height * (1 - value / most)];
+  const place = (value, i) => [
+    left + (noisy.length > 1 ? (i / (noisy.length - 1)) * width : 0),
+    top + height * (1 - value / most),
+  ];
   const svg = plot(480, 156);
-  svg.append(line([[left, top], [left, top + height], [left + width, top + height]], { color: "var(--line)" }));
+  svg.append(
+    line(
+      [
+        [left, top],
+        [left, top + height],
+        [left + width, top + height],
+      ],
+      { color: "var(--line)" },
+    ),
+  );
   svg.append(line([place(0, now), place(most, now)], { color: "var(--line)", dash: "3 3" }));
-  for (const [values, color, name] of [[noisy, "var(--blue)", "x_t"], [clean, "var(--orange)", "x̂₀"]]) {
+  for (const [values, color, name] of [
+    [noisy, "var(--blue)", "x_t"],
+    [clean, "var(--orange)", "x̂₀"],
+  ]) {
     svg.append(line(values.map(place), { color, width: 2.5 }));
     for (const [i, value] of values.entries()) {
       const [cx, cy] = place(value, i);
@@ -59,8 +79,14 @@ function curves(noisy, clean, now, [across, up]) {
     const [x, y] = place(values[0], 0);
     svg.append(label(name, x + 8, y + (name === "x_t" ? 14 : -6), { color, bold: true }));
   }
-  svg.append(label(`${across} →`, left + width, top + height + 18, { anchor: "end" }), label(up, left + width, top + 2, { anchor: "end" }));
-  svg.append(label("0", left - 8, top + height + 4, { anchor: "end" }), label(round(most, 1), left - 8, top + 8, { anchor: "end" }));
+  svg.append(
+    label(`${across} →`, left + width, top + height + 18, { anchor: "end" }),
+    label(up, left + width, top + 2, { anchor: "end" }),
+  );
+  svg.append(
+    label("0", left - 8, top + height + 4, { anchor: "end" }),
+    label(round(most, 1), left - 8, top + 8, { anchor: "end" }),
+  );
   return svg;
 }
 
@@ -69,7 +95,12 @@ function curves(noisy, clean, now, [across, up]) {
 /** The prompt’s words as buttons. */
 export function wordChips(painting, word, choose) {
   const spoken = painting.words.filter(([name]) => name !== "(padding)");
-  return draw.choice(stations[7].word, spoken.map(([name]) => name), word, (i) => choose({ word: i }));
+  return draw.choice(
+    stations[7].word,
+    spoken.map(([name]) => name),
+    word,
+    (i) => choose({ word: i }),
+  );
 }
 
 export const spokenWords = (painting) => painting.words.filter(([name]) => name !== "(padding)");
@@ -90,7 +121,10 @@ export function words(holder, { choose, engine }) {
     const { painting, word } = view;
     const places = spokenWords(painting);
     const other = places.slice(0, -1).map(([name], i) => (i === word ? input.value : name));
-    const [before, after] = [await engine.text(painting.prompt), await engine.text(other.join(" "))];
+    const [before, after] = [
+      await engine.text(painting.prompt),
+      await engine.text(other.join(" ")),
+    ];
     changed.replaceChildren(rowChanges(before, after, painting));
   });
   return (now) => {
@@ -110,7 +144,11 @@ export function words(holder, { choose, engine }) {
     const ids = places.map((i) => painting.ids[i]);
     rows.replaceChildren(
       element("div", { class: "named-matrix" }, names, shown(table, text.rows, "stretch")),
-      shown(draw.matrix(draw.scaled(y, 2.5 * rms(y)), 1, y.length, draw.signed), text.clip, "stretch thin"),
+      shown(
+        draw.matrix(draw.scaled(y, 2.5 * rms(y)), 1, y.length, draw.signed),
+        text.clip,
+        "stretch thin",
+      ),
     );
     message.textContent = fill(text.picture, {
       pieces: painting.used - 1,
@@ -133,7 +171,10 @@ function rowChanges(before, after, painting) {
     const part = (x) => x.subarray(i * width, (i + 1) * width);
     const share = distance(part(before.txt), part(after.txt)) / rms(part(before.txt));
     const name = painting.words.find(([, tokens]) => tokens.includes(i))[0];
-    svg.append(label(name, 110, 20 * i + 17, { anchor: "end" }), draw.box(120, 20 * i + 6, 280 * Math.min(1, share), 13, "var(--orange)"));
+    svg.append(
+      label(name, 110, 20 * i + 17, { anchor: "end" }),
+      draw.box(120, 20 * i + 6, 280 * Math.min(1, share), 13, "var(--orange)"),
+    );
     svg.append(label(draw.percent(share), 126 + 280 * Math.min(1, share), 20 * i + 17));
   }
   const y = draw.percent(distance(before.y, after.y) / rms(before.y));
@@ -166,11 +207,20 @@ export function tokens(holder, { choose }) {
     const context = large.getContext("2d");
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, large.width, large.height);
-    const values = fill(text.picture, { row, column, numbers: Array.from(numbers.subarray(0, 4), (n) => round(n)).join(", ") });
+    const values = fill(text.picture, {
+      row,
+      column,
+      numbers: Array.from(numbers.subarray(0, 4), (n) => round(n)).join(", "),
+    });
     cells.set(cell, values, draw.frame(large, cell, h, w));
     planes.replaceChildren(shown(latentPlanes(painting.latent(x), h, w, row, column), text.planes));
-    const rows = Float32Array.from({ length: 64 }, (_, i) => numbers[4 * (i % 16) + Math.floor(i / 16)]);
-    token.replaceChildren(shown(draw.matrix(draw.scaled(rows, 2.5), 4, 16, draw.signed), text.token, "stretch"));
+    const rows = Float32Array.from(
+      { length: 64 },
+      (_, i) => numbers[4 * (i % 16) + Math.floor(i / 16)],
+    );
+    token.replaceChildren(
+      shown(draw.matrix(draw.scaled(rows, 2.5), 4, 16, draw.signed), text.token, "stretch"),
+    );
     message.textContent = values;
     return { id: [0, row, column], token: Array.from(numbers) };
   };
@@ -179,13 +229,22 @@ export function tokens(holder, { choose }) {
 /** All 16 planes in four rows, with the 2 × 2 places of one patch framed in each. */
 function latentPlanes(z, h, w, row, column) {
   const [high, wide, zoom] = [2 * h, 2 * w, 4];
-  const canvas = element("canvas", { width: 4 * (wide * zoom + 6), height: 4 * (high * zoom + 6), class: "matrix" });
+  const canvas = element("canvas", {
+    width: 4 * (wide * zoom + 6),
+    height: 4 * (high * zoom + 6),
+    class: "matrix",
+  });
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.strokeStyle = "#ff9f1a";
   context.lineWidth = 2;
   for (let c = 0; c < 16; c++) {
-    const plane = draw.matrix(draw.scaled(z.subarray(c * high * wide, (c + 1) * high * wide), 2.5), high, wide, draw.signed);
+    const plane = draw.matrix(
+      draw.scaled(z.subarray(c * high * wide, (c + 1) * high * wide), 2.5),
+      high,
+      wide,
+      draw.signed,
+    );
     const [x, y] = [(c % 4) * (wide * zoom + 6) + 3, Math.floor(c / 4) * (high * zoom + 6) + 3];
     context.drawImage(plane, x, y, wide * zoom, high * zoom);
     context.strokeRect(x + 2 * column * zoom, y + 2 * row * zoom, 2 * zoom, 2 * zoom);
@@ -207,7 +266,11 @@ export function schedule(holder) {
     holder.dispatchEvent(new CustomEvent("numbers", { detail: numbers }));
   };
   const steps = draw.slider(text.steps, { min: 1, max: 28, value: here.steps }, set("steps"));
-  const size = draw.slider(text.size, { min: 64, max: 2048, step: 64, value: here.size }, set("size"));
+  const size = draw.slider(
+    text.size,
+    { min: 64, max: 2048, step: 64, value: here.size },
+    set("size"),
+  );
   holder.append(chart, steps, size, message);
   function redraw() {
     const count = (here.size / 16) ** 2;
@@ -216,7 +279,14 @@ export function schedule(holder) {
     const mu = get_lin_function()(count);
     chart.replaceChildren(twoSchedules(even, shifted, text));
     const early = (levels) => levels.filter((t) => t > 0.5).length;
-    const values = { size: here.size, tokens: count, mu: round(mu), high: early(shifted), steps: here.steps, even: early(even) };
+    const values = {
+      size: here.size,
+      tokens: count,
+      mu: round(mu),
+      high: early(shifted),
+      steps: here.steps,
+      even: early(even),
+    };
     message.textContent = fill(text.picture, values);
     numbers = { size: here.size, steps: here.steps, mu, levels: shifted };
   }
@@ -230,14 +300,37 @@ function twoSchedules(even, shifted, text) {
   const svg = plot(480, 246);
   const [left, top, width, height] = [40, 14, 420, 160];
   const place = (i, t) => [left + (i / (even.length - 1)) * width, top + (1 - t) * height];
-  svg.append(line([[left, top], [left, top + height], [left + width, top + height]], { color: "var(--line)" }));
-  for (const t of [0, 0.5, 1]) svg.append(label(String(t), left - 8, place(0, t)[1] + 4, { anchor: "end" }));
-  svg.append(line([place(0, 0.5), place(even.length - 1, 0.5)], { color: "var(--line)", dash: "3 3" }));
-  for (const [levels, color, name, row] of [[even, "var(--blue)", text.even, 208], [shifted, "var(--orange)", text.shifted, 240]]) {
-    svg.append(line(levels.map((t, i) => place(i, t)), { color, width: 2.5 }));
+  svg.append(
+    line(
+      [
+        [left, top],
+        [left, top + height],
+        [left + width, top + height],
+      ],
+      { color: "var(--line)" },
+    ),
+  );
+  for (const t of [0, 0.5, 1])
+    svg.append(label(String(t), left - 8, place(0, t)[1] + 4, { anchor: "end" }));
+  svg.append(
+    line([place(0, 0.5), place(even.length - 1, 0.5)], { color: "var(--line)", dash: "3 3" }),
+  );
+  for (const [levels, color, name, row] of [
+    [even, "var(--blue)", text.even, 208],
+    [shifted, "var(--orange)", text.shifted, 240],
+  ]) {
+    svg.append(
+      line(
+        levels.map((t, i) => place(i, t)),
+        { color, width: 2.5 },
+      ),
+    );
     for (const [i, t] of levels.entries()) {
       const [cx, cy] = place(i, t);
-      svg.append(draw.shape("circle", { cx, cy, r: 3.5, fill: color }), draw.box(left + (1 - t) * width - 1, row - 11, 2.5, 12, color));
+      svg.append(
+        draw.shape("circle", { cx, cy, r: 3.5, fill: color }),
+        draw.box(left + (1 - t) * width - 1, row - 11, 2.5, 12, color),
+      );
     }
     svg.append(label(name, left + 2, row - 14, { color, size: 11 }));
   }
@@ -252,7 +345,9 @@ export function blockName(block) {
 
 /** The blocks as buttons; `count` of them. */
 export function blockChips(name, count, block, choose) {
-  const names = Array.from({ length: count }, (_, i) => (i < 3 ? `double ${i + 1}` : `single ${i - 2}`));
+  const names = Array.from({ length: count }, (_, i) =>
+    i < 3 ? `double ${i + 1}` : `single ${i - 2}`,
+  );
   return draw.choice(name, names, block, (i) => choose({ block: i }));
 }
 
@@ -264,24 +359,45 @@ export function vector(holder, { choose }) {
   holder.append(chips, table, message);
   return ({ painting, step, block }) => {
     chips.replaceChildren(blockChips(text.block, 9, block, choose));
-    const rows = Object.entries(painting.modulation(step)).filter(([name]) => name.startsWith(blockName(block)));
+    const rows = Object.entries(painting.modulation(step)).filter(([name]) =>
+      name.startsWith(blockName(block)),
+    );
     table.replaceChildren();
     for (const [name, parts] of rows) {
-      const title = name.split(" ").slice(2).join(" ").replace("txt", stations[7].text_).replace("img", stations[7].image);
-      if (title) table.append(element("h4", {}, title));
+      const title = name
+        .split(" ")
+        .slice(2)
+        .join(" ")
+        .replace("txt", stations[7].text_)
+        .replace("img", stations[7].image);
+      if (title) table.append(element("h3", {}, title));
       for (const [i, part] of parts.entries()) {
         const canvas = draw.matrix(draw.scaled(part, 1.5), 1, part.length, draw.signed);
-        table.append(element("div", { class: "strip-row" }, element("span", {}, text.rows[i]), canvas, element("span", {}, round(rms(part)))));
+        table.append(
+          element(
+            "div",
+            { class: "strip-row" },
+            element("span", {}, text.rows[i]),
+            canvas,
+            element("span", {}, round(rms(part))),
+          ),
+        );
       }
     }
     const last = rows.at(-1)[1];
-    const said = { block: blockChipsName(block), t: round(painting.levels[step]), scale: round(rms(last[1])), gate: round(rms(last[2])) };
+    const said = {
+      block: blockChipsName(block),
+      t: round(painting.levels[step]),
+      scale: round(rms(last[1])),
+      gate: round(rms(last[2])),
+    };
     message.textContent = fill(text.picture, said);
     return { rows: rows.map(([name, parts]) => [name, ...parts.map((part) => rms(part))]) };
   };
 }
 
-export const blockChipsName = (block) => (block < 3 ? `double block ${block + 1}` : `single block ${block - 2}`);
+export const blockChipsName = (block) =>
+  block < 3 ? `double block ${block + 1}` : `single block ${block - 2}`;
 
 // ---------------------------------------------------------------- 5: two streams
 
@@ -296,10 +412,23 @@ export function streams(holder, { choose }) {
     chips.replaceChildren(blockChips(stations[7].block, 3, chosen, choose));
     const lengths = painting.lengths(step, chosen);
     const [before, after] = lengths[0];
-    chart.replaceChildren(...lengths.map((pair, i) => lengthBars(pair, painting.used + 1, text, text.names[i])));
-    const limits = [Math.min(...before), Math.max(...before), Math.min(...after), Math.max(...after)];
+    chart.replaceChildren(
+      ...lengths.map((pair, i) => lengthBars(pair, painting.used + 1, text, text.names[i])),
+    );
+    const limits = [
+      Math.min(...before),
+      Math.max(...before),
+      Math.min(...after),
+      Math.max(...after),
+    ];
     const [low, high, lowAfter, highAfter] = limits.map((value) => round(value, 1));
-    message.textContent = fill(text.picture, { block: blockChipsName(chosen), low, high, lowAfter, highAfter });
+    message.textContent = fill(text.picture, {
+      block: blockChipsName(chosen),
+      low,
+      high,
+      lowAfter,
+      highAfter,
+    });
     return { before: limits.slice(0, 2), after: limits.slice(2) };
   };
 }
@@ -313,15 +442,27 @@ function lengthBars([before, after], texts, words, name) {
   for (let i = 0; i < before.length; i++) {
     const color = i < texts ? "var(--txt-strong)" : "var(--img-strong)";
     const bar = (value, opacity) => {
-      const rect = draw.box(left + i * each + 0.5, base - (tall * value) / most, each - 1, (tall * value) / most, color);
+      const rect = draw.box(
+        left + i * each + 0.5,
+        base - (tall * value) / most,
+        each - 1,
+        (tall * value) / most,
+        color,
+      );
       rect.setAttribute("opacity", opacity);
       return rect;
     };
     svg.append(bar(before[i], 0.35), bar(after[i], 1));
   }
   svg.append(label(`${name}: ${words.before} (pale), ${words.after}`, left, 16, { bold: true }));
-  svg.append(label(round(most, 0), left - 4, base - tall + 6, { anchor: "end", size: 11 }), label("0", left - 4, base, { anchor: "end", size: 11 }));
-  svg.append(label(stations[7].text_, left, base + 15, { size: 11 }), label(stations[7].image, left + texts * each, base + 15, { size: 11 }));
+  svg.append(
+    label(round(most, 0), left - 4, base - tall + 6, { anchor: "end", size: 11 }),
+    label("0", left - 4, base, { anchor: "end", size: 11 }),
+  );
+  svg.append(
+    label(stations[7].text_, left, base + 15, { size: 11 }),
+    label(stations[7].image, left + texts * each, base + 15, { size: 11 }),
+  );
   return svg;
 }
 
@@ -342,7 +483,14 @@ export function places(holder) {
     const angle = turns[1] - turns[0];
     chart.replaceChildren(dials(turns, here, text));
     const degrees = (value) => round((value * 180) / Math.PI, 1);
-    const values = { pair: here.pair, degrees: degrees(omega), i: here.i, j: here.j, angle: degrees(angle), score: round(Math.cos(angle)) };
+    const values = {
+      pair: here.pair,
+      degrees: degrees(omega),
+      i: here.i,
+      j: here.j,
+      angle: degrees(angle),
+      score: round(Math.cos(angle)),
+    };
     message.textContent = fill(text.picture, values);
     numbers = { omega, angle, score: Math.cos(angle) };
     holder.dispatchEvent(new CustomEvent("numbers", { detail: numbers }));
@@ -374,15 +522,31 @@ export function places(holder) {
 function dials([q, k], { i, j }, text) {
   const svg = plot(480, 190);
   const dial = (x, arrows, name) => {
-    svg.append(draw.shape("circle", { cx: x, cy: 86, r: 66, class: "track" }), label(name, x, 178, { anchor: "middle" }));
+    svg.append(
+      draw.shape("circle", { cx: x, cy: 86, r: 66, class: "track" }),
+      label(name, x, 178, { anchor: "middle" }),
+    );
     for (const [angle, color, letter] of arrows) {
       const tip = (r) => [x + r * Math.cos(angle), 86 - r * Math.sin(angle)];
       svg.append(line([[x, 86], tip(62)], { color, width: 3, arrow: true }));
-      svg.append(label(letter, ...tip(78).map((value, axis) => value + (axis ? 4 : 0)), { anchor: "middle", color, bold: true }));
+      svg.append(
+        label(letter, ...tip(78).map((value, axis) => value + (axis ? 4 : 0)), {
+          anchor: "middle",
+          color,
+          bold: true,
+        }),
+      );
     }
   };
   dial(84, [[q, "var(--blue)", "q"]], `${text.i}: ${i}`);
   dial(244, [[k, "var(--orange)", "k"]], `${text.j}: ${j}`);
-  dial(396, [[q, "var(--blue)", "q"], [k, "var(--orange)", "k"]], text.both);
+  dial(
+    396,
+    [
+      [q, "var(--blue)", "q"],
+      [k, "var(--orange)", "k"],
+    ],
+    text.both,
+  );
   return svg;
 }

@@ -3,7 +3,7 @@
 import { patchify } from "../engine/patchify.js";
 import * as draw from "./draw.js";
 import { element, label, line, plot } from "./draw.js";
-import { blockChips, blockChipsName, shown, spokenWords, wordChips } from "./stations_before.js";
+import { blockChipsName, shown, spokenWords, wordChips } from "./stations_before.js";
 import { fill, page, stations } from "./words.js";
 
 const rms = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length);
@@ -14,7 +14,9 @@ const round = (value, digits = 2) => value.toFixed(digits);
 
 /** How much every patch takes from a word, its pieces summed. */
 function wordMap(A, n, first, tokens) {
-  return Float32Array.from({ length: n - first }, (_, i) => tokens.reduce((sum, token) => sum + A[(first + i) * n + token], 0));
+  return Float32Array.from({ length: n - first }, (_, i) =>
+    tokens.reduce((sum, token) => sum + A[(first + i) * n + token], 0),
+  );
 }
 
 export function attention(holder, { choose }) {
@@ -32,21 +34,37 @@ export function attention(holder, { choose }) {
     const spoken = spokenWords(painting);
     const [name, places] = spoken[Math.min(word, spoken.length - 1)];
     chips.replaceChildren(wordChips(painting, Math.min(word, spoken.length - 1), choose));
-    const known = Array.from({ length: 9 }, (_, i) => i).filter((i) => painting.attention(step, i, head) !== null);
+    const known = Array.from({ length: 9 }, (_, i) => i).filter(
+      (i) => painting.attention(step, i, head) !== null,
+    );
     const chosen = known.includes(block) ? block : known.at(-1);
     maps.replaceChildren(
       ...known.map((i) => {
         const map = wordMap(painting.attention(step, i, head), n, first, places);
         const canvas = draw.overlay(painting.clean[step], map, h, w);
-        const button = element("button", { type: "button", class: "map", "aria-pressed": String(i === chosen) });
-        button.append(canvas, element("span", {}, `${blockChipsName(i)}: ${draw.percent(map.reduce((a, b) => a + b, 0) / map.length)}`));
+        const button = element("button", {
+          type: "button",
+          class: "map",
+          "aria-pressed": String(i === chosen),
+        });
+        button.append(
+          canvas,
+          element(
+            "span",
+            {},
+            `${blockChipsName(i)}: ${draw.percent(map.reduce((a, b) => a + b, 0) / map.length)}`,
+          ),
+        );
         button.addEventListener("click", () => choose({ block: i }));
         return button;
       }),
     );
     heads.replaceChildren();
     if (painting.heads(chosen) > 0) {
-      const names = [text.mean, ...Array.from({ length: painting.heads(chosen) }, (_, i) => String(i + 1))];
+      const names = [
+        text.mean,
+        ...Array.from({ length: painting.heads(chosen) }, (_, i) => String(i + 1)),
+      ];
       heads.append(draw.choice(text.head, names, head + 1, (i) => choose({ head: i - 1 })));
     }
     if (cells?.dataset.grid !== `${h},${w}`) {
@@ -59,9 +77,16 @@ export function attention(holder, { choose }) {
     const looks = A.subarray((first + cell) * n, (first + cell + 1) * n);
     const toImage = looks.subarray(first);
     const where = fill(text.looks, { row, column });
-    cells.set(cell, where, draw.frame(draw.overlay(painting.clean[step], toImage, h, w), cell, h, w));
+    cells.set(
+      cell,
+      where,
+      draw.frame(draw.overlay(painting.clean[step], toImage, h, w), cell, h, w),
+    );
     const shares = quadrants(A, n, first, painting.used);
-    below.replaceChildren(shown(cells, where), shown(quadrantChart(shares, text), text.quadrants, "wide"));
+    below.replaceChildren(
+      shown(cells, where),
+      shown(quadrantChart(shares, text), text.quadrants, "wide"),
+    );
     const map = wordMap(A, n, first, places);
     const share = map.reduce((a, b) => a + b, 0) / map.length;
     const image = toImage.reduce((a, b) => a + b, 0);
@@ -87,7 +112,10 @@ function quadrants(A, n, first, used) {
   let imageFromText = 0;
   for (let i = first; i < n; i++) imageFromText += takes(i);
   const [text, image] = [fromText / 32, imageFromText / (n - first)];
-  return [[text, 1 - text], [image, 1 - image]];
+  return [
+    [text, 1 - text],
+    [image, 1 - image],
+  ];
 }
 
 function quadrantChart(shares, text) {
@@ -100,10 +128,15 @@ function quadrantChart(shares, text) {
       const x = 58 + 90 * j;
       const cell = draw.box(x, y, 84, 60, j ? "var(--img-strong)" : "var(--txt-strong)");
       cell.setAttribute("opacity", 0.18 + 0.7 * share);
-      svg.append(cell, label(draw.percent(share), x + 42, y + 35, { anchor: "middle", size: 14, bold: true }));
+      svg.append(
+        cell,
+        label(draw.percent(share), x + 42, y + 35, { anchor: "middle", size: 14, bold: true }),
+      );
     });
   });
-  names.forEach((name, j) => svg.append(label(name, 100 + 90 * j, 34, { anchor: "middle", bold: true })));
+  names.forEach((name, j) =>
+    svg.append(label(name, 100 + 90 * j, 34, { anchor: "middle", bold: true })),
+  );
   return svg;
 }
 
@@ -119,11 +152,17 @@ function changeBars(changes, first, chosen, names) {
     pair.forEach((amount, stream) => {
       const width = (330 * amount) / most;
       const color = stream ? "var(--img-strong)" : "var(--txt-strong)";
-      svg.append(draw.box(80, y + 18 * stream, width, 15, color), label(draw.percent(amount), 86 + width, y + 18 * stream + 12));
+      svg.append(
+        draw.box(80, y + 18 * stream, width, 15, color),
+        label(draw.percent(amount), 86 + width, y + 18 * stream + 12),
+      );
     });
   });
   names.forEach((name, i) => {
-    svg.append(draw.box(80 + 90 * i, 4, 12, 12, i ? "var(--img-strong)" : "var(--txt-strong)"), label(name, 97 + 90 * i, 15));
+    svg.append(
+      draw.box(80 + 90 * i, 4, 12, 12, i ? "var(--img-strong)" : "var(--txt-strong)"),
+      label(name, 97 + 90 * i, 15),
+    );
   });
   return svg;
 }
@@ -144,24 +183,39 @@ function blockStation(number, from, to) {
       button.disabled = true;
       const { painting } = view;
       const name = blockChipsName(chosen);
-      const picture = await engine.without(painting, chosen).finally(() => (button.disabled = false));
+      const picture = await engine
+        .without(painting, chosen)
+        .finally(() => (button.disabled = false));
       if (!picture) return;
-      const here = [shown(painting.picture, painting.prompt), shown(picture, fill(text.without, { n: name }).replace("block ", ""))];
+      const here = [
+        shown(painting.picture, painting.prompt),
+        shown(picture, fill(text.without, { n: name })),
+      ];
       pair.replaceChildren(...here);
     });
     return (now) => {
       if (view?.painting !== now.painting) pair.replaceChildren();
       view = now;
       chosen = Math.min(Math.max(now.block, from), to);
-      const names = Array.from({ length: to - from + 1 }, (_, i) => `${from < 3 ? "double" : "single"} ${i + 1}`);
-      chips.replaceChildren(draw.choice(stations[7].block, names, chosen - from, (i) => choose({ block: from + i })));
+      const names = Array.from(
+        { length: to - from + 1 },
+        (_, i) => `${from < 3 ? "double" : "single"} ${i + 1}`,
+      );
+      chips.replaceChildren(
+        draw.choice(stations[7].block, names, chosen - from, (i) => choose({ block: from + i })),
+      );
       const changes = now.painting.change.at(now.step).slice(from, to + 1);
       chart.replaceChildren(changeBars(changes, from, chosen, text.names));
       const [ofText, ofImage] = changes[chosen - from].map(draw.percent);
-      const values = { t: round(now.painting.levels[now.step]), block: chosen - from + 1, text: ofText, image: ofImage };
+      const values = {
+        t: round(now.painting.levels[now.step]),
+        block: chosen - from + 1,
+        text: ofText,
+        image: ofImage,
+      };
       message.textContent = fill(stations[number].picture, values);
       button.hidden = !now.ready;
-      button.textContent = fill(text.off, { n: blockChipsName(chosen).replace("block ", "") });
+      button.textContent = fill(text.off, { n: blockChipsName(chosen) });
       return { changes };
     };
   };
@@ -176,7 +230,9 @@ export function answer(holder, { choose }) {
   const text = stations[10];
   const chart = element("div");
   const message = draw.caption();
-  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) => choose({ step: value - 1 }));
+  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) =>
+    choose({ step: value - 1 }),
+  );
   holder.append(chart, step, message);
   return ({ painting, step: now }) => {
     step.querySelector("input").max = painting.steps;
@@ -199,7 +255,12 @@ export function answer(holder, { choose }) {
     chart.replaceChildren(plane(walk, answers, now, text));
     const far = from(painting.answer(now));
     const v = rms(painting.velocity(now));
-    const said = { t: round(painting.levels[now]), v: round(v), far: round(rms(far)), across: round(Math.abs(answers[now][1])) };
+    const said = {
+      t: round(painting.levels[now]),
+      v: round(v),
+      far: round(rms(far)),
+      across: round(Math.abs(answers[now][1])),
+    };
     message.textContent = fill(text.picture, said);
     return { walk, answers, v };
   };
@@ -208,12 +269,28 @@ export function answer(holder, { choose }) {
 function plane(walk, answers, now, text) {
   const svg = plot(480, 240);
   const points = [...walk, ...answers];
-  const [right, left] = [Math.max(...points.map((p) => p[0])), Math.min(...points.map((p) => p[0]), 0)];
-  const [high, low] = [Math.max(...points.map((p) => p[1])), Math.min(...points.map((p) => p[1]), 0)];
-  const at = ([x, y]) => [40 + (400 * (x - left)) / (right - left), 200 - (160 * (y - low)) / (high - low || 1)];
+  const [right, left] = [
+    Math.max(...points.map((p) => p[0])),
+    Math.min(...points.map((p) => p[0]), 0),
+  ];
+  const [high, low] = [
+    Math.max(...points.map((p) => p[1])),
+    Math.min(...points.map((p) => p[1]), 0),
+  ];
+  const at = ([x, y]) => [
+    40 + (400 * (x - left)) / (right - left),
+    200 - (160 * (y - low)) / (high - low || 1),
+  ];
   svg.append(line([at([right, 0]), at([0, 0])], { color: "var(--line)", dash: "4 4" }));
   svg.append(line(walk.map(at), { color: "var(--blue)", width: 2.5 }));
-  svg.append(line([at(walk[now]), at(answers[now])], { color: "var(--orange)", dash: "5 4", width: 2, arrow: true }));
+  svg.append(
+    line([at(walk[now]), at(answers[now])], {
+      color: "var(--orange)",
+      dash: "5 4",
+      width: 2,
+      arrow: true,
+    }),
+  );
   const step = walk[now + 1];
   svg.append(line([at(walk[now]), at(step)], { color: "var(--blue)", width: 4, arrow: true }));
   for (const [i, point] of walk.entries()) {
@@ -231,7 +308,10 @@ function plane(walk, answers, now, text) {
   name(text.noise, walk[0], 0, 22, "end", "var(--blue)");
   name(text.end, walk.at(-1), 0, 22, "middle", "var(--blue)");
   name(text.mind, answers[now], 12, -8, "start", "var(--orange)");
-  svg.append(label(`← ${text.axes[0]} →`, 470, 232, { anchor: "end", size: 11 }), label(`↑ ${text.axes[1]}`, 8, 14, { size: 11 }));
+  svg.append(
+    label(`← ${text.axes[0]} →`, 470, 232, { anchor: "end", size: 11 }),
+    label(`↑ ${text.axes[1]}`, 8, 14, { size: 11 }),
+  );
   return svg;
 }
 
@@ -251,8 +331,15 @@ export function guidance(holder, { kept }) {
     const here = painting.planes[i];
     const [along] = here.dev[w - 1];
     chart.replaceChildren(guidancePlane(here, w, text));
-    message.textContent = fill(text.picture, { t: round(here.t), w, along: round(along), off: round(here.off[w - 1]) });
-    pictures.replaceChildren(...painting.guided.map((canvas, k) => shown(canvas, `w = ${[0, 1, 3, 6][k]}`)));
+    message.textContent = fill(text.picture, {
+      t: round(here.t),
+      w,
+      along: round(along),
+      off: round(here.off[w - 1]),
+    });
+    pictures.replaceChildren(
+      ...painting.guided.map((canvas, k) => shown(canvas, `w = ${[0, 1, 3, 6][k]}`)),
+    );
     numbers = { t: here.t, dev: here.dev, off: here.off };
     holder.dispatchEvent(new CustomEvent("numbers", { detail: numbers }));
   };
@@ -271,16 +358,24 @@ export function guidance(holder, { kept }) {
 function guidancePlane({ dev }, w, text) {
   const svg = plot(480, 190);
   const right = Math.max(6, ...dev.map(([x]) => x));
-  const [low, high] = [Math.min(0, ...dev.map(([, y]) => y)), Math.max(0, ...dev.map(([, y]) => y))];
+  const [low, high] = [
+    Math.min(0, ...dev.map(([, y]) => y)),
+    Math.max(0, ...dev.map(([, y]) => y)),
+  ];
   const scale = Math.min(400 / right, 110 / (high - low || 1));
   const at = ([x, y]) => [36 + x * scale, 140 + low * scale - y * scale];
   svg.append(line([at([0, 0]), at([right, 0])], { color: "var(--line)", dash: "4 4" }));
   svg.append(line([at([0, 0]), at([w, 0])], { color: "var(--blue)", width: 3, arrow: true }));
   const mark = (point, color, name, dy, r = 5) => {
     const [cx, cy] = at(point);
-    svg.append(draw.shape("circle", { cx, cy, r, fill: color }), label(name, cx, cy + dy, { color, bold: true, anchor: "middle" }));
+    svg.append(
+      draw.shape("circle", { cx, cy, r, fill: color }),
+      label(name, cx, cy + dy, { color, bold: true, anchor: "middle" }),
+    );
   };
-  dev.forEach((point, i) => mark(point, "var(--orange)", i + 1 === w ? text.dev : "", -12, i + 1 === w ? 7 : 4));
+  dev.forEach((point, i) =>
+    mark(point, "var(--orange)", i + 1 === w ? text.dev : "", -12, i + 1 === w ? 7 : 4),
+  );
   mark([0, 0], "var(--ink)", text.none, 22);
   mark([1, 0], "var(--ink)", text.prompted, 22);
   if (w > 1) mark([w, 0], "var(--blue)", text.guided, 22);
@@ -308,8 +403,22 @@ export function pixels(holder, { engine }) {
     const size = 4 * h * w;
     planes.replaceChildren(
       ...Array.from({ length: 16 }, (_, c) => {
-        const canvas = draw.matrix(draw.scaled(z.subarray(c * size, (c + 1) * size), 2.5), 2 * h, 2 * w, draw.signed);
-        const button = element("button", { type: "button", class: "plane", "aria-label": String(c + 1), "aria-pressed": String(!off.has(c)) }, canvas);
+        const canvas = draw.matrix(
+          draw.scaled(z.subarray(c * size, (c + 1) * size), 2.5),
+          2 * h,
+          2 * w,
+          draw.signed,
+        );
+        const button = element(
+          "button",
+          {
+            type: "button",
+            class: "plane",
+            "aria-label": String(c + 1),
+            "aria-pressed": String(!off.has(c)),
+          },
+          canvas,
+        );
         button.addEventListener("click", () => {
           if (!off.delete(c)) off.add(c);
           redraw();
@@ -321,12 +430,22 @@ export function pixels(holder, { engine }) {
     const silenced = z.map((value, i) => (off.has(Math.floor(i / size)) ? 0 : value));
     const changed = patchify(silenced, h, w);
     const table = preview(changed);
-    const decoder = off.size ? (view.ready ? element("span", { class: "wait" }, "…") : element("span", { class: "wait" }, page.sentAway)) : painting.picture;
+    const decoder = off.size
+      ? view.ready
+        ? element("span", { class: "wait" }, "…")
+        : element("span", { class: "wait" }, page.sentAway)
+      : painting.picture;
     const place = shown(decoder, text.decoder);
     pair.replaceChildren(shown(table, text.table), place);
     const db = psnr(preview(end), painting.picture);
-    const list = [...off].map((c) => c + 1).sort((a, b) => a - b).join(", ");
-    message.textContent = fill(text.picture, { db: round(db, 1), off: off.size ? fill(text.someOff, { list }) : text.allOn });
+    const list = [...off]
+      .map((c) => c + 1)
+      .sort((a, b) => a - b)
+      .join(", ");
+    message.textContent = fill(text.picture, {
+      db: round(db, 1),
+      off: off.size ? fill(text.someOff, { list }) : text.allOn,
+    });
     numbers = { db, off: [...off] };
     holder.dispatchEvent(new CustomEvent("numbers", { detail: numbers }));
     const ticket = ++asked;
@@ -360,8 +479,23 @@ function psnr(small, large) {
 
 export function more(holder) {
   const [head, ...rows] = stations[13].rows;
-  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text)))));
-  const body = rows.map(([name, ...cells]) => element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell))));
+  const table = element(
+    "table",
+    {},
+    element(
+      "thead",
+      {},
+      element("tr", {}, ...head.map((text) => element("th", { scope: "col" }, text))),
+    ),
+  );
+  const body = rows.map(([name, ...cells]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      ...cells.map((cell) => element("td", {}, cell)),
+    ),
+  );
   table.append(element("tbody", {}, ...body));
   holder.append(table);
   return () => ({});

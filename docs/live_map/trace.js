@@ -6,7 +6,10 @@ const HEADS = 5;
 const L_txt = 32;
 
 const range = (count) => Array.from({ length: count }, (_, i) => i);
-const BLOCKS = [...range(DOUBLE).map((i) => `double_blocks.${i}`), ...range(SINGLE).map((i) => `single_blocks.${i}`)];
+const BLOCKS = [
+  ...range(DOUBLE).map((i) => `double_blocks.${i}`),
+  ...range(SINGLE).map((i) => `single_blocks.${i}`),
+];
 const STREAMS = ["txt", "img"];
 
 /** The names that the engine is asked for. */
@@ -17,7 +20,11 @@ export const WANTED = [
   ...BLOCKS.slice(0, DOUBLE).flatMap((block) => [
     `${block}.q`,
     `${block}.k`,
-    ...STREAMS.flatMap((stream) => [`${block}.${stream}`, `${block}.${stream}_mod`, `${block}.${stream}_attn.qkv`]),
+    ...STREAMS.flatMap((stream) => [
+      `${block}.${stream}`,
+      `${block}.${stream}_mod`,
+      `${block}.${stream}_attn.qkv`,
+    ]),
   ]),
   ...BLOCKS.slice(DOUBLE).flatMap((block) => [`${block}.x`, `${block}.modulation`]),
 ];
@@ -45,7 +52,8 @@ function gather(A, L, used) {
 
 /** {name: [shift, scale, gate]}, the names those of painted.json’s rows. */
 export function modulation(numbers) {
-  const parts = (x, all) => range(all).map((k) => x.subarray((k * x.length) / all, ((k + 1) * x.length) / all));
+  const parts = (x, all) =>
+    range(all).map((k) => x.subarray((k * x.length) / all, ((k + 1) * x.length) / all));
   const out = {};
   for (const i of range(DOUBLE)) {
     for (const stream of STREAMS) {
@@ -54,7 +62,8 @@ export function modulation(numbers) {
       out[`double ${i} ${stream} 2`] = six.slice(3);
     }
   }
-  for (const i of range(SINGLE)) out[`single ${i}`] = parts(numbers(`single_blocks.${i}.modulation`), 3);
+  for (const i of range(SINGLE))
+    out[`single ${i}`] = parts(numbers(`single_blocks.${i}.modulation`), 3);
   return out;
 }
 
@@ -64,7 +73,9 @@ export function lengths(numbers, used) {
     const [txt, img] = STREAMS.map((stream) => numbers(`double_blocks.${i}.${stream}_attn.qkv`));
     const width = txt.length / L_txt; // 3 D
     const [D, K] = [width / 3, width / 3 / HEADS];
-    const shown = range(L_txt + img.length / width).filter((token) => token <= used || token >= L_txt);
+    const shown = range(L_txt + img.length / width).filter(
+      (token) => token <= used || token >= L_txt,
+    );
     const length = (x, at) => Math.hypot(...x.subarray(at, at + K));
     const before = (token, part) => {
       const [x, row] = token < L_txt ? [txt, token] : [img, token - L_txt];
@@ -72,7 +83,10 @@ export function lengths(numbers, used) {
     };
     return ["q", "k"].map((name, part) => {
       const after = numbers(`double_blocks.${i}.${name}`);
-      return [shown.map((token) => before(token, part)), shown.map((token) => length(after, token * D))];
+      return [
+        shown.map((token) => before(token, part)),
+        shown.map((token) => length(after, token * D)),
+      ];
     });
   });
 }
@@ -84,7 +98,9 @@ export function changes(numbers) {
   let [txt, img] = [numbers("txt_in"), numbers("img_in")];
   return BLOCKS.map((block, i) => {
     const x = i < DOUBLE ? null : numbers(`${block}.x`);
-    const after = x ? [x.subarray(0, txt.length), x.subarray(txt.length)] : STREAMS.map((stream) => numbers(`${block}.${stream}`));
+    const after = x
+      ? [x.subarray(0, txt.length), x.subarray(txt.length)]
+      : STREAMS.map((stream) => numbers(`${block}.${stream}`));
     const change = [share(txt, after[0]), share(img, after[1])];
     [txt, img] = after;
     return change;

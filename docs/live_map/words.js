@@ -5,8 +5,10 @@ export const page = {
   loading: "Loading: {done} of {mb} MB",
   preparing: "Preparing the weights …",
   ready: "The model is here, and this browser keeps it. Write a prompt and paint.",
-  paintedBefore: "Painted when this book was built, by {model} in {steps} steps. Everything on this page moves; your own prompt needs the model.",
-  needsModel: "Your own prompt needs the model. “Load the model” fetches {mb} MB, once; then paint.",
+  paintedBefore:
+    "Painted when this book was built, by {model} in {steps} steps. Everything on this page moves; your own prompt needs the model.",
+  needsModel:
+    "Your own prompt needs the model. “Load the model” fetches {mb} MB, once; then paint.",
   painting: "Painting: step {step} of {steps} …",
   painted: "{model}, {steps} steps, seed {seed}: {ms} ms.",
   unknown: "The tiny model was never shown: {words}. It will guess.",
@@ -64,13 +66,15 @@ export const stations = [
   {
     title: "When does it know what it paints?",
     text: "At every step the network answers for the whole picture. schnell has learned to jump: its first answer, from nothing but noise, already shows what will be there, and three steps mend it. The undistilled tiny begins with a blurred mean of all that could come. Left is what goes in, right the answer.",
-    picture: "At step {step}, t = {t}, the input still lies {noisy} from the final latent, the answer {clean} (root mean square, noise has 1).",
+    picture:
+      "At step {step}, t = {t}, the input still lies {noisy} from the final latent, the answer {clean} (root mean square, noise has 1).",
     axis: ["step", "distance to x₀"],
   },
   {
     title: "What does the network read of a prompt?",
     text: "A tokenizer cuts the prompt into pieces, each with a number. T5 makes of every piece a row, and each row has read the others. CLIP makes one row of the whole sentence. The blocks read T5’s rows; CLIP’s row goes into the vector that steers them.",
-    picture: "The prompt has {pieces} pieces and its end; {padding} rows of padding follow. “{word}” is id {ids}. Its row of T5, every fourth number:",
+    picture:
+      "The prompt has {pieces} pieces and its end; {padding} rows of padding follow. “{word}” is id {ids}. Its row of T5, every fourth number:",
     rows: "T5’s rows (colours: −, 0, +)",
     clip: "CLIP’s one row",
     replace: "Put another word in place of “{word}”",
@@ -80,7 +84,8 @@ export const stations = [
   {
     title: "What is a token of a picture?",
     text: "The noise has 16 planes at an eighth of the picture’s size. A token is a 2 × 2 patch of all 16: 64 numbers, read plane by plane. What it does not hold is its place; that stands apart, in its id. Move the patch.",
-    picture: "The patch in row {row}, column {column}: id (0, {row}, {column}). Its first plane holds {numbers}.",
+    picture:
+      "The patch in row {row}, column {column}: id (0, {row}, {column}). Its first plane holds {numbers}.",
     planes: "16 planes of the latent, the patch framed",
     token: "the token: 16 × (2 × 2) numbers",
     cells: "Patch",
@@ -88,7 +93,8 @@ export const stations = [
   {
     title: "When is most of the work done?",
     text: "A schedule says at which noise levels the network is asked. A larger picture shows through the same noise more easily, so its levels are shifted: more steps at high noise. The shift depends on the number of tokens alone. schnell has learned evenly spaced levels.",
-    picture: "{size} × {size} pixels are {tokens} tokens: μ = {mu}. {high} of {steps} steps begin above t = 0.5; evenly spaced it would be {even}.",
+    picture:
+      "{size} × {size} pixels are {tokens} tokens: μ = {mu}. {high} of {steps} steps begin above t = 0.5; evenly spaced it would be {even}.",
     steps: "Number of levels N",
     size: "Pixels on a side",
     even: "evenly spaced",
@@ -97,14 +103,16 @@ export const stations = [
   {
     title: "How does every block know how noisy it is?",
     text: "The noise level and CLIP’s row become one vector. Each block makes its own shift, scale and gate of it, a number for each channel and the same for all tokens. Move the step and see which blocks are told something else.",
-    picture: "{block}, t = {t}: the scale has size {scale}, the gate {gate} (root mean square over channels).",
+    picture:
+      "{block}, t = {t}: the scale has size {scale}, the gate {gate} (root mean square over channels).",
     rows: ["shift", "scale", "gate"],
     block: "Block",
   },
   {
     title: "Why do queries and keys get a norm?",
     text: "Text and picture have matrices of their own, so their queries come out in very different lengths. A long query would shout: its attention would fall on one token alone. The norm gives all of them nearly the same length before they meet.",
-    picture: "First head of {block}. Before the norm the queries’ lengths lie between {low} and {high}, after it between {lowAfter} and {highAfter}.",
+    picture:
+      "First head of {block}. Before the norm the queries’ lengths lie between {low} and {high}, after it between {lowAfter} and {highAfter}.",
     before: "before the norm",
     after: "after",
     names: ["queries q", "keys k"],
@@ -112,7 +120,8 @@ export const stations = [
   {
     title: "How does a token know where it is?",
     text: "A place turns queries and keys: each pair of channels is an arrow, and the row or column says how far it turns. Move both tokens together: both arrows turn, the angle between them stays. So only the difference of places counts.",
-    picture: "Pair {pair} turns {degrees}° a place. Between q at {i} and k at {j}: {angle}°; their product is {score}.",
+    picture:
+      "Pair {pair} turns {degrees}° a place. Between q at {i} and k at {j}: {angle}°; their product is {score}.",
     i: "Place of the query",
     j: "Place of the key",
     both: "Move both",
@@ -121,7 +130,8 @@ export const stations = [
   {
     title: "Who looks at whom?",
     text: "Text and picture tokens meet in one attention. Everybody may look at everybody; nothing is masked. Above: where the picture reads the chosen word, block by block. Below: what the chosen patch looks at. Choose another word, patch or step.",
-    picture: "In {block} the picture takes {share} of what it reads from “{word}”; patch ({row}, {column}) takes {text} from text and {image} from the picture.",
+    picture:
+      "In {block} the picture takes {share} of what it reads from “{word}”; patch ({row}, {column}) takes {text} from text and {image} from the picture.",
     reads: "where the picture reads “{word}”",
     looks: "where patch ({row}, {column}) looks",
     quadrants: "who takes how much from whom",
@@ -136,20 +146,23 @@ export const stations = [
   {
     title: "How much does a block change?",
     text: "What attention and MLP have found is multiplied by a gate, a number for each channel, and added. The bars show how much each double block changes text and picture. Some blocks rewrite the text, others hardly speak. With the model loaded, leave one out and paint again.",
-    picture: "At t = {t}, block {block} changes the text by {text} of its size and the picture by {image}.",
-    off: "Paint without block {n}",
-    without: "without block {n}",
+    picture:
+      "At t = {t}, block {block} changes the text by {text} of its size and the picture by {image}.",
+    off: "Paint without {n}",
+    without: "without {n}",
     names: ["text", "picture"],
   },
   {
     title: "What is different in a single block?",
     text: "From here on text and picture share their weights, and attention and MLP stand side by side instead of one after the other. The text is still changed, and dropped only after the last block. The last one does most for the picture.",
-    picture: "At t = {t}, single block {block} changes the text by {text} of its size and the picture by {image}.",
+    picture:
+      "At t = {t}, single block {block} changes the text by {text} of its size and the picture by {image}.",
   },
   {
     title: "What does the network answer?",
     text: "It answers with a velocity: the direction from picture to noise. Walking against it, all the way, leads to the picture it has in mind; we go a part of the way and ask again. The plane shows the walk from noise to picture, seen from the side.",
-    picture: "At t = {t} the velocity has size {v}. The answer lies {far} from where the walk ends, {across} of it across the straight path.",
+    picture:
+      "At t = {t} the velocity has size {v}. The answer lies {far} from where the walk ends, {across} of it across the straight path.",
     axes: ["along the straight path", "across"],
     noise: "noise",
     end: "picture",
@@ -158,7 +171,8 @@ export const stations = [
   {
     title: "How can a model listen harder?",
     text: "Ask twice, without the prompt and with it. The difference is what the prompt adds; guidance goes w times as far along it. tiny-dev was trained to give that answer in one pass when it is told w: its dots follow the line, but not exactly.",
-    picture: "t = {t}, w = {w}: v_w lies {w} times the prompt’s difference from v_∅. What tiny-dev says went {along} along and lies {off} away from v_w in all.",
+    picture:
+      "t = {t}, w = {w}: v_w lies {w} times the prompt’s difference from v_∅. What tiny-dev says went {along} along and lies {off} away from v_w in all.",
     axis: "along v_c − v_∅",
     w: "w of the arrows",
     pictures: "tiny at w = {list}, same seed",
@@ -170,7 +184,8 @@ export const stations = [
   {
     title: "Where do the pixels come from?",
     text: "All that you have seen happened on 16 planes at an eighth of the picture’s size. A decoder makes pixels of them. Beside it, a mere table of 51 numbers does the same for each place alone: colours, but no edges. Switch a plane off.",
-    picture: "The table’s picture differs from the decoder’s by {db} dB (peak signal to noise). {off}",
+    picture:
+      "The table’s picture differs from the decoder’s by {db} dB (peak signal to noise). {off}",
     allOn: "All 16 planes are on.",
     someOff: "Off: plane {list}.",
     planes: "Planes of the latent",
@@ -181,7 +196,7 @@ export const stations = [
     title: "What is not shown here?",
     text: "The equations are FLUX.1’s own, and its published weights load into the same functions. The size is not: this model has learned small drawings from a few hundred words. How FLUX.1 was trained, and on what, its makers have not published; notebook 09 says what is known.",
     rows: [
-      ["", "here", "FLUX.1"],
+      ["size", "here", "FLUX.1"],
       ["numbers", "21 million", "12 billion"],
       ["blocks", "3 + 6", "19 + 38"],
       ["width, heads", "320, 5", "3,072, 24"],
