@@ -104,7 +104,7 @@ class Decoder {
   }
   forward(z) {
     let h = this.mid.forward(this.conv_in.forward(z));
-    for (const { block, conv } of this.up.toReversed()) {
+    for (const { block, conv } of [...this.up].reverse()) {
       for (const each of block) h = each.forward(h);
       if (conv) h = conv.forward(upsample(h)); // every place repeated, then a convolution
     }
@@ -133,10 +133,9 @@ export class AutoEncoder {
   decode(z, h, w) {
     const { scale_factor, shift_factor, z_channels } = this.params;
     return scope(() => {
-      const unscaled = z.map((x) => Math.fround(x / scale_factor) + shift_factor);
-      return this.decoder
-        .forward(new FeatureMap(h / 8, w / 8, z_channels).write(unscaled))
-        .numbers();
+      const latent = new FeatureMap(h / 8, w / 8, z_channels);
+      latent.write(z.map((x) => Math.fround(x / scale_factor) + shift_factor));
+      return this.decoder.forward(latent).numbers();
     });
   }
 }
