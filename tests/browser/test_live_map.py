@@ -4,9 +4,6 @@ elsewhere. The page is built as docs/book.py builds it, without the notebooks ar
 
 import json
 import os
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import live_map
 import numpy as np
@@ -16,6 +13,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from lab import QUIET, find_browser
 from playwright.sync_api import expect, sync_playwright
+from web import serve
 
 from flux_edu.patchify import get_noise, patchify
 from flux_edu.pipeline import FluxGenerator
@@ -28,24 +26,14 @@ BUSY = 2.5  # how much slower a busy machine may be
 STATIONS = 14
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript", ".wasm": "application/wasm"}
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     if not os.environ.get("FLUX_EDU_BROWSER"):
         pytest.skip("set FLUX_EDU_BROWSER=1 to open the live map in a real browser (about a minute)")
     site = tmp_path_factory.mktemp("site")
     live_map.install(site)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with serve(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
