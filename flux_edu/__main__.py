@@ -89,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--strength", type=number(float, 0, 1), help="with --init: 1 ignores the picture, 0 keeps it; default 0.8"
     )
+    sample.add_argument(
+        "--show-steps", action="store_true", help="show every step, in a terminal of 24-bit colour, else as a strip"
+    )
 
     command("doctor", "flux_edu.apps.doctor", "say what is installed and whether the tiny FLUX paints here")
 

@@ -13,7 +13,7 @@ WEIGHTS = Path(str(TINY_FOLDER)).parent
 CARD = WEIGHTS / "MODEL_CARD.md"
 NAMES = ("tokenizer.json", "vocabulary.json", *(f"{name}.safetensors" for name in ("t5", "clip", "flux", "ae")))
 # deltas that distillation and the tools add, if they are there
-OPTIONAL = tuple(f"{name}.safetensors" for name in ("dev", "schnell", "fill", "canny", "kontext", "redux"))
+OPTIONAL = tuple(f"{name}.safetensors" for name in ("dev", "schnell", "fill", "canny", "kontext", "redux", "preview"))
 LIMIT = 44_000_000  # bytes of weights and drawings together, so that the package stays a small download
 TABLE = re.compile(r"(<!-- files -->\n).*?(<!-- /files -->)", re.DOTALL)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from flux_edu.apps.show_steps import Steps
 from flux_edu.configs import get_spec
 from flux_edu.io.advice import advise
 from flux_edu.io.images import png_path, save_image
@@ -31,24 +32,35 @@ def main(options: argparse.Namespace) -> int:
     path = free_path(options.out, options.overwrite) if options.out else None
     check_writable(path.parent if path else Path("output"))
     steps = value_or(options.steps, spec.num_steps)
+    width, height = value_or(options.width, side), value_or(options.height, side)
     generator = FluxGenerator(options.model, options.device)
-    with tqdm(total=steps, desc="painting", unit="step", delay=0.01) as bar:  # not shown if nothing is painted
+    watch = Steps(generator, width // 16 * 16, height // 16 * 16) if options.show_steps else None
+    live = watch is not None and watch.live  # the picture stands where the bar would
+    with tqdm(total=steps, desc="painting", unit="step", delay=0.01, disable=live) as bar:  # delay: not for no step
+
+        def step(*state: object) -> None:
+            bar.update()
+            if watch:
+                watch(*state)
+
         picture = generator.generate_image(
-            width=value_or(options.width, side),
-            height=value_or(options.height, side),
+            width=width,
+            height=height,
             num_steps=steps,
             guidance=value_or(options.guidance, spec.guidance),
             seed=options.seed,
             prompt=options.prompt,
             init_image=init_image,
             image2image_strength=value_or(options.strength, DEFAULT_STRENGTH) if init_image else 0.0,
-            callback=lambda *_: bar.update(),
+            callback=step,
         )
         bar.total = bar.n  # image to image takes fewer steps than asked for
     seed = picture.info["seed"]
     save = save_image if path and options.overwrite else save_beside
     path = save(picture, path or Path("output", f"{file_name(options.prompt)}-{seed}.png"))
     print(f"{picture.width} × {picture.height} pixels, {options.model}, seed {seed}: {path.resolve()}")
+    if watch and watch.strip and not live:
+        print(f"its steps: {save_beside(watch.sheet(), path.with_stem(f'{path.stem}-steps')).resolve()}")
     return 0
 
 
