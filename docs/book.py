@@ -34,12 +34,14 @@ sys.path[:0] = PATHS
 
 import live_map  # noqa: E402  it lies beside this file
 from panels import Broken, Widgets, outside, widget_states  # noqa: E402  it lies beside this file
+from search import unfound  # noqa: E402
 from start import start_page  # noqa: E402
 
 MATHJAX = ("tex-mml-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js", "../LICENSE")
 VIEW = "application/vnd.jupyter.widget-view+json"
 PORT = 8027  # always the same where it is free: what the browser keeps (the model) is kept for an address and port
-PAGES = [name for name in ("QUESTIONS", "WHAT_FLUX_IS_NOT", "SETUP", "SOURCES") if (DOCS / f"{name}.md").exists()]
+PAGES = ["QUESTIONS", "NAMES", "WHAT_FLUX_IS_NOT", "WHAT_FLUX_IS_NOT.zh", "SETUP", "SOURCES"]
+QUESTION = re.compile(r"^### ([^\n]+)\n\n(.+?)(?=\n\n##|\Z)", re.MULTILINE | re.DOTALL)
 PAGELESS = ("teaching", "weights")  # rooms whose modules have no page of their own
 
 
@@ -112,9 +114,12 @@ def stage(names: list[str]) -> Path:
         (source / folder).mkdir(parents=True)
     for name in PAGES:
         shutil.copy(DOCS / f"{name}.md", source / "docs")
+    if "QUESTIONS" in PAGES:
+        question_pages(source / "docs")
     for name in ("book.css", "book.js"):
         shutil.copy(DOCS / name, source / "_static")
-    shutil.copy(DOCS / "conf.py", source)
+    for name in ("conf.py", "scorer.js"):
+        shutil.copy(DOCS / name, source)
     shutil.copytree(DOCS / "templates", source / "templates")
     shutil.copytree(ROOT / "notebooks" / "img", source / "notebooks" / "img")
     copy_mathjax(source / "_static" / "mathjax")
@@ -132,6 +137,22 @@ def stage(names: list[str]) -> Path:
     (source / "api" / "index.md").write_text(package, encoding="utf-8")
     (source / "start.md").write_text(front, encoding="utf-8")
     return source
+
+
+def question_pages(docs: Path) -> None:
+    """Each question of QUESTIONS.md as a page of its own: Sphinx's search finds pages, and a title counts most."""
+    page = (docs / "QUESTIONS.md").read_text("utf-8")
+    (docs / "questions").mkdir()
+    for number, (question, answer) in enumerate(QUESTION.findall(page), 1):
+        answer = re.sub(r"\]\((?!https:)", "](../", answer)
+        text = f"---\norphan: true\n---\n\n# {question}\n\n{answer}\n\n[All questions](../QUESTIONS.md)\n"
+        (docs / "questions" / f"{number:02}.md").write_text(text, encoding="utf-8")
+
+
+def unfound_questions(site: Path) -> list[str]:
+    """What the search does not find though somebody asks for it in these words."""
+    page = (DOCS / "QUESTIONS.md").read_text("utf-8")
+    return unfound(site, QUESTION.findall(page)) if "QUESTIONS" in PAGES else []
 
 
 def copy_mathjax(target: Path) -> None:
@@ -233,7 +254,7 @@ def build(names: list[str]) -> int:
     if code := subprocess.call([str(part) for part in command], env=environment):
         return code
     live_map.install(site)
-    if lines := faults(site):
+    if lines := faults(site) + ([] if names else unfound_questions(site)):
         print("\n".join(lines), file=sys.stderr)
         return 1
     megabytes = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6

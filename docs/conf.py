@@ -18,6 +18,7 @@ html_title = "FLUX.1, equation by equation"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
+html_search_scorer = "scorer.js"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
 html_theme_options |= {"navbar_persistent": [], "show_navbar_depth": 1}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is

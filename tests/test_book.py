@@ -189,6 +189,7 @@ def small_book(tmp_path, monkeypatch):
         return book.main([])
 
     monkeypatch.setattr(book, "BOOK", tmp_path)
+    monkeypatch.setattr(book, "PAGES", ["SETUP", "SOURCES"])  # the others link to all notebooks
     monkeypatch.setattr(book, "modules", lambda: ["flux_edu.schedule"])
     return build
 

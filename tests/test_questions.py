@@ -1,14 +1,18 @@
 """The pages of questions: every answer leads to a heading, every number is borne out, every refutation is a test."""
 
+import json
 import math
 import re
 from functools import cache
+from importlib.util import find_spec
 
 import nbformat
 import pytest
 import torch
+from book import QUESTION
 from errata_notebook import anchor
 from loose_numbers import ELSEWHERE, numbers
+from search import Search, unfound
 from tables import ROOT
 
 from flux_edu.configs import configs
@@ -18,7 +22,7 @@ from flux_edu.train.objectives import shift_logit_normal
 
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "QUESTIONS.md").read_text("utf-8")
-ANSWERS = dict(re.findall(r"^### ([^\n]+)\n\n(.+?)(?=\n\n##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
+ANSWERS = dict(QUESTION.findall(PAGE))
 each_question = pytest.mark.parametrize("question", ANSWERS)
 LINK = re.compile(r"\]\((?!https:)([^)\s#]*)(?:#([^)\s]*))?\)")
 
@@ -132,3 +136,27 @@ def test_every_check_is_a_test():
         if match := re.fullmatch(r"`(tests/\w+\.py) -k (\w+)`", check):
             source = (ROOT / match[1]).read_text("utf-8")
             assert f"def test_{match[2]}" in source, f"{match[1]} has no test_{match[2]}"
+
+
+# ---------------------------------------------------------------- the book's search (`python run.py book` asks all 45)
+
+
+@pytest.mark.skipif(not find_spec("sphinx"), reason="the extra `book` is not installed")
+def test_a_wording_must_find_its_question_among_the_first_three(tmp_path):
+    pages = ["docs/questions/01", "docs/questions/02", "notebooks/a", "notebooks/b"]
+    index = {
+        "docnames": pages,
+        "titles": ["Black pictures?", "Red pictures?", "Pictures", "More"],
+        "alltitles": {"Black pictures?": [[0, None]], "Red pictures?": [[1, None]], "Pictures": [[2, None], [3, "#p"]]},
+        "terms": {"fp16": [0, 3], "nan": 0, "overflow": [0, 2]},
+        "titleterms": {"black": 0, "pictur": [0, 1, 2, 3], "red": 1},
+    }
+    (tmp_path / "searchindex.js").write_text(f"Search.setIndex({json.dumps(index)})", "utf-8")
+    search = Search(tmp_path)
+    assert search.find("black pictures?") == ["docs/questions/01"]
+    assert search.find("the picture")[:2] == ["docs/questions/01", "docs/questions/02"]
+    assert search.find("overflowing pictures") == ["docs/questions/01", "notebooks/a"], "both words, on one page"
+    assert search.find("NaN in fp16") == ["docs/questions/01"] and search.find("fp8 nan") == []
+    asked = [("Black pictures?", "*Also asked: NaN in fp16, fp8 nan.*\n\nSo."), ("Red pictures?", "*Also asked: red.*")]
+    [line] = unfound(tmp_path, asked)
+    assert line.startswith("the search for 'fp8 nan' finds [], not question 1: Black pictures?")
