@@ -1,6 +1,7 @@
 """Sphinx's settings for the book; docs/book.py puts together what it reads."""
 
 import re
+from pathlib import Path
 
 from links import label
 from tables import addresses
@@ -18,7 +19,7 @@ html_title = "FLUX.1, equation by equation"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
-html_search_scorer = "scorer.js"
+html_search_scorer = str(Path(__file__).parent / "scorer.js")  # else looked for where one stands
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
 html_theme_options |= {"navbar_persistent": [], "show_navbar_depth": 1}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is

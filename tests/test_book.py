@@ -186,7 +186,7 @@ def small_book(tmp_path, monkeypatch):
             for name, sources in (pages | {"13_real_flux": ["# Thirteen"]}).items()  # the set-up page links to it
         }
         monkeypatch.setattr(book, "executed", lambda names: notebooks)
-        return book.main([])
+        return book.main(["--no-open"])
 
     monkeypatch.setattr(book, "BOOK", tmp_path)
     monkeypatch.setattr(book, "PAGES", ["SETUP", "SOURCES"])  # the others link to all notebooks
