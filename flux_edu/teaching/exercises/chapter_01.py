@@ -16,23 +16,23 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def half_point(mu: float, sigma: float) -> float:
-    return sigmoid(-mu / sigma)
+def unshift(mu: float, sigma: float, t_shifted: Tensor) -> Tensor:
+    return torch.sigmoid((torch.logit(t_shifted) - mu) / sigma)
 
 
-HALF_POINT = Exercise(
+LEVELS = torch.tensor([0.05, 0.2, 0.5, 0.7, 0.93], dtype=torch.float64)
+UNSHIFT = Exercise(
     "1.1",
-    half_point,
-    inputs=[(0.0, 1.0), (1.15, 1.0), (0.5, 1.0), (1.15, 2.0), (-0.7, 0.5)],
+    unshift,
+    inputs=[(1.15, 1.0, LEVELS), (0.8, 2.0, LEVELS[1:]), (-0.6, 0.5, LEVELS)],
     mistakes={
-        "the sign is the other way. With μ > 0 less noise than one half is already sent to one half, so t* lies left of"
-        " 0.5; solve 0 = μ + σ logit t*": lambda mu, sigma: sigmoid(mu / sigma),
-        "that is the logit of t*. Turn it into a noise level with the sigmoid, 1 / (1 + e^-x)":
-            lambda mu, sigma: -mu / sigma,
-        "right for σ = 1 only. In 0 = μ + σ logit t* the logit is divided by σ as well": lambda mu, sigma: sigmoid(-mu),
-        "you multiplied by σ; solving 0 = μ + σ logit t* divides by it": lambda mu, sigma: sigmoid(-mu * sigma),
+        "it shifts once more instead of undoing the shift: solve logit t' = μ + σ logit t for t": time_shift,
+        "the μ was taken back but σ was not: the inverse has σ' = 1/σ as well":
+            lambda mu, sigma, t: time_shift(-mu, sigma, t),
+        "the inverse has 1/σ, but its μ' is -μ/σ, not -μ: subtract μ first, then divide all of it":
+            lambda mu, sigma, t: time_shift(-mu, 1 / sigma, t),
     },
-    advice="Solve 0 = μ + σ logit t*.",
+    advice="Shift your answer again with Eq. (1.3): the levels that were given must come back.",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- 1.2
@@ -54,12 +54,36 @@ def tokens(width: int, height: int) -> int:
     return math.ceil(width / 16) * math.ceil(height / 16)
 
 
+def wide_picture(num_steps: int, mu: float = mu_of(96 * 40)) -> tuple[float, float]:
+    return mu, shifted(num_steps, mu)[1]
+
+
+WIDE_PICTURE = Exercise(
+    "1.2",
+    wide_picture,
+    inputs=[(4,), (20,)],
+    mistakes={
+        "μ is right, and the first level of every schedule is 1: the question is about the next one":
+            lambda num_steps: (mu_of(96 * 40), 1.0),
+        "μ is right, the level is not shifted yet: multiply its odds, N - 1, by e^μ":
+            lambda num_steps: (mu_of(96 * 40), 1 - 1 / num_steps),
+        "you counted pixels; L is the number of tokens, one for 16 × 16 pixels":
+            lambda num_steps: wide_picture(num_steps, mu_of(1536 * 640)),
+        "1.15 belongs to 4096 tokens; this picture has a few less": lambda num_steps: wide_picture(num_steps, 1.15),
+    },
+    advice="First the tokens, then μ by Eq. 1.2, then the odds N - 1 times e^μ.",
+    tolerance=1e-3,
+)  # fmt: skip
+
+# ---------------------------------------------------------------- 1.3
+
+
 def my_schedule(num_steps: int, width: int, height: int) -> list[float]:
     return shifted(num_steps, mu_of(tokens(width, height)))
 
 
 MY_SCHEDULE = Exercise(
-    "1.2",
+    "1.3",
     my_schedule,
     inputs=[(4, 256, 256), (7, 1024, 1024), (5, 1360, 768), (1, 64, 48), (3, 100, 50)],
     mistakes={
@@ -73,28 +97,6 @@ MY_SCHEDULE = Exercise(
             lambda N, width, height: shifted(N, mu_of(width * height)),
     },
     advice="Check L, then μ(L), then Eq. (1.3), each by itself.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 1.3
-
-
-def unshift(mu: float, sigma: float, t_shifted: Tensor) -> Tensor:
-    return torch.sigmoid((torch.logit(t_shifted) - mu) / sigma)
-
-
-LEVELS = torch.tensor([0.05, 0.2, 0.5, 0.7, 0.93], dtype=torch.float64)
-UNSHIFT = Exercise(
-    "1.3",
-    unshift,
-    inputs=[(1.15, 1.0, LEVELS), (0.8, 2.0, LEVELS[1:]), (-0.6, 0.5, LEVELS)],
-    mistakes={
-        "it shifts once more instead of undoing the shift: solve logit t' = μ + σ logit t for t": time_shift,
-        "the μ was taken back but σ was not: the inverse has σ' = 1/σ as well":
-            lambda mu, sigma, t: time_shift(-mu, sigma, t),
-        "the inverse has 1/σ, but its μ' is -μ/σ, not -μ: subtract μ first, then divide all of it":
-            lambda mu, sigma, t: time_shift(-mu, 1 / sigma, t),
-    },
-    advice="Shift your answer again with Eq. (1.3): the levels that were given must come back.",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- 1.4
@@ -120,7 +122,7 @@ MY_SLOPE = Exercise(
     tolerance=1e-4,  # a numerical derivative is an answer too
 )  # fmt: skip
 
-EXERCISES = [HALF_POINT, MY_SCHEDULE, UNSHIFT, MY_SLOPE]
+EXERCISES = [UNSHIFT, WIDE_PICTURE, MY_SCHEDULE, MY_SLOPE]
 
 # ---------------------------------------------------------------- questions
 

@@ -1,10 +1,12 @@
 """Exercises and questions of chapter 2, patchify."""
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from flux_edu.patchify import get_noise, make_img_ids, patchify
+from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify
 from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.experiments import CATS, apart, velocity
 from flux_edu.teaching.exercises.question import Question
@@ -61,35 +63,12 @@ MY_PATCHIFY = Exercise(
 # ---------------------------------------------------------------- 2.3
 
 
-def my_ids(h: int, w: int, first: float) -> Tensor:
-    row, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    return torch.stack([torch.full((h, w), first), row, column], dim=-1).reshape(h * w, 3).float()
-
-
-MY_IDS = Exercise(
-    "2.3",
-    my_ids,
-    inputs=[(3, 5, 0.0), (4, 2, 1.0), (2, 2100, 1.0)],
-    mistakes={
-        "ids in bfloat16 cannot count beyond 256; return float32": lambda h, w, first: my_ids(h, w, first).bfloat16(),
-        "the first number is always 0: it must be `first`, 0 for the picture that is painted, 1 for a reference":
-            lambda h, w, first: my_ids(h, w, 0.0),
-        "row and column are exchanged: an id is (first, row, column)": lambda *args: my_ids(*args)[:, [0, 2, 1]],
-        "the ids run column by column; tokens run row by row":
-            lambda h, w, first: rearrange(my_ids(h, w, first), "(h w) c -> (w h) c", h=h),
-    },
-    advice="Every row is (first, row, column) of a token, row by row.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 2.4
-
-
 def repair(tokens: Tensor) -> Tensor:
     return rearrange(tokens, "b l (ph pw c) -> b l (c ph pw)", ph=2, pw=2)
 
 
 REPAIR = Exercise(
-    "2.4",
+    "2.3",
     repair,
     inputs=[(normal(2, 5, 28),), (normal(3, 2, 20),)],
     mistakes={
@@ -102,7 +81,56 @@ REPAIR = Exercise(
     advice="From (ph pw c) to (c ph pw), and the tokens themselves stay in place.",
 )  # fmt: skip
 
-EXERCISES = [TOKEN_OF_PIXEL, MY_PATCHIFY, MY_IDS, REPAIR]
+# ---------------------------------------------------------------- 2.4
+
+
+def broken_one(noise: Tensor, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, vec: Tensor) -> str:
+    h, w = noise.shape[2] // 2, noise.shape[3] // 2
+    right = {"img": patchify(noise), "img_ids": make_img_ids(1, h, w), "txt_ids": make_txt_ids(1, txt.shape[1])}
+    for name, made in {"img": img, "img_ids": img_ids, "txt_ids": txt_ids}.items():
+        if not torch.equal(made, right[name]):
+            return name
+    return "vec" if vec.ndim != 2 else "txt"
+
+
+def five(h: int, w: int, name: str, spoil: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """A latent of h × w tokens and what `prepare` makes of it, one of the five spoiled."""
+    noise = normal(1, 16, 2 * h, 2 * w)
+    made = {"img": patchify(noise), "img_ids": make_img_ids(1, h, w), "txt": normal(1, 5, 7)}
+    made |= {"txt_ids": make_txt_ids(1, 5), "vec": normal(1, 6)}
+    return noise, *(made | {name: spoil(made[name])}).values()
+
+
+def not_seeing(blind: Callable[..., bool]) -> Callable[..., str]:
+    """A test that takes one kind of spoiled set for a whole one and is left with the text."""
+    return lambda *tensors: "txt" if blind(*tensors) else broken_one(*tensors)
+
+
+BROKEN_ONE = Exercise(
+    "2.4",
+    broken_one,
+    inputs=[
+        five(3, 5, "img", lambda x: rearrange(x, "b l (c ph pw) -> b l (ph pw c)", ph=2, pw=2)),
+        five(4, 3, "img_ids", lambda ids: ids[..., [0, 2, 1]]),
+        five(1, 300, "img_ids", lambda ids: ids.bfloat16().float()),
+        five(2, 5, "txt_ids", lambda ids: ids + torch.arange(5.0)[None, :, None]),
+        five(5, 2, "txt", lambda txt: txt.where(txt < txt.max(), torch.nan)),
+        five(2, 3, "vec", lambda vec: vec[:, None].expand(-1, 5, -1)),
+    ],
+    mistakes={
+        "the same numbers in another order are another patch: compare img with `patchify(noise)`, not its sum or shape":
+            not_seeing(lambda noise, img, *rest: not torch.equal(img, patchify(noise))),
+        "an id is (0, row, column): in one of the sets row and column are exchanged":
+            not_seeing(lambda noise, img, ids, *rest: ids.shape[1] == 12 and ids[0, 1, 1] == 1),
+        "look at the wide picture: through bfloat16 the columns from 257 on fall together":
+            not_seeing(lambda noise, img, ids, *rest: ids.shape[1] == 300),
+        "text stands at the origin, all of it: `make_txt_ids`": not_seeing(lambda *tensors: bool(tensors[4].any())),
+        "CLIP gives one vector a prompt, not one a token": not_seeing(lambda *tensors: tensors[5].ndim != 2),
+    },
+    advice="Make img, img_ids and txt_ids yourself from noise and the length of txt, and compare.",
+)  # fmt: skip
+
+EXERCISES = [TOKEN_OF_PIXEL, MY_PATCHIFY, REPAIR, BROKEN_ONE]
 
 # ---------------------------------------------------------------- questions
 

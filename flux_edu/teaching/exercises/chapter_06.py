@@ -1,4 +1,4 @@
-"""Exercises and questions of chapter 6: picture and noise, the sampling loop, image to image's start, Heun's step."""
+"""Exercises and questions of chapter 6: the sampling loop, image to image's start, a wrong line, Heun's step."""
 
 import math
 from collections.abc import Callable
@@ -23,29 +23,6 @@ def bent(x: Tensor, t: float) -> Tensor:
 # ---------------------------------------------------------------- 6.1
 
 
-def picture_and_noise(x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    return x - t * v, x + (1 - t) * v
-
-
-PICTURE_AND_NOISE = Exercise(
-    "6.1",
-    picture_and_noise,
-    inputs=[(normal(2, 5, 3), normal(2, 5, 3, seed=1), 0.3), (normal(1, 2, 7), normal(1, 2, 7, seed=1), 0.9)],
-    mistakes={
-        "the two are swapped: return the picture first": lambda x, v, t: picture_and_noise(x, v, t)[::-1],
-        "v points to the noise: the picture lies against it, minus t·v, the noise along it, plus (1 - t)·v":
-            lambda x, v, t: (x + t * v, x - (1 - t) * v),
-        "you walked a whole v. From level t it is only t of the way to the picture, and 1 - t to the noise":
-            lambda x, v, t: (x - v, x + v),
-        "the way to the picture at t = 0 is t long, the way to the noise at t = 1 is 1 - t":
-            lambda x, v, t: (x - (1 - t) * v, x + t * v),
-    },
-    advice="Put x = (1 - t) x_0 + t ε and v = ε - x_0 into your two lines.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 6.2
-
-
 def walk(velocity: Velocity, x: Tensor, timesteps: list[float]) -> Tensor:
     for t, t_next in pairwise(timesteps):
         x = x + (t_next - t) * velocity(x, t)
@@ -65,7 +42,7 @@ def walk_evenly(velocity: Velocity, x: Tensor, timesteps: list[float]) -> Tensor
 
 
 WALK = Exercise(
-    "6.2",
+    "6.1",
     walk,
     inputs=[
         (bent, normal(3, 4).double(), get_schedule(5, 64)),
@@ -80,7 +57,7 @@ WALK = Exercise(
     advice="A step is x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i).",
 )  # fmt: skip
 
-# ---------------------------------------------------------------- 6.3
+# ---------------------------------------------------------------- 6.2
 
 
 def start_index(strength: float, num_steps: int) -> int:
@@ -89,7 +66,7 @@ def start_index(strength: float, num_steps: int) -> int:
 
 
 START_INDEX = Exercise(
-    "6.3",
+    "6.2",
     start_index,
     inputs=[(1.0, 50), (0.0, 50), (0.8, 50), (0.01, 28), (0.5, 5), (0.9, 5), (0.25, 10), (0.35, 10), (0.3, 28)],
     mistakes={
@@ -103,6 +80,36 @@ START_INDEX = Exercise(
             lambda strength, num_steps: round(strength * num_steps),
     },
     advice="Strength 1 starts at step 0, strength 0 takes no step, and between them the nearest step counts.",
+)  # fmt: skip
+
+# ---------------------------------------------------------------- 6.3
+
+
+def mended(prompted: Velocity, empty: Velocity, x: Tensor, timesteps: list[float], w: float) -> Tensor:
+    return walk(lambda x, t: empty(x, t) + w * (prompted(x, t) - empty(x, t)), x, timesteps)
+
+
+def unprompted(x: Tensor, t: float) -> Tensor:
+    return torch.sin(2 * x) - t
+
+
+MENDED = Exercise(
+    "6.3",
+    mended,
+    inputs=[
+        (bent, unprompted, normal(3, 4).double(), get_schedule(5, 64), 3.0),
+        (bent, unprompted, normal(2, 7, seed=1).double(), [0.9, 0.6, 0.5, 0.2], 0.0),
+    ],
+    mistakes={
+        "that is the sampler as it was: at w = 0 it walks with v_c, where Eq. 6.4 has v_∅":
+            lambda prompted, empty, x, timesteps, w: mended(prompted, empty, x, timesteps, w + 1),
+        "v_c and v_∅ are exchanged: w = 1 must give the prompted velocity":
+            lambda prompted, empty, x, timesteps, w: mended(empty, prompted, x, timesteps, w),
+        "the sign of the step was right: t_next - t is negative, and v points to the noise":
+            lambda prompted, empty, x, timesteps, w:
+                walk(lambda x, t: -(empty(x, t) + w * (prompted(x, t) - empty(x, t))), x, timesteps),
+    },
+    advice="Try w = 0 and w = 1, where Eq. 6.4 is v_∅ and v_c.",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- 6.4
@@ -131,7 +138,7 @@ HEUN_STEP = Exercise(
     advice="Both velocities belong to the whole step: x + (t_next - t)(v(x, t) + v(trial, t_next))/2.",
 )  # fmt: skip
 
-EXERCISES = [PICTURE_AND_NOISE, WALK, START_INDEX, HEUN_STEP]
+EXERCISES = [WALK, START_INDEX, MENDED, HEUN_STEP]
 
 # ---------------------------------------------------------------- questions
 

@@ -34,39 +34,6 @@ FIT = Exercise(
 # ---------------------------------------------------------------- 7.2
 
 
-def first_end(ids: Tensor, end: int) -> Tensor:
-    return (ids == end).int().argmax(dim=1)
-
-
-def state_at(states: Tensor, place: Tensor) -> Tensor:
-    return states[torch.arange(len(states)), place]
-
-
-def pool(states: Tensor, ids: Tensor, end: int) -> Tensor:
-    return state_at(states, first_end(ids, end))
-
-
-# the numbers of some words are larger than that of the end token, and some texts are padded with the end token
-TEXTS = torch.tensor([[3, 9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0], [8, 2, 9, 4, 4, 4, 4]])
-POOL = Exercise(
-    "7.2",
-    pool,
-    inputs=[(normal(3, 7, 5), TEXTS, 4), (normal(2, 5, 3), torch.tensor([[6, 2, 2, 2, 2], [5, 7, 9, 2, 0]]), 2)],
-    mistakes={
-        "you took the last state; behind a short text that is padding": lambda states, ids, end: states[:, -1],
-        "you took the first state, as BERT does; with a causal mask it has seen nothing but itself":
-            lambda states, ids, end: states[:, 0],
-        "you took the token of the largest number; here the end token is not the largest, compare with `end`":
-            lambda states, ids, end: state_at(states, ids.argmax(1)),
-        "with end tokens as padding there are several: take the first, not the last":
-            lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end)),
-    },
-    advice="Find the first place where ids == end in every row, take that state.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 7.3
-
-
 def t5_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return (q @ k.mT + bias).softmax(dim=-1) @ v
 
@@ -76,7 +43,7 @@ def attention_inputs(B: int, H: int, L: int, D: int) -> tuple[Tensor, ...]:
 
 
 T5_ATTENTION = Exercise(
-    "7.3",
+    "7.2",
     t5_attention,
     inputs=[attention_inputs(2, 3, 7, 5), attention_inputs(1, 2, 5, 11)],
     mistakes={
@@ -92,7 +59,40 @@ T5_ATTENTION = Exercise(
     advice="Softmax over the last axis of q kᵀ + bias, then times v.",
 )  # fmt: skip
 
-EXERCISES = [FIT, POOL, T5_ATTENTION]
+# ---------------------------------------------------------------- 7.3
+
+
+def first_end(ids: Tensor, end: int) -> Tensor:
+    return (ids == end).int().argmax(dim=1)
+
+
+def state_at(states: Tensor, place: Tensor) -> Tensor:
+    return states[torch.arange(len(states)), place]
+
+
+def pool(states: Tensor, ids: Tensor, end: int) -> Tensor:
+    return state_at(states, first_end(ids, end))
+
+
+# the numbers of some words are larger than that of the end token, and some texts are padded with the end token
+TEXTS = torch.tensor([[3, 9, 4, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0], [8, 2, 9, 4, 4, 4, 4]])
+POOL = Exercise(
+    "7.3",
+    pool,
+    inputs=[(normal(3, 7, 5), TEXTS, 4), (normal(2, 5, 3), torch.tensor([[6, 2, 2, 2, 2], [5, 7, 9, 2, 0]]), 2)],
+    mistakes={
+        "you took the last state; behind a short text that is padding": lambda states, ids, end: states[:, -1],
+        "you took the first state, as BERT does; with a causal mask it has seen nothing but itself":
+            lambda states, ids, end: states[:, 0],
+        "you took the token of the largest number; here the end token is not the largest, compare with `end`":
+            lambda states, ids, end: state_at(states, ids.argmax(1)),
+        "with end tokens as padding there are several: take the first, not the last":
+            lambda states, ids, end: state_at(states, ids.shape[1] - 1 - first_end(ids.flip(1), end)),
+    },
+    advice="Find the first place where ids == end in every row, take that state.",
+)  # fmt: skip
+
+EXERCISES = [FIT, T5_ATTENTION, POOL]
 
 # ---------------------------------------------------------------- questions
 

@@ -41,12 +41,41 @@ TO_LATENT = Exercise(
 # ---------------------------------------------------------------- 8.2
 
 
+def factors(means: Tensor) -> tuple[float, float]:
+    return 1 / means.std().item(), means.mean().item()
+
+
+def channels_apart(seed: int) -> Tensor:
+    """Means whose channels differ, and yet there is one number for all."""
+    return 2.5 * normal(7, 4, 5, 6, seed=seed) + torch.tensor([0.8, 3.8, 0.8, -1.0])[:, None, None]
+
+
+FACTORS = Exercise(
+    "8.2",
+    factors,
+    inputs=[(channels_apart(3),), (0.2 * channels_apart(4) - 1,)],
+    mistakes={
+        "one scale and one shift for all channels: take mean and standard deviation over everything":
+            lambda means: (1 / means.std((0, 2, 3)), means.mean((0, 2, 3))),
+        "that scale is the standard deviation itself; the latent is multiplied by it, so it is 1 / std":
+            lambda means: (means.std().item(), means.mean().item()),
+        "the sign of the shift is the other way: the shift is subtracted in encoding":
+            lambda means: (1 / means.std().item(), -means.mean().item()),
+        "the two are exchanged: return (scale, shift)": lambda means: factors(means)[::-1],
+    },
+    advice="With them, scale · (means − shift) must have mean 0 and standard deviation 1.",
+    tolerance=2e-3,  # the deviation may divide by n or n - 1
+)  # fmt: skip
+
+# ---------------------------------------------------------------- 8.3
+
+
 def halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
 
 
 HALVE = Exercise(
-    "8.2",
+    "8.3",
     halve,
     inputs=[
         (normal(2, 3, 10, 14), normal(5, 3, 3, 3), normal(5)),
@@ -61,35 +90,6 @@ HALVE = Exercise(
     },
     advice="Pad one row of zeros below and one column right, then stride 2.",
     tolerance=1e-4,
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 8.3
-
-
-def factors(means: Tensor) -> tuple[float, float]:
-    return 1 / means.std().item(), means.mean().item()
-
-
-def channels_apart(seed: int) -> Tensor:
-    """Means whose channels differ, and yet there is one number for all."""
-    return 2.5 * normal(7, 4, 5, 6, seed=seed) + torch.tensor([0.8, 3.8, 0.8, -1.0])[:, None, None]
-
-
-FACTORS = Exercise(
-    "8.3",
-    factors,
-    inputs=[(channels_apart(3),), (0.2 * channels_apart(4) - 1,)],
-    mistakes={
-        "one scale and one shift for all channels: take mean and standard deviation over everything":
-            lambda means: (1 / means.std((0, 2, 3)), means.mean((0, 2, 3))),
-        "that scale is the standard deviation itself; the latent is multiplied by it, so it is 1 / std":
-            lambda means: (means.std().item(), means.mean().item()),
-        "the sign of the shift is the other way: the shift is subtracted in encoding":
-            lambda means: (1 / means.std().item(), -means.mean().item()),
-        "the two are exchanged: return (scale, shift)": lambda means: factors(means)[::-1],
-    },
-    advice="With them, scale · (means − shift) must have mean 0 and standard deviation 1.",
-    tolerance=2e-3,  # the deviation may divide by n or n - 1
 )  # fmt: skip
 
 # ---------------------------------------------------------------- 8.4
@@ -126,7 +126,7 @@ MY_GROUP_NORM = Exercise(
     tolerance=1e-4,
 )  # fmt: skip
 
-EXERCISES = [TO_LATENT, HALVE, FACTORS, MY_GROUP_NORM]
+EXERCISES = [TO_LATENT, FACTORS, HALVE, MY_GROUP_NORM]
 
 # ---------------------------------------------------------------- questions
 

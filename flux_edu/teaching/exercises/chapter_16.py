@@ -14,38 +14,13 @@ from flux_edu.teaching.exercises.question import Question
 # ---------------------------------------------------------------- 16.1
 
 
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.chunk(2, dim=-1)
-
-
-def my_swiglu(x: Tensor) -> Tensor:
-    gate, value = halves(x)
-    return F.silu(gate) * value
-
-
-MY_SWIGLU = Exercise(
-    "16.1",
-    my_swiglu,
-    inputs=[(normal(2, 3, 10),), (normal(1, 5, 14),)],
-    mistakes={
-        "the halves are exchanged: the first half is the gate, the second the value":
-            lambda x: halves(x)[0] * F.silu(halves(x)[1]),
-        "that gate is a sigmoid; SiLU(a) is a · sigmoid(a)": lambda x: torch.sigmoid(halves(x)[0]) * halves(x)[1],
-        "that gate is a GELU (GEGLU); FLUX.2 has SiLU": lambda x: F.gelu(halves(x)[0]) * halves(x)[1],
-    },
-    advice="SiLU of the first half, times the second half.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 16.2
-
-
 def my_saving(width: int, double_blocks: int, single_blocks: int) -> int:
     D = width
     return (double_blocks - 1) * (D + 1) * 12 * D + (single_blocks - 1) * (D + 1) * 3 * D
 
 
 MY_SAVING = Exercise(
-    "16.2",
+    "16.1",
     my_saving,
     inputs=[(3072, 19, 38), (10, 2, 3), (320, 3, 7)],
     mistakes={
@@ -61,7 +36,32 @@ MY_SAVING = Exercise(
     advice="(blocks - 1) times the modulation of one block, for each kind.",
 )  # fmt: skip
 
-EXERCISES = [MY_SWIGLU, MY_SAVING]
+# ---------------------------------------------------------------- 16.2
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.chunk(2, dim=-1)
+
+
+def my_swiglu(x: Tensor) -> Tensor:
+    gate, value = halves(x)
+    return F.silu(gate) * value
+
+
+MY_SWIGLU = Exercise(
+    "16.2",
+    my_swiglu,
+    inputs=[(normal(2, 3, 10),), (normal(1, 5, 14),)],
+    mistakes={
+        "the halves are exchanged: the first half is the gate, the second the value":
+            lambda x: halves(x)[0] * F.silu(halves(x)[1]),
+        "that gate is a sigmoid; SiLU(a) is a · sigmoid(a)": lambda x: torch.sigmoid(halves(x)[0]) * halves(x)[1],
+        "that gate is a GELU (GEGLU); FLUX.2 has SiLU": lambda x: F.gelu(halves(x)[0]) * halves(x)[1],
+    },
+    advice="SiLU of the first half, times the second half.",
+)  # fmt: skip
+
+EXERCISES = [MY_SAVING, MY_SWIGLU]
 
 # ---------------------------------------------------------------- questions
 
