@@ -11,7 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r"(?<![\w.#])\d[\d,]*(?:\.\d+)?(?![\w#])")
-ELSEWHERE = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|\[[^\]]*\d[^\]]*\]|^#.*$|^\*\*About.*$|arXiv \S+", re.M)
+ELSEWHERE = re.compile(
+    r"`[^`]*`|\$[^$]*\$|https?://[^)\s]+|\]\([^)]*\)|\[[^\]]*\d[^\]]*\]|^#.*$|^\*\*About.*$|arXiv \S+"
+    r"|Eq\. \(?[\d.]+(?:\)?(?:,| and| to) \(?[\d.]+)*|[eE]xercise [\d.]+",
+    re.M,
+)
 
 
 def cells(path: Path) -> list[dict]:
@@ -22,6 +26,12 @@ def numbers(text: str) -> set[str]:
     """The numbers of a text without commas between thousands; years and numbers below 10 are left out."""
     plain = {number.replace(",", "") for number in NUMBER.findall(text)}
     return {n for n in plain if "." in n or (float(n) >= 10 and not 1990 <= float(n) <= 2030)}
+
+
+def known_numbers(text: str) -> set[str]:
+    """The numbers of code and output; 0.63 bears out 63 %."""
+    known = numbers(text)
+    return known | {f"{100 * float(number):g}" for number in known if float(number) < 2}
 
 
 def printed(path: Path) -> str:
@@ -36,7 +46,7 @@ def main(names: list[str]) -> None:
         if names and path.stem not in names:
             continue
         code = "\n".join("".join(cell["source"]) for cell in cells(path) if cell["cell_type"] == "code")
-        known = numbers(code.replace("_", "") + "\n" + printed(ROOT / "build" / "executed" / path.name))
+        known = known_numbers(code.replace("_", "") + "\n" + printed(ROOT / "build" / "executed" / path.name))
         for i, cell in enumerate(cells(path)):
             if cell["cell_type"] == "markdown":
                 loose = sorted(numbers(ELSEWHERE.sub(" ", "".join(cell["source"]))) - known, key=float)

@@ -21,7 +21,7 @@ import flux_edu
 WEIGHTS = resources.files("flux_edu") / "weights"
 ROW = re.compile(r"^\| `([\w.]+)` \| ([\d,]+) \| `([0-9a-f]{64})` \|$", re.MULTILINE)
 AGAIN = "run `python run.py` again after deleting the folder .venv, or `pip install -e .` in your own environment"
-MEMORY_GB, DISK_GB = 1.5, 0.5  # the largest notebook holds 1.2 GB; pictures and executed notebooks are small
+MEMORY_GB, DISK_GB = 1.7, 0.5  # the largest notebook, 12, holds 1.6 GB; pictures and executed notebooks are small
 
 Finding = tuple[bool, str, str]  # whether it is well, what was found, what to do if it is not
 Check = Callable[[], Iterator[Finding]]
