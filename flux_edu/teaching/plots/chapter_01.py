@@ -13,11 +13,15 @@ from torch.nn.functional import avg_pool2d
 from flux_edu.flux2.model import empirical_mu
 from flux_edu.patchify import token_grid
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate, time_shift
-from flux_edu.teaching.exercises.chapter_01 import half_point
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
 
 FLUX, FREE = BLUE, RED  # FLUX's own curve, and the one of the sliders
 FREE_NAME = "your μ, σ"
+
+
+def half_point(mu: float, sigma: float) -> float:
+    """The level that the shift sends to one half."""
+    return 1 / (1 + math.exp(mu / sigma))
 
 
 def toy_picture(height: int = 48, width: int = 64) -> torch.Tensor:
