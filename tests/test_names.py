@@ -12,7 +12,7 @@ import flux_edu
 
 PAGES = ["README*.md", "CONTRIBUTING.md", "docs/*.md", "flux_edu/**/*.md", "flux_edu/**/*.py", "notebooks/*.ipynb"]
 DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
-FILES = ("py", "md", "toml", "json", "safetensors")
+FILES = ("py", "md", "toml", "json", "safetensors", "c", "js", "css", "html", "yml")
 ELSEWHERE = ("torch", "F", "nn", "math", "Image", "W", "fig", "live", "out", "NAME")  # libraries, names inside a cell
 
 
