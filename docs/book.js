@@ -14,7 +14,9 @@ function show(box, moved) {
   }
   const pictures = picturesOf(box);
   const { control, first } = moved.dataset;
-  const there = pictures.find((picture) => picture.control === control && picture.place === Number(moved.value));
+  const there = pictures.find(
+    (picture) => picture.control === control && picture.place === Number(moved.value),
+  );
   const picture = moved.value === first ? pictures.at(-1) : there;
   const img = box.querySelector("img");
   img.src = box.dataset.folder + picture.file;
