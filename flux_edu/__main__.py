@@ -109,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--steps", type=some, default=28)
     bench.add_argument("--loops", type=some, default=3, help="of which the median is taken")
     bench.add_argument("--diffusers", action="store_true", help="diffusers' class beside ours")
+    bench.add_argument("--cache", action="store_true", help="a first-block cache that leaves out every second step")
     bench.add_argument("--compile", action="store_true", help="block by block, and the whole network (minutes)")
     bench.add_argument("--fp8", action="store_true", help="8-bit linear layers, compiled block by block")
 

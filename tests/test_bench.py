@@ -88,9 +88,22 @@ def test_diffusers_computes_the_same(small_model):
 def test_an_arm_is_the_loop_of_denoise(small_model, arm, monkeypatch):
     model, inputs, timesteps, expected = small_model
     monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)  # compiled on a GPU; here its wiring counts
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, fullgraph: block)
     out = bench.make_arm(arm, model, inputs, 2.5)(timesteps)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_both_caches_leave_out_the_same_steps_and_compute_the_same(small_model):
+    model, inputs = small_model[:2]
+    timesteps = get_schedule(5, 6)
+    ours, theirs = (bench.make_arm(f"{maker} cache", model, inputs, 2.5) for maker in ("ours", "diffusers"))
+    expected, whole = ours(timesteps), denoise(model, **inputs, timesteps=timesteps, guidance=2.5)
+    for arm in (ours, theirs, ours, theirs):  # each painting begins anew
+        torch.testing.assert_close(arm(timesteps), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - whole).abs().max() > 1e-2
+    cache = bench.FirstBlockCache(model, bench.EverySecondStep())
+    with bench.cached(model, cache):
+        denoise_precomputed(model, inputs, timesteps, 2.5)
+    assert cache.computed == [True, False, True, False, True]
 
 
 def test_arms_share_their_weights(small_model):
@@ -167,8 +180,9 @@ def test_the_blocks_in_eight_bits_paint_nearly_the_same():
 def test_the_command_line_measures_the_tiny_model_on_a_cpu(monkeypatch):
     calls = []
     monkeypatch.setattr(bench, "run", lambda case, arms: calls.append((case, arms)))
-    assert main(["bench", "--device", "cpu", "--compile", "--diffusers", "--fp8"]) == 0
+    assert main(["bench", "--device", "cpu", "--compile", "--diffusers", "--cache", "--fp8"]) == 0
     [(one, arms)] = calls
     assert one.spec is configs["tiny"] and (one.width, one.dtype, one.txt_tokens) == (128, torch.float32, 32)
-    compiled = ["ours blocks", "diffusers blocks", "ours whole", "diffusers whole"]
-    assert arms == ["ours", "diffusers", *compiled, "ours fp8 blocks"]
+    eager = ["ours", "diffusers", "ours cache", "diffusers cache"]
+    compiled = [*(f"{arm} blocks" for arm in eager), "ours whole", "diffusers whole"]
+    assert arms == [*eager, *compiled, "ours fp8 blocks"]

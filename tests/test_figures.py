@@ -16,7 +16,7 @@ from PIL import Image
 from flux_edu.teaching.labs import toy_flows
 from flux_edu.train import data
 
-CHAPTERS = {n: import_module(f"flux_edu.teaching.plots.chapter_{n:02}") for n in range(1, 17)}
+CHAPTERS = {n: import_module(f"flux_edu.teaching.plots.chapter_{n:02}") for n in (*range(1, 17), 18)}
 PICTURES = import_module("flux_edu.teaching.plots.pictures")
 
 
@@ -221,6 +221,9 @@ DRAWN = {
     "where_parameters_are": ({}, dict(share=(False, True))),
     "gated_unit": ({}, dict(gate=(-4.0, 4.0))),
     "cost_plane": ({}, dict(width=(1024, 8192), double_blocks=(0, 64), shared_modulation=(True,), gated_mlp=(True,))),
+    "whole_steps": (dict(added=numbers(5, 7, 3), timesteps=[1.0, 0.8, 0.6, 0.4, 0.2]), dict(threshold=(0.0, 2.0))),
+    "error_and_cost": (dict(curves={"plain steps": ([4, 8], [20.0, 30.0]), "a cache": ([5, 9], [25.0, 28.0])}), {}),
+    "rounded_matrix": (dict(W=numbers(24, 64)), dict(bits=(2, 8), rank=(0, 16))),
     "change_bars": (dict(changes={f"change {i}": 0.1 * i for i in range(8)}, kept=["change 0"]), {}),
     "picture_row": (dict(pictures=[PICTURE] * 3, names=["28 steps", "4 steps", "1 step"]), {}),
     "picture_rows": (

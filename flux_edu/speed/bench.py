@@ -2,6 +2,7 @@
 
     flux-edu bench                      the 12B model with random weights on a GPU; the tiny one on a CPU
     flux-edu bench --diffusers          the same with diffusers' class beside it (extra: dev)
+    flux-edu bench --cache              a first-block cache that computes every second step whole
     flux-edu bench --compile --fp8      more arms, for GPUs
 
 A step is the whole loop of `sampling.denoise` divided by its steps, with everything in it that is computed before the
@@ -14,7 +15,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +30,11 @@ from flux_edu.io.device import pick_device
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, token_grid
 from flux_edu.schedule import get_schedule
-from flux_edu.speed.diffusers_arm import DiffusersFlux, denoise_diffusers
+from flux_edu.speed.diffusers_arm import DiffusersFlux, cached_diffusers, denoise_diffusers
 from flux_edu.speed.fp8 import to_float8
 from flux_edu.speed.group_norm import use_sums
 from flux_edu.speed.modulation_cache import denoise_precomputed
+from flux_edu.speed.step_cache import FirstBlockCache, cached
 
 KERNELS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 BLOCKS = ("double_blocks", "single_blocks", "transformer_blocks", "single_transformer_blocks")
@@ -206,10 +210,34 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for name in BLOCKS for block in getattr(inner, name, ())]
 
 
-def make_arm(name: str, weights: Flux, inputs: dict[str, Tensor], guidance: float) -> Loop:
-    """The sampler's loop of an arm: "ours" or "diffusers", maybe "fp8", maybe compiled: "blocks" or "whole".
+class EverySecondStep(float):
+    """A threshold for a cache: measured changes are compared with it, and every second one is large enough.
 
-    Blocks of one kind are compiled once, in seconds; the whole network takes minutes. Both have no graph breaks.
+    With random weights no threshold would mean anything, and both arms must leave out the same steps.
+    """
+
+    def __init__(self):
+        self.whole = cycle([False, True])  # nothing is compared in the first step
+
+    def __lt__(self, change: float) -> bool:
+        """What Python asks for `change > threshold`."""
+        return next(self.whole)
+
+
+def caching(name: str, model: Flux | DiffusersFlux) -> AbstractContextManager:
+    """What an arm paints inside: a first-block cache, ours or diffusers', or nothing."""
+    if "cache" not in name:
+        return nullcontext()
+    if "diffusers" in name:
+        return cached_diffusers(model, EverySecondStep())
+    return cached(model, FirstBlockCache(model, EverySecondStep()))
+
+
+def make_arm(name: str, weights: Flux, inputs: dict[str, Tensor], guidance: float) -> Loop:
+    """The sampler's loop of an arm: "ours" or "diffusers", maybe "cache", "fp8", and compiled: "blocks" or "whole".
+
+    Blocks of one kind are compiled once, in seconds; the whole network takes minutes. Both have no graph breaks: of a
+    block of diffusers its forward is compiled, and the cache's hooks stay outside.
     """
     model = DiffusersFlux(weights) if "diffusers" in name else same_weights(weights)
     loop = denoise_diffusers if "diffusers" in name else denoise_precomputed
@@ -217,10 +245,15 @@ def make_arm(name: str, weights: Flux, inputs: dict[str, Tensor], guidance: floa
         if "fp8" in name:
             to_float8(block)
         if "blocks" in name:
-            block.compile(fullgraph=True)
+            block.forward = torch.compile(block.forward, fullgraph=True)
     if "whole" in name:
         model.forward = torch.compile(model.forward, fullgraph=True)
-    return lambda timesteps: loop(model, inputs, timesteps, guidance)
+
+    def paint(timesteps: list[float]) -> Tensor:
+        with caching(name, model):
+            return loop(model, inputs, timesteps, guidance)
+
+    return paint
 
 
 def start_compiler(device: torch.device) -> float:
@@ -295,6 +328,7 @@ def main(options: argparse.Namespace) -> int:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     case = Case(spec, size, size, options.text or spec.txt_tokens, options.steps, device, dtype, options.loops)
     makers = ["ours", *["diffusers"] * options.diffusers]
-    compiled = [f"{maker} {part}" for part in ("blocks", "whole") for maker in makers] * options.compile
-    run(case, makers + compiled + ["ours fp8 blocks"] * options.fp8)
+    arms = makers + [f"{maker} cache" for maker in makers] * options.cache
+    compiled = [f"{arm} blocks" for arm in arms] + [f"{maker} whole" for maker in makers]
+    run(case, arms + compiled * options.compile + ["ours fp8 blocks"] * options.fp8)
     return 0

@@ -1,5 +1,7 @@
 """diffusers' transformer with the numbers of ours, for the bench and for parity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -75,3 +77,16 @@ def denoise_diffusers(
         v = model(x.to(dtype), inputs["img_ids"], inputs["txt"], inputs["txt_ids"], level, inputs["vec"], w)
         x = x + (t_next - t) * v.float()
     return x
+
+
+@contextmanager
+def cached_diffusers(model: DiffusersFlux, threshold: float) -> Iterator[None]:
+    """Inside, diffusers' own first-block cache; like `step_cache.cached`, for one painting."""
+    from diffusers import FirstBlockCacheConfig
+
+    model.inner.enable_cache(FirstBlockCacheConfig(threshold))
+    try:
+        with model.inner.cache_context("cond"):
+            yield
+    finally:
+        model.inner.disable_cache()

@@ -11,7 +11,7 @@ def find(number: object) -> Exercise:
     name = str(number).partition(".")[0].zfill(2)
     if name not in CHAPTERS:
         raise ValueError(
-            f'there is no exercise {number!r}: chapters 1 to {len(CHAPTERS)} have some, the first one is "1.1"'
+            f'there is no exercise {number!r}: chapters 1 to {int(CHAPTERS[-1])} have some, the first one is "1.1"'
         )
     exercises = {exercise.number: exercise for exercise in chapter(name).EXERCISES}
     if number not in exercises:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-CHAPTERS = [f"{number:02}" for number in range(1, 17)]
+CHAPTERS = [f"{number:02}" for number in (*range(1, 17), 18)]  # 17 is the glossary
 
 
 def chapter(name: str) -> ModuleType:
