@@ -13,7 +13,8 @@ import flux_edu
 PAGES = ["README*.md", "CONTRIBUTING.md", "docs/*.md", "flux_edu/**/*.md", "flux_edu/**/*.py", "notebooks/*.ipynb"]
 DOTTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
 FILES = ("py", "md", "toml", "json", "safetensors", "c", "js", "css", "html", "yml")
-ELSEWHERE = ("torch", "F", "nn", "math", "Image", "W", "fig", "live", "out", "NAME")  # libraries, names inside a cell
+TENSORS = ("weight", "bias", "alpha", "scale")
+ELSEWHERE = ("torch", "F", "nn", "math", "Image", "W", "fig", "live", "out")  # libraries, names inside a cell
 
 
 def test_names_of_modules_and_functions_exist():
