@@ -257,7 +257,7 @@ def test_a_student_learns_a_long_step():
 class SmallStage(Distillation):
     """A stage whose teacher is small, whose pictures are noise of one size; everything else is as it is."""
 
-    def __init__(self, args, spec, shares):
+    def __init__(self, args, spec, shares, compose):
         self.args, self.spec, self.accelerator = args, spec, trainer.start(0, cpu=True)
         self.device, self.base = torch.device("cpu"), small(in_channels=64, out_channels=64).state_dict()
         self.pools, self.texts, self.drawings = FakePools(), FakeTexts(), None

@@ -10,6 +10,7 @@ from importlib import import_module
 import pytest
 import torch
 import train_family
+from torch.distributed.run import get_args_parser
 
 from flux_edu.io.checkpoint import save
 
@@ -18,7 +19,7 @@ from flux_edu.io.checkpoint import save
 def args(tmp_path):
     (tmp_path / "family").mkdir()
     seconds = dict.fromkeys(train_family.MODULES, 30.0)
-    paths = dict(out=tmp_path, start=train_family.SHIPPED, data=tmp_path / "emoji", parcel=tmp_path / "parcel")
+    paths = dict(out=tmp_path, begin=train_family.SHIPPED, data=tmp_path / "emoji", parcel=tmp_path / "parcel")
     others = dict(toy=False, no_graph=True, seed=3, muon=1e-3, hide=0.2, asked=0.3, prompts=64)
     return Namespace(**paths, **others, seconds=seconds, deadline=time.monotonic() + 1000)
 
@@ -34,8 +35,10 @@ def test_a_stage_takes_the_command_it_is_given(args, name, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         stage.main()
     assert stopped.value.code is None and seen
+    launcher = get_args_parser()  # takes an option of the stage for a short form of its own, if it is one
+    assert launcher.parse_args(["-m", module, *words]).training_script_args == words
     if name != "base":
-        assert seen[0].weights == args.out / "family" and seen[0].start == train_family.SHIPPED / f"{name}.safetensors"
+        assert seen[0].weights == args.out / "family" and seen[0].begin == train_family.SHIPPED / f"{name}.safetensors"
         assert seen[0].out == train_family.run_folder(args, name) and seen[0].seconds == 30
 
 

@@ -1,9 +1,9 @@
 """Train the whole tiny family from one base, measure and pack it: `python docs/make/train_family.py --out runs/family`.
 
 The base comes first, on all GPUs. Then the deltas are trained on it, as many at a time as there are GPUs, each going on
-from the one that --start holds or, failing that, from the shipped one; then both measures run. The same command goes on
+from the one that --begin holds or, failing that, from the shipped one; then both measures run. The same command goes on
 where an earlier one ended: what has trained its seconds is not trained again, what was interrupted resumes. --limit
-ends a command in time. On another machine --start names the folder that `parts` made, and a stage of 0 seconds is taken
+ends a command in time. On another machine --begin names the folder that `parts` made, and a stage of 0 seconds is taken
 from there as it is.
 """
 
@@ -42,7 +42,7 @@ def run_folder(args: argparse.Namespace, name: str) -> Path:
 
 def before(args: argparse.Namespace, file: str) -> Path:
     """Where a stage begins: the earlier leg's file, or the shipped one."""
-    return next(folder / file for folder in (args.start, SHIPPED) if (folder / file).is_file())
+    return next(folder / file for folder in (args.begin, SHIPPED) if (folder / file).is_file())
 
 
 def stage_command(args: argparse.Namespace, name: str) -> list:
@@ -53,11 +53,11 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--no-graph"] * args.no_graph
     command += TOY if args.toy else []
     if name == "base":
-        command += ["--start", before(args, "flux.safetensors").parent, "--hide", args.hide]
+        command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide]
         command += ["--muon", args.muon, "--rate", 0.4 * args.muon] + ([] if args.toy else ["--batch", 427])
     else:
         start = before(args, files(name)[0])
-        command += ["--start", start, "--rank", read_metadata(start)["rank"], "--weights", args.out / "family"]
+        command += ["--begin", start, "--rank", read_metadata(start)["rank"], "--weights", args.out / "family"]
         command += ["--muon", 2 * args.muon, "--rate", args.muon / 2] + ["--measure", "4"] * args.toy
     if name in ("base", "dev", "schnell"):
         command += ["--asked", args.asked]
@@ -153,7 +153,7 @@ def parts(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/family"))
-    parser.add_argument("--start", type=Path, default=SHIPPED, help="folder of an earlier leg's weights to go on from")
+    parser.add_argument("--begin", type=Path, default=SHIPPED, help="folder of an earlier leg's weights to go on from")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--gpus", type=int, default=1, help="0: the CPU")
     parser.add_argument("--limit", type=float, default=570, help="seconds this command may take")
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--no-graph", action="store_true", help="neither compile nor record: slower, but no surprises")
     parser.add_argument("--toy", action="store_true", help="two steps a stage, few prompts: a rehearsal on the CPU")
     for name, seconds in SECONDS.items():
-        parser.add_argument(f"--{name}", type=float, default=seconds, help="seconds to train; 0: as it is in --start")
+        parser.add_argument(f"--{name}", type=float, default=seconds, help="seconds to train; 0: as it is in --begin")
     args = parser.parse_args()
     args.deadline = time.monotonic() + args.limit
     args.seconds = {name: getattr(args, name) for name in SECONDS}

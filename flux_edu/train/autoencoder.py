@@ -122,7 +122,7 @@ def load_ae(path: str | Path) -> AutoEncoder:
 
 def main() -> None:
     parser = trainer.arguments(__doc__, out="runs/autoencoder", seconds=300, batch=128, rate=1e-3)
-    parser.add_argument("--start", type=Path, help="weights to begin from instead of from nothing")
+    parser.add_argument("--begin", type=Path, help="weights to begin from instead of from nothing")
     parser.add_argument("--measure", type=int, default=512, help="pictures to measure on")
     args = parser.parse_args()
 
@@ -131,8 +131,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     drawings = load_drawings(args.data).to(device)
     ae = AutoEncoder(TINY_AE).to(device, memory_format=torch.channels_last)
-    if args.start:
-        load_strict(ae, read(args.start), source=str(args.start))
+    if args.begin:
+        load_strict(ae, read(args.begin), source=str(args.begin))
     model = Reconstruct(ae)
     ema = trainer.make_ema(model, decay=0.999)
     if device.type == "cuda":

@@ -92,7 +92,7 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
     parser.add_argument("--rank", type=int, default=rank, help="of the delta; the file grows with it")
     parser.add_argument("--muon", type=float, default=4e-3, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
-    parser.add_argument("--start", type=Path, help="a delta of the same ranks to begin with")
+    parser.add_argument("--begin", type=Path, help="a delta of the same ranks to begin with")
     parser.add_argument("--no-graph", action="store_true", help="start kernels one by one on a GPU too")
     return parser
 
@@ -162,8 +162,8 @@ class Distillation:
         are those of `captured`.
         """
         args = self.args
-        if args.start:
-            lora.go_on(student, read(args.start, self.device), str(args.start))
+        if args.begin:
+            lora.go_on(student, read(args.begin, self.device), str(args.begin))
         ema = trainer.make_ema(student, decay=0.998)
         trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
         pairs = {name: p for name, p in trained.items() if args.muon and ".lora_" in name}

@@ -56,9 +56,10 @@ class Rollouts:
         x = self.x + (self.t_next - self.t)[:, None, None] * v
         k = self.k + 1
         done = (k == len(self.timesteps) - 1).nonzero()[:, 0]
+        self.x, self.k = x.index_copy(0, done, torch.randn_like(x[done])), k.index_fill(0, done, 0)
+        if len(done) == 0:  # of fewer pictures than steps
+            return
         text = self.texts(self.pool.batch(len(done), empty=0.02)[1])
-        self.x = x.index_copy(0, done, torch.randn_like(x[done]))
-        self.k = k.index_fill(0, done, 0)
         self.text = tuple(old.index_copy(0, done, new) for old, new in zip(self.text, text, strict=True))
 
 

@@ -61,7 +61,7 @@ def main() -> None:
     parser = trainer.arguments(__doc__, out="runs/flow", seconds=900, batch=512, rate=1e-3)
     parser.add_argument("--ae", type=Path, default=Path("runs/autoencoder/ae.safetensors"))
     parser.add_argument("--tokenizer", type=Path, default=Path(str(TINY_FOLDER / "tokenizer.json")))
-    parser.add_argument("--start", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
+    parser.add_argument("--begin", type=Path, help="folder of 8-bit weights to begin from instead of from nothing")
     parser.add_argument("--pool", type=int, default=32768, help="latents of 128 × 128 that a process keeps")
     parser.add_argument("--renew", type=int, default=50, help="steps of a size after which 2,048 of its are replaced")
     parser.add_argument(
@@ -75,15 +75,13 @@ def main() -> None:
     accelerator = trainer.start(args.seed)
     device, process, spec = accelerator.device, accelerator.process_index, configs["tiny"]
     model = TextToVelocity(spec, args.tokenizer).to(device)
-    if args.start:
-        load_saved(model, args.start)
+    if args.begin:
+        load_saved(model, args.begin)
     ema = trainer.make_ema(model, decay=0.9995)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
-    accelerator.print("making latents", flush=True)
     compose = partial(compose_scenes, asked=args.asked)
     pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES, compose)
-    pools.fill()
     held_out = {size: pools.held_out(size, seed=10) for size in OFTEN}
     if device.type == "cuda" and not args.no_graph:
         model.capture({math.prod(grid_of(size)): batch_of(args.batch, size) for size in OFTEN})
@@ -93,6 +91,8 @@ def main() -> None:
     if matrices:
         optimizers[Muon(model.matrices())] = args.muon
     run = trainer.Trainer(args, accelerator, model, ema, optimizers)
+    accelerator.print("making latents", flush=True)
+    pools.fill(run.clock.step)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (9.1) at noise levels of Eq. (9.2)."""

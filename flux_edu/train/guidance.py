@@ -84,7 +84,7 @@ def main() -> None:
     plain = build(configs["tiny"], stage.base)  # the teacher again, not captured, for other sizes of batch
     teacher = stage.captured(build(configs["tiny"], stage.base), 2)
     student = make_student(stage.base, args.rank)
-    sixteen, noise, timesteps = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, spec.num_steps)
+    sixteen, noise, timesteps = stage.texts.read(list(SIXTEEN)), one_noise(device), schedule(spec, 8)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (10.2): the student's one pass beside the teacher's two."""

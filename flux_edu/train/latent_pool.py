@@ -139,17 +139,21 @@ class Pools:
     ):
         most, self.renew, self.sizes = max(shares.values()), renew, list(shares)
         p = np.array(list(shares.values())) / sum(shares.values())
-        self.order = np.random.default_rng(seed[0]).choice(len(shares), 2**18, p=p)
+        self.order = np.random.default_rng(seed[0]).choice(len(shares), 10**6, p=p)
         self.pools = {}
         for (width, height), share in shares.items():
             sized = compose if len(shares) == 1 else partial(compose, width=width, height=height)
             latents = max(1, round(pool * share / most))
             self.pools[width, height] = Pool(drawings, ae, texts, latents, (*seed, width, height), sized)
 
-    def fill(self) -> None:
-        """All of them before the first step: what is made later costs time of the training."""
-        for pool in self.pools.values():
-            pool.refresh(0)
+    def fill(self, step: int = 0) -> None:
+        """All of them as they are at a step, before it: what is made later costs time of the training."""
+        for size, pool in self.pools.items():
+            pool.refresh(self.renewed(size, step))
+
+    def renewed(self, size: Size, step: int) -> int:
+        """How many blocks a size has had renewed: one after every `renew` steps of it."""
+        return int((self.order[:step] == self.sizes.index(size)).sum()) // self.renew
 
     def held_out(self, size: Size, seed: int, n: int | None = None) -> tuple[Tensor, ...]:
         """Latents of combinations that training never sees, as many as a block has, their tokens and the rest."""
@@ -157,9 +161,7 @@ class Pools:
         return x, tokens.long(), *others
 
     def at(self, step: int) -> tuple[Size, Pool]:
-        """The size of this step and its pool, which gets a new block after every `renew` steps of its size."""
-        at = step % len(self.order)
-        size = self.sizes[self.order[at]]
-        earlier = int((self.order[:at] == self.order[at]).sum())
-        self.pools[size].refresh(earlier // self.renew)
+        """The size of this step and its pool, renewed as far as it should be."""
+        size = self.sizes[self.order[step]]
+        self.pools[size].refresh(self.renewed(size, step))
         return size, self.pools[size]
