@@ -3,14 +3,18 @@
 
 const picturesOf = (box) => (box.pictures ??= JSON.parse(box.querySelector("script").textContent));
 
+// a slider says in words where it stands
+function say(slider) {
+  const words = JSON.parse(slider.dataset.places)[slider.value];
+  slider.setAttribute("aria-valuetext", words);
+  slider.nextElementSibling.textContent = words;
+}
+
 // every control moves from the panel's first picture: the others go back to their first place
 function show(box, moved) {
   for (const control of box.querySelectorAll("[data-control]")) {
     if (control !== moved) control.value = control.dataset.first;
-    if (control.type !== "range") continue;
-    const words = JSON.parse(control.dataset.places)[control.value];
-    control.setAttribute("aria-valuetext", words);
-    control.parentElement.nextElementSibling.textContent = words;
+    if (control.type === "range") say(control);
   }
   const pictures = picturesOf(box);
   const { control, first } = moved.dataset;
@@ -26,7 +30,9 @@ function show(box, moved) {
 
 document.addEventListener("input", (event) => {
   const box = event.target.closest(".flux-frames");
-  if (box) show(box, event.target);
+  if (!box) return;
+  if (!("live" in box.dataset)) show(box, event.target);
+  else if (event.target.type === "range") say(event.target);
 });
 
 // a control's pictures are fetched when a hand or the keyboard comes to it
@@ -51,10 +57,11 @@ function fluxLive(widget, key) {
       values[name] = value;
       (heard[`change:${name}`] ?? []).forEach((listener) => listener());
     },
-    save_changes: () => {},
+    save_changes: () => el.dispatchEvent(new Event("input", { bubbles: true })),
     on: (name, listener) => (heard[name] ??= []).push(listener),
     off: () => {},
   };
+  el.fluxValues = values;
   (typeof widget === "function" ? widget() : widget).render({ model, el });
 }
 window.fluxLive = fluxLive;
@@ -69,3 +76,11 @@ function fitFormulas() {
 }
 window.addEventListener("load", () => window.MathJax?.startup?.promise.then(fitFormulas));
 window.addEventListener("resize", fitFormulas);
+
+// on paper everything is shown, and nothing waits to be scrolled to
+function unfold() {
+  for (const picture of document.querySelectorAll("img")) picture.loading = "eager";
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+}
+if (new URLSearchParams(location.search).has("print"))
+  document.addEventListener("DOMContentLoaded", unfold);

@@ -3,6 +3,7 @@
 python run.py book                          all of it, in build/book/html, served on this machine and opened
 python run.py book --no-open                built, and no more
 python run.py book NAME [NAME ...]          a part, for example 01_schedule
+python run.py book --pdf                    and its chapters as PDF in build/book/pdf, by a Chromium that is there
 
 Notebooks are taken from build/executed where `python run.py test` has left them, and executed where it has not.
 Every equation is linked to its function and back (links.py); widgets become what they show without a kernel
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import webbrowser
 from argparse import ArgumentParser
@@ -34,10 +36,12 @@ sys.path[:0] = PATHS
 
 import live_map  # noqa: E402  it lies beside this file
 from panels import Broken, Widgets, outside, widget_states  # noqa: E402  it lies beside this file
+from printed import print_chapters  # noqa: E402
 from search import unfound  # noqa: E402
 from start import start_page  # noqa: E402
 
-MATHJAX = ("tex-mml-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y/assistive-mml.js", "../LICENSE")
+MATHJAX = ["startup.js", "core.js", "input/tex.js", "input/tex/extensions", "output/chtml.js", "output/chtml/fonts"]
+MATHJAX += ["a11y/assistive-mml.js", "../LICENSE"]
 VIEW = "application/vnd.jupyter.widget-view+json"
 PORT = 8027  # always the same where it is free: what the browser keeps (the model) is kept for an address and port
 PAGES = ["QUESTIONS", "NAMES", "WHAT_FLUX_IS_NOT", "WHAT_FLUX_IS_NOT.zh", "SETUP", "SOURCES"]
@@ -116,7 +120,7 @@ def stage(names: list[str]) -> Path:
         shutil.copy(DOCS / f"{name}.md", source / "docs")
     if "QUESTIONS" in PAGES:
         question_pages(source / "docs")
-    for name in ("book.css", "book.js"):
+    for name in ("book.css", "book.js", "paint.js"):
         shutil.copy(DOCS / name, source / "_static")
     for name in ("conf.py", "scorer.js"):
         shutil.copy(DOCS / name, source)
@@ -167,6 +171,15 @@ def copy_mathjax(target: Path) -> None:
         else:
             (target / part).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(home / part, target / Path(part).name if part.startswith("..") else target / part)
+
+
+def lighten(site: Path) -> None:
+    """Leave out the theme's script of 1.6 MB that draws its icons: book.css takes the dozen from the theme's font."""
+    for page in site.rglob("*.html"):
+        text = page.read_text("utf-8")
+        page.write_text(re.sub(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>", "", text), encoding="utf-8")
+    for file in (site / "_static" / "scripts").glob("fontawesome.js*"):
+        file.unlink()
 
 
 # ---------------------------------------------------------------- what the pages must not do
@@ -228,12 +241,25 @@ def serve(site: Path) -> None:
             print()
 
 
+def print_all(site: Path) -> None:
+    """The chapters of a built site as PDF."""
+    names = sorted(path.stem for path in (site / "notebooks").glob("*.html"))
+    with server(site, 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        files = print_chapters(f"http://127.0.0.1:{running.server_port}/", names, BOOK / "pdf")
+        running.shutdown()
+    print(f"{len(files)} chapters, {sum(file.stat().st_size for file in files) / 1e6:.0f} MB: {BOOK / 'pdf'}")
+
+
 def main(arguments: list[str]) -> int:
     parser = ArgumentParser("python run.py book", description="Build the book, serve it on this machine and open it.")
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="a part of it, for example 01_schedule")
     parser.add_argument("--no-open", action="store_true", help="build it and end")
+    parser.add_argument("--pdf", action="store_true", help="print the chapters to build/book/pdf")
     options = parser.parse_args(arguments)
     code = build(options.names)
+    if not code and options.pdf:
+        print_all(BOOK / "html")
     if not code and not options.no_open:
         serve(BOOK / "html")
     return code
@@ -254,12 +280,17 @@ def build(names: list[str]) -> int:
     if code := subprocess.call([str(part) for part in command], env=environment):
         return code
     live_map.install(site)
+    lighten(site)
     if lines := faults(site) + ([] if names else unfound_questions(site)):
         print("\n".join(lines), file=sys.stderr)
         return 1
-    megabytes = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6
-    pages = len(list(site.rglob("*.html")))
-    print(f"{pages} pages, {megabytes:.0f} MB, {time.perf_counter() - start:.0f} s: {site}")
+    files = [path for path in site.rglob("*") if path.is_file()]
+    pages = sum(path.suffix == ".html" for path in files)
+    models, rest = (
+        sum(path.stat().st_size for path in files if (path.suffix == ".safetensors") is weights) / 1e6
+        for weights in (True, False)
+    )
+    print(f"{pages} pages, {rest:.0f} MB and {models:.0f} MB of models, {time.perf_counter() - start:.0f} s: {site}")
     return 0
 
 

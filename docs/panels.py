@@ -71,7 +71,7 @@ class Widgets:
             parts.append('<p class="flux-still">In the notebook you choose, and an experiment answers.</p>')
         return outside(f'<div class="flux-panel">{"".join(parts)}</div>', self.static)
 
-    def live(self, key: str, state: dict) -> str:
+    def live(self, key: str, state: dict, hidden: str = "") -> str:
         """An anywidget without Python: its own JavaScript, on a model that only remembers."""
         file = self.static / "live" / f"{key}.js"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Widgets:
             if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")
         }
         return (
-            f'<div class="flux-live" id="live-{key}" data-values="{html.escape(json.dumps(values))}"></div>'
+            f'<div class="flux-live" id="live-{key}" data-values="{html.escape(json.dumps(values))}"{hidden}></div>'
             f'<script type="module">import widget from "../_static/live/{key}.js"; fluxLive(widget, "{key}")</script>'
         )
 
@@ -104,26 +104,34 @@ class Widgets:
         data = json.dumps(pictures, ensure_ascii=False).replace("<", "\\u003c")
         address = f"../_static/frames/{self.frames.name}/"
         return (
-            f'<div class="flux-frames" data-folder="{address}"><div class="flux-controls">{"".join(controls)}</div>'
+            f'<div class="flux-frames" data-draw="{panel["draw"]}" data-folder="{address}">'
+            f'<div class="flux-controls">{"".join(controls)}</div>{self.mask(panel["model"])}'
             f'<img alt="{html.escape(first["alt"])}" src="{address}{first["file"]}" loading="lazy">'
             f'<div class="flux-advice" role="status">{first["advice"]}</div>'
             f'<script type="application/json">{data}</script></div>'
         )
 
+    def mask(self, key: str) -> str:
+        """The canvas of a panel's mask, for paint.js to show once the page paints by itself; else nothing."""
+        masks = [(k, m) for k, m in self.below(key) if "MaskCanvas" in str(m["state"].get("_anywidget_id", ""))]
+        return "".join(self.live(key, model["state"], " hidden") for key, model in masks)
+
 
 def control(control: dict) -> str:
-    """A slider with the words of its places, or a menu."""
+    """A slider with the words of its places, or a menu; that of a text field is marked."""
     name, label = control["name"], html.escape(control["label"])
     first, places = control["first"], control["places"]
     if control["kind"] == "range":
         words = html.escape(json.dumps(places))
         return (
             f'<label><span>{label}</span><input type="range" data-control="{name}" min="0" max="{len(places) - 1}"'
-            f' value="{first}" data-first="{first}" data-places="{words}" aria-valuetext="{places[first]}"></label>'
-            f"<output>{places[first]}</output>"
+            f' value="{first}" data-first="{first}" data-places="{words}" aria-valuetext="{places[first]}">'
+            f"<output>{places[first]}</output></label>"
         )
     options = "".join(
         f'<option value="{place}"{" selected" if place == first else ""}>{html.escape(text)}</option>'
         for place, text in enumerate(places)
     )
-    return f'<label><span>{label}</span><select data-control="{name}" data-first="{first}">{options}</select></label>'
+    text = " data-text" if control["kind"] == "text" else ""
+    menu = f'<select data-control="{name}" data-first="{first}"{text}>{options}</select>'
+    return f"<label><span>{label}</span>{menu}</label>"

@@ -95,10 +95,11 @@ def sweep(panel, folder: Path | None = None, number: int = 0) -> list[Move]:
 def described(name: str, control, first) -> dict:
     """What the book's own control is made from."""
     options = places(control, first)
+    menu = hasattr(control, "options") or isinstance(first, bool)
     return {
         "name": name,
         "label": control.description,
-        "kind": "range" if hasattr(control, "min") else "menu",
+        "kind": "range" if hasattr(control, "min") else "menu" if menu else "text",
         "places": [text for text, _ in options],
         "first": [value for _, value in options].index(first),
     }

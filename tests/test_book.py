@@ -58,7 +58,7 @@ def test_every_control_is_moved_from_the_first_picture_over_all_its_places(swept
 
 def test_a_panel_becomes_native_controls_over_its_pictures(swept, tmp_path):
     widgets = panels.Widgets(new_notebook(metadata={"sweep": [swept]}), tmp_path / "frames", tmp_path / "static")
-    widgets.models[swept["model"]] = {}
+    widgets.models[swept["model"]] = widget("VBoxModel")
     page = widgets.as_html(swept["model"], "explore(draw)")
     assert page.count('type="range"') == 1 and page.count("<select") == 3 and "In the notebook" not in page
     assert '<img alt="&lt;0&gt; short False a word" src="../_static/frames/frames/0-Reset-0.webp"' in page
@@ -202,7 +202,7 @@ def test_a_small_book_is_built_and_its_links_lead_on(small_book, tmp_path):
     for name in ("interpolate", "time_shift", "get_lin_function"):  # the last two stand below their equations only
         assert f"../api/schedule.html#flux_edu.schedule.{name}" in links
     assert "02_patchify.html#eq-9-9-0-1-and-b" in links and "#eq-1-2-a-code-and-more" in links
-    assert "_static/mathjax/tex-mml-chtml.js" in page and r"a \cr  b \tag{1.3}" in page
+    assert "_static/mathjax/startup.js" in page and r"a \cr  b \tag{1.3}" in page
     module = (tmp_path / "html" / "api" / "schedule.html").read_text("utf-8")
     assert all(f'href="../notebooks/01_schedule.html#eq-1-{k}"' in module for k in range(1, 6))
 
@@ -217,7 +217,6 @@ def test_links_that_lead_nowhere_stop_the_build_and_are_named(small_book, capfd)
 
 def test_every_card_of_the_start_page_has_its_picture():
     notebooks = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert set(start.PICTURES) == set(notebooks)
     for name, picture in start.PICTURES.items():
         if not picture.startswith("_images/"):
             assert re.search(rf"explore\([\s\\n\",]*(plots\.)?{picture},", notebooks[name]), f"{name}: {picture}"

@@ -37,7 +37,18 @@ EXERCISES = [exercise for name in CHAPTERS for exercise in chapter(name).EXERCIS
 NUMBERS = [exercise.number for exercise in EXERCISES]
 NOTEBOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 CHECKED = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)', re.MULTILINE)
-WHOLE_NUMBERS = ("2.1", "2.4", "4.4", "5.3", "6.2", "7.1", "13.3", "14.2", "16.1", "18.1")  # or names: 1 % changes nothing
+WHOLE_NUMBERS = (
+    "2.1",
+    "2.4",
+    "4.4",
+    "5.3",
+    "6.2",
+    "7.1",
+    "13.3",
+    "14.2",
+    "16.1",
+    "18.1",
+)  # or names: 1 % changes nothing
 FOLDED = {
     what: re.compile(rf"<details><summary>{what}</summary>\n\n(.+?)</details>", re.DOTALL)
     for what in ("Hint", "Solution")
