@@ -296,7 +296,8 @@ def test_pictures(page, generators, model, steps, guidance, size, relaxed):
     sent = {name: encoded(picture) for name, picture in pictures.items()}
     painted = paint(page, relaxed, model=model, prompt=prompt, width=width, height=height, **options, **sent)
     apart = np.abs(painted.astype(int) - np.array(expected).astype(int))
-    assert apart.max() <= 1 and (apart > 0).mean() < 1e-3, f"{(apart > 0).sum()} of {apart.size}, by {apart.max()}"
+    others = (apart > 0).sum()  # at most 0.1 %; a picture of one token has only 768 numbers
+    assert apart.max() <= 1 and others <= max(2, apart.size / 1000), f"{others} of {apart.size}, by {apart.max()}"
 
 
 def test_image_to_image(page, generators):
