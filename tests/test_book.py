@@ -23,6 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 from tables import equations
 
+import run
 from flux_edu.teaching.panel import explore
 
 ROOT = Path(__file__).parents[1]
@@ -256,6 +257,13 @@ def test_what_publishes_it_builds_it_as_the_check_does():
     assert commands == ["python run.py book --no-open"] and "run.py book --no-open" in (ROOT / ".ci/run").read_text()
     (upload,) = [step["with"]["path"] for step in steps if "upload-pages-artifact" in step.get("uses", "")]
     assert ROOT / upload == book.BOOK / "html"
+
+
+def test_a_codespace_sets_up_by_a_command_of_run_py():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+    python, script, command = container["postCreateCommand"].split()
+    assert (python, script) == ("python", "run.py") and command in run.COMMANDS
+    assert book.PORT in container["forwardPorts"]
 
 
 def test_addresses_stand_once_and_are_written_into_readme():
