@@ -34,14 +34,14 @@ class Search:
                 for page, _ in places:
                     is_page = self.index["titles"][page] == title
                     scores[page] = max(scores.get(page, 0), round(TITLE * len(whole) / len(title)) + is_page)
-        wanted = self.words(query)
+        query_words = self.words(query)
         hits: dict[int, dict[str, int]] = {}
-        for word in wanted:
+        for word in query_words:
             for page, score in self.pages_with(word):
                 hits.setdefault(page, {})[word] = score
-        for page, found in hits.items():
-            if len(found) in (len(wanted), sum(len(word) > 2 for word in wanted)):
-                scores[page] = max(scores.get(page, 0), *found.values())
+        for page, matches in hits.items():
+            if len(matches) in (len(query_words), sum(len(word) > 2 for word in query_words)):
+                scores[page] = max(scores.get(page, 0), *matches.values())
         ranked = {
             page: score + QUESTION_PAGE * pages[page].startswith("docs/questions/") for page, score in scores.items()
         }
