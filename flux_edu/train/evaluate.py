@@ -310,8 +310,9 @@ def judge_asked(e: Evaluation) -> list[dict]:
         for name, generator in e.generators.items():
             config = EvalConfig(name, generator.spec.num_steps, generator.spec.guidance, kind)
             pictures = paint_prompts(generator, [texts[i] for i in mine], noise, config, e.batch).float() / 127.5 - 1
-            right = gather({measure: request_verdict(e, catalogue, pictures, asked[mine], measure)}, len(asked))
-            rows += score_table(str(config), right, asked.scenes())
+            right = {measure: request_verdict(e, catalogue, pictures, asked[mine], measure)}
+            right["fine detail"] = fine_detail(pictures).cpu().numpy()  # the judge lets blur pass
+            rows += score_table(str(config), gather(right, len(asked)), asked.scenes())
     return rows
 
 
