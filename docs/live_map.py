@@ -75,7 +75,8 @@ def first_page(site: Path) -> str:
     """What the book says of itself on start.html, to stand below the map; nothing where there is no book around it."""
     page = site / "start.html"
     found = page.exists() and re.search(r"<article[^>]*>(.*?)</article>", page.read_text("utf-8"), re.DOTALL)
-    return found[1] if found else ""
+    lower = re.compile(r"(</?h)([1-3])\b")  # the page has a first heading of its own
+    return lower.sub(lambda tag: f"{tag[1]}{int(tag[2]) + 1}", found[1]) if found else ""
 
 
 def install(site: Path) -> None:

@@ -364,12 +364,8 @@ export function vector(holder, { choose }) {
     );
     table.replaceChildren();
     for (const [name, parts] of rows) {
-      const title = name
-        .split(" ")
-        .slice(2)
-        .join(" ")
-        .replace("txt", stations[7].text_)
-        .replace("img", stations[7].image);
+      const [, , stream, branch] = name.split(" ");
+      const title = stream && text.branches[stream][branch - 1];
       if (title) table.append(element("h3", {}, title));
       for (const [i, part] of parts.entries()) {
         const canvas = draw.matrix(draw.scaled(part, 1.5), 1, part.length, draw.signed);

@@ -11,17 +11,13 @@ export const page = {
     "Your own prompt needs the model. “Load the model” fetches {mb} MB, once; then paint.",
   painting: "Painting: step {step} of {steps} …",
   painted: "{model}, {steps} steps, seed {seed}: {ms} ms.",
-  unknown: "The tiny model was never shown: {words}. It will guess.",
   saved: "The picture was saved as {name}.",
   canvas: "The picture painted from “{prompt}”",
   stripStep: "Step {step} of {steps}, t = {t}",
   noisy: "x_t, what goes in",
   clean: "x̂₀, what it has in mind",
-  finalPicture: "x₀, the picture",
   play: "Play",
   pause: "Stop",
-  back: "Back",
-  next: "Next",
   station: "{n} of {of}: {title}",
   beside: "Other equations of this place ({n})",
   section: "section",
@@ -106,6 +102,10 @@ export const stations = [
     picture:
       "{block}, t = {t}: the scale has size {scale}, the gate {gate} (root mean square over channels).",
     rows: ["shift", "scale", "gate"],
+    branches: {
+      txt: ["text, for attention", "text, for the MLP"],
+      img: ["picture, for attention", "picture, for the MLP"],
+    },
     block: "Block",
   },
   {
