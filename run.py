@@ -28,8 +28,10 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PACKAGE = ("doctor", "sample", "real", "bench", "batch")  # the package's own commands
 KERNELS = Path("flux_edu", "teaching", "widgets", "engine", "kernels.c")
 COMMANDS = ("lab", "test", "lint", "book", *PACKAGE)
-# another Python's library and packages; and pip's settings that would put the packages somewhere else, or nowhere
+# another Python's library and packages; pip's settings that would put the packages somewhere else, or nowhere; and two
+# that keep a kernel from starting where they name what is not there
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER")
+MISLEADING += ("MPLBACKEND", "IPYTHONDIR")
 DISK_GB = 2  # .venv with the CPU build takes 1.9
 WINDOWS_PATH = 60  # characters; .venv has file names of up to 195 below this folder, and Windows allows 260 in all
 

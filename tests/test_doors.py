@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+PROFILE = os.environ.get("FLUX_EDU_PROFILE", "usual")  # "nightly": ten times as much of any input
+
 RUNNER = """
 import contextlib, io, json, os, resource, sys, warnings
 import numpy as np
@@ -189,20 +192,30 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("flags", [[], ["-O"]], ids=["plain", "-O"])
-def test_bad_input_is_told_what_is_expected(flags, tmp_path):
+def own_process(tmp_path, *command, **options) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUX_")}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "HF_HOME": str(tmp_path),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TMPDIR": str(tmp_path),
+    }
     run = subprocess.run(
-        [sys.executable, *flags, "-c", RUNNER],
-        input=json.dumps(list(ROWS)),
+        [sys.executable, *command],
+        **options,
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=environment,
+        env=environment | {"FLUX_EDU_PROFILE": PROFILE},
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
+    return run
+
+
+@pytest.mark.parametrize("flags", [[], ["-O"]], ids=["plain", "-O"])
+def test_bad_input_is_told_what_is_expected(flags, tmp_path):
+    run = own_process(tmp_path, *flags, "-c", RUNNER, input=json.dumps(list(ROWS)))
     report = json.loads(run.stdout.splitlines()[-1])
     assert report["assertions"] is not bool(flags)
     pairs = zip(ROWS.items(), report["answers"], strict=True)
@@ -213,3 +226,11 @@ def test_bad_input_is_told_what_is_expected(flags, tmp_path):
     print(f"{len(ROWS)} bad inputs answered; memory grew by {report['grown'] / 2**20:.0f} MiB")
     assert report["grown"] < 2**28  # painting three small pictures to repaint; the largest asked for is 238,419 GiB
     assert list(tmp_path.glob("**/*.png*")) == []
+
+
+def test_any_input_is_a_picture_or_a_clear_error(tmp_path, capsys):
+    run = own_process(tmp_path, str(ROOT / "tests" / "any_input.py"))
+    counts = json.loads(run.stdout.splitlines()[-1])
+    with capsys.disabled():
+        print(f"\nany input at the doors: {counts['refused']} refused, {counts['accepted']} accepted", end=" ")
+    assert min(counts.values()) >= {"usual": 200, "nightly": 2000}[PROFILE], run.stdout

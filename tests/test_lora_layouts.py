@@ -282,6 +282,13 @@ def test_a_part_of_a_wrong_size_is_named(state):
         read_layout(delta, state, "x.safetensors")
 
 
+@pytest.mark.parametrize("shape", [(0,), (3,), (1, 2)])
+def test_an_alpha_is_one_number(state, shape):
+    delta = pairs(state, ["img_in"]) | {"img_in.alpha": torch.ones(shape)}
+    with pytest.raises(CheckpointError, match=r"img_in.alpha is \(.*\), should be one number"):
+        read_layout(delta, state, "x.safetensors")
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_strength_that_is_no_number_is_refused(scale):
     with pytest.raises(ValueError, match=f"scale = {scale}: it must be a finite number"):

@@ -4,13 +4,15 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from flux_edu.io.advice import advise
@@ -26,6 +28,17 @@ OPTIONS = {"prompt", "width", "height", "num_steps", "guidance", "seed", "model"
 PAINTED = OPTIONS | {"timesteps", "dtype", "sha256"}
 MADE_FROM = {"image2image_strength", "init_image_sha256", "tool", "picture_size", "picture_sha256"}
 MADE_FROM |= {"mask_size", "mask_sha256", "edges_size", "edges_sha256"}
+
+
+@contextmanager
+def in_words(problem: str) -> Iterator[None]:
+    """What Pillow raises, whatever it is, becomes a ValueError; what the system says of a file stays."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(f"{problem}: {error}") from error
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -54,7 +67,7 @@ def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
     """
     if 0 in picture.size:
         raise ValueError(f"the picture has {picture.width} × {picture.height} pixels: there is nothing to see")
-    try:
+    with in_words(f"the picture, of mode {picture.mode}, cannot be read as RGB"):
         picture = upright(picture)
         if picture.mode in WIDE_MODES:
             numbers = np.asarray(picture.convert("F")) * (255 / white_of(picture))
@@ -63,8 +76,6 @@ def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
         return picture.convert("RGB")
-    except UNREADABLE as error:
-        raise ValueError(f"the picture, of mode {picture.mode}, cannot be read as RGB: {error}") from error
 
 
 def to_tensor(picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
@@ -124,7 +135,8 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may paint the same name
     try:
-        picture.save(half, format="PNG", pnginfo=chunks)
+        with in_words("the picture cannot be saved"):
+            picture.save(half, format="PNG", pnginfo=chunks)
         if not overwrite:
             path.open("xb").close()
         put_in_place(half, path)
@@ -135,7 +147,8 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
 
 def metadata_of(picture: Image.Image) -> dict:
     """What a picture's `info` says of how it was painted, just painted or opened from a file; {} if nothing."""
-    picture.load()  # some programs write text behind the pixels
+    with in_words("the picture cannot be read"):
+        picture.load()  # some programs write text behind the pixels
     metadata = {key: picture.info[key] for key in picture.info if key in PAINTED | MADE_FROM}
     if not PAINTED <= metadata.keys():
         return {}
@@ -157,11 +170,8 @@ def check_metadata(metadata: object) -> None:
 
 def read_metadata(path: str | Path) -> dict:
     """The metadata of a picture that `save_image` wrote: prompt, seed, size, timesteps, model …."""
-    try:
-        with Image.open(path) as picture:
-            metadata = metadata_of(picture)
-    except (UnidentifiedImageError, SyntaxError, ValueError, struct.error) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    with in_words(f"{path} cannot be read as a picture"), Image.open(path) as picture:
+        metadata = metadata_of(picture)
     if picture.format != "PNG":
         raise ValueError(f"{path} is a {picture.format}, which keeps no metadata of flux_edu: ask the PNG it came from")
     if not metadata:

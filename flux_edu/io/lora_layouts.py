@@ -128,7 +128,11 @@ def read_layout(delta: State, state: State, source: str) -> tuple[list[Update], 
             continue
         W, a = state[place.module + ".weight"], pair["A"]
         rows = slice(place.first * W.shape[1], len(W) if place.last is None else place.last * W.shape[1])
-        factor = float(pair["alpha"]) / max(len(a), 1) if "alpha" in pair else 1.0
+        alpha, rank = pair.get("alpha"), max(a.shape[:1].numel(), 1)
+        if alpha is not None and alpha.numel() != 1:
+            problems.append(f"{place.module}.alpha is {tuple(alpha.shape)}, should be one number")
+            continue
+        factor = 1.0 if alpha is None else float(alpha) / rank
         updates.append(Update(place.module, rows, a, pair["B"], pair.get("bias"), factor))
         problems += misfits(updates[-1], state)
     if problems:
