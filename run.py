@@ -138,10 +138,10 @@ def fail(text):
     sys.exit("run.py: " + text)
 
 
-def call(command, folder=None):
+def call(command, folder=None, **variables):
     """Run a command in the repository (or in folder); its exit code. Ctrl-C is the command's to handle."""
     environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
-    environment.update(PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
+    environment.update(PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0", **variables)
     environment["PIP_COMPILE"] = "0"  # of 15,000 files a quarter is ever imported, and compiled then, once
     environment["PATH"] = str(venv_python().parent) + os.pathsep + os.environ.get("PATH", os.defpath)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -269,8 +269,8 @@ def main(arguments):
         install_book_tools()
         return call([python, Path("docs", "book.py"), *options])
     if command in PACKAGE:  # -P: a random.py in the reader's folder is not Python's own
-        os.environ["FLUX_EDU_COMMAND"] = "python run.py"  # what the package's messages call it
-        return call([python, "-P", "-m", "flux_edu", command, *options], folder=os.getcwd())
+        package = [python, "-P", "-m", "flux_edu", command, *options]
+        return call(package, folder=os.getcwd(), FLUX_EDU_COMMAND="python run.py")  # what its messages call it
     return open_lab(python, options)
 
 

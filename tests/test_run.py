@@ -26,7 +26,7 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # run.main would set it, for every test from here on
     made = []
 
-    def call(command, folder=None):
+    def call(command, folder=None, **variables):
         made.append([str(part) for part in command])
         if "venv" in command:
             run.venv_python().parent.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_after_a_change_of_pyproject_it_is_brought_up_to_date_not_made_again(cal
 def test_a_change_without_a_network_leaves_what_was_there(calls, monkeypatch, capsys):
     run.set_up()
     (run.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n")
-    monkeypatch.setattr(run, "call", lambda command, folder=None: int("pip" in command))
+    monkeypatch.setattr(run, "call", lambda command, folder=None, **variables: int("pip" in command))
     assert run.main(["lint"]) == 0
     printed = capsys.readouterr()
     assert "HTTPS_PROXY" in printed.err and "going on with .venv as it is" in printed.out

@@ -1,6 +1,6 @@
 """The engine in a browser: its tokens, noise, tensors and pictures are the package's; how quick it is, what it takes.
 
-    FLUX_EDU_BROWSER=1 python -m pytest tests/browser/test_engine.py
+    FLUX_EDU_BROWSER=1 python -m pytest tests/browser/test_engine_in_page.py
 
 With FLUX_EDU_GRID=1 every model paints at many sizes with both builds of the kernels, and FLUX_EDU_BROWSER=firefox
 takes playwright's Firefox: both for .github/workflows/rot.yml.
