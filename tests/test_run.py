@@ -318,7 +318,7 @@ def test_anything_else_prints_the_help_and_makes_nothing(calls, capsys, argument
 
 def test_the_exit_code_is_that_of_the_command(calls, monkeypatch):
     run.set_up()
-    monkeypatch.setattr(run, "call", lambda command, folder=None: 5)
+    monkeypatch.setattr(run, "call", lambda command, **options: 5)
     assert {run.main([command]) for command in ("test", "lint", "doctor", "sample")} == {5}
 
 
@@ -333,14 +333,15 @@ def test_everything_is_the_notebooks_and_then_the_tests_that_read_them(calls, mo
 
 def test_the_packages_commands_run_in_the_readers_own_folder(calls, monkeypatch, tmp_path):
     run.set_up()
-    folders = []
-    monkeypatch.setattr(run, "call", lambda command, folder: folders.append(folder) or calls.append(command))
+    started = []
+    monkeypatch.setattr(run, "call", lambda command, **options: started.append(options) or calls.append(command))
     monkeypatch.chdir(tmp_path)
     run.main(["sample", "a fox", "--seed", "3"])
     assert calls[-1][1:] == ["-P", "-m", "flux_edu", "sample", "a fox", "--seed", "3"]
     for command in ("doctor", "real", "bench", "batch"):
         run.main([command])
-        assert calls[-1][1:] == ["-P", "-m", "flux_edu", command] and folders.pop() == os.getcwd()
+        assert calls[-1][1:] == ["-P", "-m", "flux_edu", command]
+        assert started.pop() == {"folder": os.getcwd(), "FLUX_EDU_COMMAND": "python run.py"}
 
 
 @pytest.mark.parametrize("root", [True, False])

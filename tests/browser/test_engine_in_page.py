@@ -6,7 +6,6 @@ With FLUX_EDU_GRID=1 every model paints at many sizes with both builds of the ke
 takes playwright's Firefox: both for .github/workflows/rot.yml.
 """
 
-import base64
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_page import HELPERS, encoded, floats, open_page, paint
 from lab import QUIET, find_browser
 from PIL import Image, ImageDraw
 from playwright.sync_api import Error, sync_playwright
@@ -33,16 +33,6 @@ from flux_edu.teaching.widgets.engine_files import copy_engine
 
 BUSY = 2.5  # how much slower and larger a busy machine may be
 PROMPT = "a 3d dog face left of a red apple on a blue background"
-HELPERS = """import { Engine, configs } from "./engine/engine.js";
-const base64 = (bytes) => {
-  let text = "";
-  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
-  return btoa(text);
-};
-const numbers = (x) => base64(new Uint8Array(x.buffer, x.byteOffset, x.byteLength));
-const bytes = (text) => Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0));
-Object.assign(window, { Engine, configs, numbers, bytes, ready: true });
-"""
 
 
 @pytest.fixture(scope="module")
@@ -76,43 +66,9 @@ def browser(launch):
     opened.close()
 
 
-def open_page(browser, address):
-    page = browser.new_context().new_page()
-    page.goto(address)
-    page.wait_for_function("() => window.ready")
-    page.evaluate("() => { window.engine = new Engine({ weights: 'weights/' }); }")
-    return page
-
-
 @pytest.fixture(scope="module")
 def page(browser, address):
     return open_page(browser, address)
-
-
-def floats(text):
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), np.float32).copy())
-
-
-def encoded(picture):
-    """A picture as the page's `bytes` reads it."""
-    return base64.b64encode(np.array(picture.convert("RGBA")).tobytes()).decode()
-
-
-PAINT = """async ([options, relaxed]) => {
-  const painter = relaxed ? engine : (window.plain ??= new Engine({ weights: "weights/", relaxed: false }));
-  for (const name of ["picture", "mask", "edges", "init_image"]) {
-    if (options[name]) {
-      options[name] = { data: bytes(options[name]), width: options.width, height: options.height };
-    }
-  }
-  return numbers((await painter.paint(options)).data);
-}"""
-
-
-def paint(page, relaxed=True, **options):
-    """The page's picture, as numpy has it: rows, columns, colours."""
-    pixels = np.frombuffer(base64.b64decode(page.evaluate(PAINT, [options, relaxed])), np.uint8)
-    return pixels.reshape(options["height"], options["width"], 4)[..., :3]
 
 
 # ---------------------------------------------------------------- text and noise
