@@ -90,7 +90,10 @@ def test_every_slider_of_the_first_chapter_moves_by_keys_from_the_first_picture(
     assert schedule[1].input_value() == "0"
 
 
-@pytest.mark.parametrize("name", ["start", "notebooks/01_schedule", "notebooks/06_sampling", "api/flux2.model"])
+@pytest.mark.parametrize(
+    "name",
+    ["start", "notebooks/01_schedule", "notebooks/06_sampling", "notebooks/18_faster", "docs/NAMES", "api/flux2.model"],
+)
 def test_nothing_is_cut_off_on_a_screen_1280_pixels_wide(read, name):
     page = read(f"{name}.html")
     assert page.evaluate(CUT) == []
