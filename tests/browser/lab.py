@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.sign import NotebookNotary
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 QUIET = (
@@ -72,6 +76,20 @@ FOLLOWED = "() => window.fluxShown > window.fluxKey"
 def find_browser() -> str | None:
     """Debian's Chromium or a Chrome, whichever is on the path."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def open_browser(reason: str) -> Iterator[Browser]:
+    """A Chromium while the `with` lasts; without FLUX_EDU_BROWSER or a browser the tests are skipped."""
+    if not os.environ.get("FLUX_EDU_BROWSER"):
+        pytest.skip(f"set FLUX_EDU_BROWSER=1 to {reason}")
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium or Chrome was found on this machine")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, headless=True, args=QUIET)
+        yield browser
+        browser.close()
 
 
 @dataclass

@@ -9,7 +9,6 @@ FLUX_EDU_BROWSER=required, as in .ci/run, a skip is a failure.
 
 import base64
 import json
-import os
 import shutil
 import statistics
 import time
@@ -19,9 +18,9 @@ import nbformat
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from lab import FOLLOWED, IDLE, PANEL, QUIET, WATCH, Lab, find_browser
+from lab import FOLLOWED, IDLE, PANEL, WATCH, Lab, open_browser
 from playwright.sync_api import TimeoutError as NothingCame
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from conftest import EXECUTED
 from flux_edu import schedule
@@ -37,15 +36,8 @@ SECONDS = {kind: {} for kind in AIMS}  # what was measured: notebook → seconds
 
 @pytest.fixture(scope="module")
 def browser():
-    if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to open the notebooks in a real browser (about seven minutes)")
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium or Chrome was found on this machine")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, headless=True, args=QUIET)
+    with open_browser("open the notebooks in a real browser (about seven minutes)") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

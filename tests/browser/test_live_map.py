@@ -3,7 +3,6 @@ elsewhere. The page is built as docs/book.py builds it, without the notebooks ar
 """
 
 import json
-import os
 
 import live_map
 import numpy as np
@@ -11,8 +10,8 @@ import paintings
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from lab import QUIET, find_browser
-from playwright.sync_api import expect, sync_playwright
+from lab import open_browser
+from playwright.sync_api import expect
 from web import serve
 
 from flux_edu.patchify import get_noise, patchify
@@ -27,24 +26,17 @@ STATIONS = 14
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to open the live map in a real browser (about a minute)")
+def browser():
+    with open_browser("open the live map in a real browser (about a minute)") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(browser, tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     live_map.install(site)
     with serve(site) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(address):
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium or Chrome was found on this machine")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, headless=True, args=QUIET)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ python run.py book --no-open, then FLUX_EDU_BROWSER=1 python run.py test tests/b
 
 import gzip
 import json
-import os
 import re
 
 import book
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from lab import QUIET, find_browser
-from playwright.sync_api import sync_playwright
+from lab import open_browser
 from printed import print_chapters
 from web import serve
 
@@ -28,21 +26,17 @@ SLIDERS = '.flux-frames input[type="range"]'
 
 
 @pytest.fixture(scope="module")
-def address():
-    if not os.environ.get("FLUX_EDU_BROWSER"):
-        pytest.skip("set FLUX_EDU_BROWSER=1 to read the built book in a real browser")
+def browser():
+    with open_browser("read the built book in a real browser") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(browser):
     if not (SITE / "start.html").exists():
         pytest.skip("build it first: python run.py book --no-open")
     with serve(SITE) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
