@@ -36,7 +36,8 @@ def main(options: argparse.Namespace) -> int:
     generator = FluxGenerator(options.model, options.device)
     watch = Steps(generator, width // 16 * 16, height // 16 * 16) if options.show_steps else None
     live = watch is not None and watch.live  # the picture stands where the bar would
-    with tqdm(total=steps, desc="painting", unit="step", delay=0.01, disable=live) as bar:  # delay: not for no step
+    # The bar is there from the first step on: not before a refusal, not for a painting of no step.
+    with tqdm(total=steps, desc="painting", unit="step", delay=1e-6, mininterval=0, disable=live) as bar:
 
         def step(*state: object) -> None:
             bar.update()
