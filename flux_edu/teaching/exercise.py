@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flux_edu.teaching.exercises import CHAPTERS, chapter
 from flux_edu.teaching.exercises.exercise import Exercise
+from flux_edu.teaching.language import translate
 
 
 def find(number: object) -> Exercise:
@@ -29,9 +30,10 @@ def check(number: object, answer: Callable) -> bool:
     try:
         diagnosis = exercise.diagnose(answer)
     except NotImplementedError:
-        print(f"○ {number}  not written yet: replace the line that raises NotImplementedError, then run the cell again")
+        todo = translate("not written yet: replace the line that raises NotImplementedError, then run the cell again")
+        print(f"○ {number}  {todo}")
         return False
     except Exception as error:
-        diagnosis = f"your function stopped with {type(error).__name__}: {error}"
-    print(f"✗ {number}  {diagnosis}" if diagnosis else f"✓ {number}  right")
+        diagnosis = translate("your function stopped with {}").format(f"{type(error).__name__}: {error}")
+    print(f"✗ {number}  {diagnosis}" if diagnosis else f"✓ {number}  {translate('right')}")
     return diagnosis is None

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flux_edu.io.advice import collect
+from flux_edu.teaching.language import translate
 from flux_edu.teaching.plots.html import picture_html
 from flux_edu.teaching.widgets import Labels
 
@@ -46,7 +47,10 @@ class Panel(W.VBox):
         height = round(drawn.bbox.height) if isinstance(drawn, Figure) else drawn.height
         self.picture.layout.min_height = f"{height}px"
         reset = W.Button(
-            description="Reset", icon="undo", tooltip="Back to the first picture", layout=W.Layout(width="90px")
+            description=translate("Reset"),
+            icon="undo",
+            tooltip=translate("Back to the first picture"),
+            layout=W.Layout(width="90px"),
         )
         reset.on_click(lambda _: self.set(**self.first))
         for control in controls.values():
@@ -108,7 +112,7 @@ def explore(draw: Callable[..., Figure | Image.Image], **sliders) -> Panel:
             control = abbreviation
         else:
             control = W.interactive.widget_from_abbrev(abbreviation, parameters[name].default)
-        control.description = control.description or name.replace("_", " ")
+        control.description = translate(control.description or name.replace("_", " "))
         if hasattr(control, "style"):  # MaskCanvas has none
             control.style.description_width = "initial"
         if isinstance(control, W.Text):

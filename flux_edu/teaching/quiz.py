@@ -15,6 +15,7 @@ from IPython.display import display
 from flux_edu.io.advice import collect
 from flux_edu.teaching.exercises import CHAPTERS, chapter
 from flux_edu.teaching.exercises.question import Question
+from flux_edu.teaching.language import translate
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def run(question: Question) -> Outcome:
     right = [choice for choice, holds in question.choices.items() if holds(measured)]
     if len(right) != 1:
         raise RuntimeError(f"{question.text!r} gave {measured}, and {len(right)} of its choices hold: {right}")
-    return Outcome(measured, right[0], question.result.format(measured))
+    return Outcome(measured, right[0], translate(question.result).format(measured))
 
 
 class Ask(W.VBox):
@@ -53,18 +54,22 @@ class Ask(W.VBox):
     def __init__(self, question: Question):
         self.question = question
         self.guess = W.RadioButtons(
-            options=list(question.choices), value=None, description="Your guess", layout=W.Layout(width="max-content")
+            options=[(translate(choice), choice) for choice in question.choices],
+            value=None,
+            description=translate("Your guess"),
+            layout=W.Layout(width="max-content"),
         )
         self.guess.style.description_width = "initial"
-        self.button = W.Button(description="Run the experiment", icon="play", layout=W.Layout(width="180px"))
+        self.button = W.Button(description=translate("Run the experiment"), icon="play", layout=W.Layout(width="180px"))
         self.result = W.HTML()
         self.button.on_click(self._run)
-        text = W.HTML(f"<b>{html.escape(question.text)}</b>")
+        text = W.HTML(f"<b>{html.escape(translate(question.text))}</b>")
         super().__init__([text, self.guess, self.button, self.result], layout=W.Layout(margin="0 0 1.2em 0"))
 
     def _run(self, _=None) -> None:
         if self.guess.value is None:
-            self.result.value = '<p role="status">Choose first: a guess that turns out wrong is what one remembers.</p>'
+            first = translate("Choose first: a guess that turns out wrong is what one remembers.")
+            self.result.value = f'<p role="status">{first}</p>'
             return
         try:
             outcome = run(self.question)
@@ -72,9 +77,11 @@ class Ask(W.VBox):
             message = html.escape(f"{type(error).__name__}: {error}")
             self.result.value = f'<pre role="alert" class="flux-error" style="color: #b00020">{message}</pre>'
             return
-        verdict = "✓ As you said" if outcome.right == self.guess.value else f"✗ No: {outcome.right}"
-        lines = [f"<b>{html.escape(verdict)}.</b> {html.escape(outcome.sentence)}", html.escape(self.question.why)]
-        lines.append(f"<i>See “{html.escape(self.question.section.replace('`', ''))}”.</i>")
+        as_said = outcome.right == self.guess.value
+        verdict = translate("✓ As you said.") if as_said else translate("✗ No: {}.").format(translate(outcome.right))
+        see = translate("See “{}”.").format(translate(self.question.section).replace("`", ""))
+        lines = [f"<b>{html.escape(verdict)}</b> {html.escape(outcome.sentence)}"]
+        lines += [html.escape(translate(self.question.why)), f"<i>{html.escape(see)}</i>"]
         self.result.value = f'<p role="status" style="line-height: 1.6">{"<br>".join(lines)}</p>'
 
 

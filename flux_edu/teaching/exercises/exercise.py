@@ -10,6 +10,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from flux_edu.teaching.language import translate
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -34,15 +36,16 @@ class Exercise:
         expected = self.results(self.solution)
         wrong = [i for i, pair in enumerate(zip(results, expected, strict=True)) if not same(*pair, self.tolerance)]
         if any(result is None for result in results):
-            return "your function returned nothing: did you forget `return`?"
+            return translate("your function returned nothing: did you forget `return`?")
         if not wrong:
             unchanged = same(inputs, self.inputs, 0.0)
-            return None if unchanged else "your function changes what it is given: make new tensors instead"
+            return None if unchanged else translate("your function changes what it is given: make new tensors instead")
         for diagnosis, mistake in self.mistakes.items():
             if all(map(self.explains, self.results(mistake), results, expected)):
-                return diagnosis
+                return translate(diagnosis)
         where = describe(self.solution, self.inputs[wrong[0]])
-        return f"{where}: {difference(results[wrong[0]], expected[wrong[0]], self.tolerance)}. {self.advice}"
+        what = difference(results[wrong[0]], expected[wrong[0]], self.tolerance)
+        return translate("{where}: {what}. {advice}").format(where=where, what=what, advice=translate(self.advice))
 
     def results(self, function: Callable) -> list:
         """What a function gives on a copy of the inputs."""
@@ -99,28 +102,32 @@ def same(a: object, b: object, tolerance: float) -> bool:
 def difference(result: object, expected: object, tolerance: float) -> str:
     """Where a result first departs from the expected one."""
     if isinstance(result, Exception):
-        return "your function divides by zero"
+        return translate("your function divides by zero")
     if isinstance(expected, Tensor):
         if not isinstance(result, Tensor):
-            return f"your function gives a {type(result).__name__}, expected a tensor"
+            return translate("your function gives a {}, expected a tensor").format(type(result).__name__)
         if result.shape != expected.shape:
-            return f"the result has shape {tuple(result.shape)}, expected {tuple(expected.shape)}"
+            shapes = tuple(result.shape), tuple(expected.shape)
+            return translate("the result has shape {}, expected {}").format(*shapes)
         if kind(result) != kind(expected):
-            return f"the result is {result.dtype}, expected {expected.dtype}"
+            return translate("the result is {}, expected {}").format(result.dtype, expected.dtype)
         dtype = torch.promote_types(result.dtype, expected.dtype)
         close = torch.isclose(result.to(dtype), expected.to(dtype), rtol=tolerance, atol=tolerance)
         place = tuple((~close).nonzero()[0].tolist())
-        return f"at {list(place)} the result is {result[place].item():.5g}, expected {expected[place].item():.5g}"
+        numbers = result[place].item(), expected[place].item()
+        return translate("at {} the result is {:.5g}, expected {:.5g}").format(list(place), *numbers)
     if isinstance(expected, list | tuple):
         if not isinstance(result, list | tuple):
-            return f"your function gives a {type(result).__name__}, expected a {type(expected).__name__}"
+            types = type(result).__name__, type(expected).__name__
+            return translate("your function gives a {}, expected a {}").format(*types)
         if len(result) != len(expected):
-            return f"the result has {len(result)} entries, expected {len(expected)}"
+            return translate("the result has {} entries, expected {}").format(len(result), len(expected))
         i = [same(*pair, tolerance) for pair in zip(result, expected, strict=True)].index(False)
-        return f"entry {i}: {difference(result[i], expected[i], tolerance)}"
+        return translate("entry {}: {}").format(i, difference(result[i], expected[i], tolerance))
     if isinstance(expected, int | float) and isinstance(result, Real) and result == expected:
-        return f"your function gives the {type(result).__name__} {result}, expected an {type(expected).__name__}"
-    return f"your function gives {result}, expected {expected}"
+        types = type(result).__name__, result, type(expected).__name__
+        return translate("your function gives the {} {}, expected an {}").format(*types)
+    return translate("your function gives {}, expected {}").format(result, expected)
 
 
 def describe(function: Callable, inputs: tuple) -> str:
@@ -128,7 +135,7 @@ def describe(function: Callable, inputs: tuple) -> str:
     words = []
     for name, value in zip(signature(function).parameters, inputs, strict=False):
         if isinstance(value, Tensor):
-            words.append(f"{name} of shape {tuple(value.shape)}")
+            words.append(translate("{} of shape {}").format(name, tuple(value.shape)))
         elif not callable(value):
             words.append(f"{name} = {value}")
-    return "for " + ", ".join(words)
+    return translate("for {}").format(", ".join(words))

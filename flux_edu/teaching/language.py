@@ -1,0 +1,36 @@
+"""The language of what panels, exercises and questions say: English, or that of the catalogue in FLUX_EDU_LOCALE.
+
+`python run.py --language zh` makes the catalogue from docs/locale and sets the variable; errors stay English.
+"""
+
+import gettext
+import os
+import re
+from functools import cache
+
+NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z0-9])")
+
+
+@cache
+def catalogue() -> gettext.NullTranslations:
+    folder = os.environ.get("FLUX_EDU_LOCALE")
+    return gettext.translation("flux_edu", folder, ["zh_CN"], fallback=True) if folder else gettext.NullTranslations()
+
+
+def translate(text: str) -> str:
+    """A text in the reader's language, or as it is where the catalogue does not have it."""
+    return catalogue().gettext(text) if text else text
+
+
+def translate_numbers(text: str) -> str:
+    """The same for a text with numbers, which the catalogue has with {0}, {1} … in their places."""
+    numbers = NUMBER.findall(text)
+    pattern = masked(text)
+    translated = translate(pattern)
+    return text if translated == pattern else translated.format(*numbers)
+
+
+def masked(text: str) -> str:
+    """A text with {0}, {1} … in place of its numbers."""
+    count = iter(range(len(text)))
+    return NUMBER.sub(lambda _: f"{{{next(count)}}}", text.replace("{", "{{").replace("}", "}}"))
