@@ -78,9 +78,9 @@ class FluxGenerator:
         check_number("image2image_strength", image2image_strength, 0, 1, "0 keeps the start picture, 1 ignores it")
         start, metadata = None, {}
         if init_image is not None:
-            init_image = checked_picture("init_image", init_image)
-            advise_shape("init_image", init_image, options.width, options.height)
-            resized = init_image.resize((options.width, options.height), Image.Resampling.LANCZOS)
+            rgb = checked_picture("init_image", init_image)
+            advise_shape("init_image", rgb, options.width, options.height)
+            resized = rgb.resize((options.width, options.height), Image.Resampling.LANCZOS)
             start = self.encode(to_tensor(resized)), float(image2image_strength)
             metadata = {"init_image_sha256": picture_hash(init_image), "image2image_strength": start[1]}
         elif image2image_strength:

@@ -22,6 +22,7 @@ from PIL import Image
 from flux_edu.__main__ import main
 from flux_edu.apps.tools import ToolGenerator, outline
 from flux_edu.io import tiny as tiny_folder
+from flux_edu.io.images import save_image
 from flux_edu.pipeline import FluxGenerator
 from pathlib import Path
 
@@ -176,6 +177,7 @@ ROWS = {
     "outline(picture, -1, 200)": "ValueError: low = -1: choose a number from 0 to 10000; 50 and 200 are usual",
     "outline(picture, 50, nan)": "ValueError: high = nan: choose a number from 0 to 10000",
     "outline(picture, '50', 200)": "TypeError: low = '50' is a str: choose a number from 0 to 10000",
+    "save_image(np.zeros((8, 8, 3)), 'fox.png')": f"TypeError: picture is a ndarray; {PICTURE}",
     # the command line
     "command('sample', 'a fox', '--model', 'tinny')": "exit 2: flux-edu: no variant is called 'tinny'; did you",
     "command('sample', 'a fox', '--model', 'tiny-fill')": "exit 2: flux-edu: tiny-fill needs a picture or a mask",

@@ -58,6 +58,28 @@ def test_a_depth_map_of_16_bits_is_no_white_square(tmp_path):
     assert picture_hash(near) != picture_hash(far)
 
 
+@pytest.mark.parametrize(("kind", "white"), [("u2", 65535), ("i4", 65535), ("f4", 1)])
+def test_pictures_that_differ_below_8_bits_alone_are_two(kind, white):
+    """They paint the same, since 8 bits are read; in 8 bits exactly, a hash is that of the 8-bit picture."""
+    coarse = np.arange(256)[None].repeat(8, 0)
+    fine = coarse / 255 * white
+    fine[4, 100] += 0.001 * white
+    narrow, whole, other = (
+        Image.fromarray(x) for x in (coarse.astype("u1"), (coarse / 255 * white).astype(kind), fine.astype(kind))
+    )
+    assert to_rgb(narrow).tobytes() == to_rgb(whole).tobytes() == to_rgb(other).tobytes()
+    assert picture_hash(narrow) == picture_hash(whole) != picture_hash(other)
+
+
+def test_the_picture_that_was_given_is_asked_for_again():
+    canny, edges = ToolGenerator("tiny-canny", "cpu"), HOLE.astype(np.uint16) * 65535
+    metadata = canny.control(Image.fromarray(edges), "a fox", 1, seed=0).info
+    assert canny.repaint(metadata, edges=Image.fromarray(edges)).info == metadata
+    edges[0, 0] = 1
+    with pytest.raises(ValueError, match="edges is another one"):
+        canny.repaint(metadata, edges=Image.fromarray(edges))
+
+
 @pytest.mark.parametrize("numbers", [[[-1, 5]], [[0, 70000]], [[np.nan, 1]], [[np.inf, 0]]])
 def test_numbers_of_no_known_range_are_refused(numbers):
     wide = Image.fromarray(np.array(numbers, np.float32))
@@ -229,6 +251,22 @@ def test_pixels_that_were_not_painted_carry_no_prompt(tiny, painted, tmp_path):
     new.rotate(180).save(tmp_path / "turned.png", pnginfo=text_chunks(**old.text))
     with pytest.warns(Advice, match="the pixels of .*turned.png have been changed since it was painted"):
         assert read_metadata(tmp_path / "turned.png")["seed"] == 5
+
+
+def test_a_file_of_the_first_versions_is_read_with_a_word_about_its_hash(tiny, painted, tmp_path):
+    texts = load(save_image(painted, tmp_path / "new.png")).text
+    del texts["sha256"]
+    old = Image.open(tmp_path / "new.png")
+    old.save(tmp_path / "old.png", pnginfo=text_chunks(**texts))
+    old.rotate(180).save(tmp_path / "turned.png", pnginfo=text_chunks(**texts))
+    save_image(load(tmp_path / "old.png"), tmp_path / "again.png")
+    for name in ("old", "turned", "again"):
+        with pytest.warns(
+            Advice, match=f"{name}.png holds no hash of its pixels, .* whether they were changed is unknown"
+        ):
+            metadata = read_metadata(tmp_path / f"{name}.png")
+        assert metadata == {key: value for key, value in painted.info.items() if key != "sha256"}
+    assert tiny.repaint(metadata).tobytes() == painted.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from flux_edu.configs import configs
 from flux_edu.io.advice import advise
-from flux_edu.io.images import WIDE_MODES, check_metadata, picture_hash, to_picture, to_rgb, to_tensor, upright
-from flux_edu.io.options import check_number, check_picture, checked_picture
+from flux_edu.io.images import (
+    WIDE_MODES,
+    check_metadata,
+    check_picture,
+    picture_hash,
+    to_picture,
+    to_rgb,
+    to_tensor,
+    upright,
+)
+from flux_edu.io.options import check_number, checked_picture
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.sampling import Callback, SamplingOptions
@@ -74,13 +83,12 @@ class ToolGenerator(FluxGenerator):
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
         self.check_tool("fill")
-        picture = checked_picture("picture", picture)
-        x = whole_tokens("picture", picture).to(self.device)
-        m = mask_numbers(mask, picture.size).to(self.device)
-        mask = read_mask(mask)
-        options = self.tool_options(prompt, picture.size, num_steps, guidance, seed)
+        rgb = checked_picture("picture", picture)
+        x = whole_tokens("picture", rgb).to(self.device)
+        m = mask_numbers(mask, rgb.size).to(self.device)
+        options = self.tool_options(prompt, rgb.size, num_steps, guidance, seed)
         img_cond = fill_cond(self.encode(hide(x, m)), m)
-        metadata = tool_metadata("fill", picture=picture, mask=mask)
+        metadata = tool_metadata("fill", picture=picture, mask=read_mask(mask))
         return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
 
     @torch.inference_mode()
@@ -98,11 +106,11 @@ class ToolGenerator(FluxGenerator):
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
         self.check_tool("control")
-        edges = checked_picture("edges", edges)
-        x = whole_tokens("edges", edges)
+        rgb = checked_picture("edges", edges)
+        x = whole_tokens("edges", rgb)
         if "canny" in self.name:
             advise_outlines(x)
-        options = self.tool_options(prompt, edges.size, num_steps, guidance, seed)
+        options = self.tool_options(prompt, rgb.size, num_steps, guidance, seed)
         img_cond = control_cond(self.encode(x))
         metadata = tool_metadata("control", edges=edges)
         return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
@@ -123,11 +131,11 @@ class ToolGenerator(FluxGenerator):
         the tiny one takes names from the judge, see `info`. What stays is painted too; see `train.edits.edit_mask`.
         """
         self.check_tool("edit")
-        picture = checked_picture("picture", picture)
+        rgb = checked_picture("picture", picture)
         tiny = self.spec.repo_id is None
-        size = TINY_SIZE if tiny else kontext_size(*picture.size)
+        size = TINY_SIZE if tiny else kontext_size(*rgb.size)
         options = self.tool_options(instruction, size, num_steps, guidance, seed)
-        x = resized(picture, size, f"{self.name} edits it at")
+        x = resized(rgb, size, f"{self.name} edits it at")
         if tiny and resolve_pronoun(instruction, []) != instruction:
             options.prompt = resolve_pronoun(instruction, load_judge(self.device).things(x.to(self.device))[0])
         img_cond_seq = reference_tokens(self.encode(x))
@@ -149,9 +157,9 @@ class ToolGenerator(FluxGenerator):
         The tiny Redux sees with the eye of the judge, `Judge.encode_image`, and paints 128 × 128 pixels.
         """
         self.check_tool("redux")
-        picture = checked_picture("picture", picture)
+        rgb = checked_picture("picture", picture)
         options = self.tool_options(prompt, TINY_SIZE, num_steps, guidance, seed)
-        x = resized(picture, TINY_SIZE, "the eye sees it at").to(self.device)
+        x = resized(rgb, TINY_SIZE, "the eye sees it at").to(self.device)
         states = load_judge(self.device).judge.encode_image(x)
         metadata = tool_metadata("redux", picture=picture)
         return self.paint(options, image_states=states, metadata=metadata, callback=callback)
@@ -225,7 +233,7 @@ def tool_metadata(tool: str, **pictures: Image.Image) -> dict:
     """For the metadata: the tool, and size and hash of each picture."""
     metadata: dict = {"tool": tool}
     for name, picture in pictures.items():
-        metadata |= {f"{name}_size": list(picture.size), f"{name}_sha256": picture_hash(picture)}
+        metadata |= {f"{name}_size": list(upright(picture).size), f"{name}_sha256": picture_hash(picture)}
     return metadata
 
 

@@ -25,7 +25,7 @@ PNG_MODES = "1", "L", "LA", "P", "RGB", "RGBA", "I;16"
 UNREADABLE = OSError, SyntaxError, TypeError, ValueError, struct.error
 # what `info` says of every painted picture, and of what else it was made from; other programs' words are not read
 OPTIONS = {"prompt", "width", "height", "num_steps", "guidance", "seed", "model", "version"}
-PAINTED = OPTIONS | {"timesteps", "dtype", "sha256"}
+PAINTED = OPTIONS | {"timesteps", "dtype"}
 MADE_FROM = {"image2image_strength", "init_image_sha256", "tool", "picture_size", "picture_sha256"}
 MADE_FROM |= {"mask_size", "mask_sha256", "edges_size", "edges_sha256"}
 
@@ -49,6 +49,12 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
+def check_picture(name: str, picture: object) -> None:
+    """A TypeError for what is no picture."""
+    if not isinstance(picture, Image.Image):
+        raise TypeError(f"{name} is a {type(picture).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)")
+
+
 def white_of(picture: Image.Image) -> float:
     """What is white in a picture of more than 8 bits a pixel: the least of 1, 255 and 65535 that none exceeds."""
     numbers = np.asarray(picture.convert("F"))
@@ -58,6 +64,11 @@ def white_of(picture: Image.Image) -> float:
             f"its numbers run from {low:g} to {high:g}; scale them so that black is 0 and white is 1, 255 or 65535"
         )
     return next(white for white in WHITES if high <= white)
+
+
+def numbers_of(picture: Image.Image) -> np.ndarray:
+    """The numbers of such a picture from 0, black, to 255, white, with their fractions."""
+    return np.asarray(picture.convert("F")) * 255 / white_of(picture)
 
 
 def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
@@ -70,8 +81,7 @@ def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
     with in_words(f"the picture, of mode {picture.mode}, cannot be read as RGB"):
         picture = upright(picture)
         if picture.mode in WIDE_MODES:
-            numbers = np.asarray(picture.convert("F")) * (255 / white_of(picture))
-            return Image.fromarray(numbers.round().astype(np.uint8)).convert("RGB")
+            return Image.fromarray(numbers_of(picture).round().astype(np.uint8)).convert("RGB")
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
@@ -97,9 +107,17 @@ def picture_grid(pictures: Float[Tensor, "B 3 H W"], columns: int) -> Image.Imag
 
 
 def picture_hash(picture: Image.Image) -> str:
-    """SHA-256 of size and pixels as they are read, the same whatever file the picture came from."""
+    """SHA-256 of size and pixels as they are read, the same whatever file the picture came from.
+
+    What 8 bits leave out of 16 or 32 counts too: two depth maps that differ at all are two pictures.
+    """
     rgb = to_rgb(picture)
-    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+    content = f"{rgb.size}".encode() + rgb.tobytes()
+    if picture.mode in WIDE_MODES:
+        numbers = numbers_of(upright(picture))
+        fractions = numbers - numbers.round()
+        content += fractions.tobytes() * bool(fractions.any())
+    return hashlib.sha256(content).hexdigest()
 
 
 def png_path(path: str | Path) -> Path:
@@ -107,7 +125,7 @@ def png_path(path: str | Path) -> Path:
     path = Path(os.path.expanduser(path))
     if path.suffix.lower() != ".png":
         raise ValueError(
-            f"{path.name}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
+            f"{path}: pictures are saved as PNG, which keeps every pixel and the metadata; end the name in .png"
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it")
@@ -121,9 +139,10 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
     With overwrite=False a file of that name is never replaced, not even one that has appeared a moment ago:
     FileExistsError.
     """
+    check_picture("picture", picture)
     path = png_path(path)
     metadata = metadata_of(picture)
-    if metadata and metadata["sha256"] != picture_hash(picture):
+    if metadata.get("sha256") not in (None, picture_hash(picture)):
         advise(f"{path.name} is saved without metadata: its pixels are not those that were painted")
         metadata = {}
     chunks = PngImagePlugin.PngInfo()
@@ -146,10 +165,13 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
 
 
 def metadata_of(picture: Image.Image) -> dict:
-    """What a picture's `info` says of how it was painted, just painted or opened from a file; {} if nothing."""
+    """What a picture's `info` says of how it was painted, just painted or opened from a file; {} if nothing.
+
+    Files of the first versions hold no `sha256`.
+    """
     with in_words("the picture cannot be read"):
         picture.load()  # some programs write text behind the pixels
-    metadata = {key: picture.info[key] for key in picture.info if key in PAINTED | MADE_FROM}
+    metadata = {key: picture.info[key] for key in picture.info if key in PAINTED | {"sha256"} | MADE_FROM}
     if not PAINTED <= metadata.keys():
         return {}
     if isinstance(metadata["width"], str):  # the text of a file
@@ -179,6 +201,8 @@ def read_metadata(path: str | Path) -> dict:
             f"{path} carries no metadata of flux_edu; it was painted with add_sampling_metadata=False or by something"
             " else"
         )
-    if metadata["sha256"] != picture_hash(picture):
+    if "sha256" not in metadata:
+        advise(f"{path} holds no hash of its pixels, as first versions saved it: whether they were changed is unknown")
+    elif metadata["sha256"] != picture_hash(picture):
         advise(f"the pixels of {path} have been changed since it was painted")
     return metadata

@@ -9,7 +9,7 @@ from PIL import Image
 from flux_edu.configs import ModelSpec
 from flux_edu.io.advice import advise
 from flux_edu.io.device import total_memory
-from flux_edu.io.images import to_rgb, white_of
+from flux_edu.io.images import check_picture, to_rgb, white_of
 from flux_edu.patchify import PIXELS_PER_TOKEN
 from flux_edu.sampling import SamplingOptions
 
@@ -82,12 +82,6 @@ def check_text_is_enough(name: str, spec: ModelSpec) -> None:
             " tools.fill_cond makes of it to sampling.denoise as img_cond, or let"
             f" apps.tools.ToolGenerator({name!r}) do it"
         )
-
-
-def check_picture(name: str, picture: object) -> None:
-    """A TypeError for what is no picture."""
-    if not isinstance(picture, Image.Image):
-        raise TypeError(f"{name} is a {type(picture).__name__}; pass a PIL picture, e.g. PIL.Image.open(path)")
 
 
 def checked_picture(name: str, picture: object) -> Image.Image:
