@@ -120,3 +120,28 @@ def test_a_file_that_a_kernel_holds_on_windows_is_told(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match="a.safetensors cannot be replaced: .* a notebook's kernel, has the file"):
         checkpoint.save({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_system_refuses_is_told_with_the_targets_name(tmp_path, monkeypatch):
+    def full_disk(state, part, metadata):
+        part.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.safetensors'$"):
+        checkpoint.save({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for below in ("file/a.safetensors", "file/deeper/a.safetensors"):
+        with pytest.raises(NotADirectoryError, match="file is a file: nothing can be saved in it"):
+            checkpoint.save({"a": torch.ones(3)}, tmp_path / below)
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        checkpoint.save({"a": torch.ones(3)}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    checkpoint.save({"a": torch.ones(3)}, "~/new/a.safetensors")
+    assert checkpoint.read("~/new/a.safetensors")["a"].eq(1).all() and (tmp_path / "new").is_dir()

@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(monkeypatch, capsys):
 
     monkeypatch.setattr(Image.Image, "save", save)
     assert main(["sample", "a fox", "--out", "fox.png", *QUICK]) == 2
-    assert "flux-edu: No space left on device\n" in capsys.readouterr().err and not list(Path().iterdir())
+    assert "flux-edu: No space left on device: fox.png\n" in capsys.readouterr().err and not list(Path().iterdir())
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flux_edu.io.files import put_in_place
+from flux_edu.io.files import whole
 
 State = dict[str, Tensor]
 
@@ -231,21 +231,15 @@ def save(state: State, path: str | Path, metadata: dict[str, str] | None = None)
 
     Of tensors that share memory, such as T5's two names for its table of words, each is written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
     tensors, memory = {}, set()
     for name, x in state.items():
         address = x.untyped_storage().data_ptr()
         tensors[name] = x.clone(memory_format=torch.contiguous_format) if address in memory else x.contiguous()
         memory.add(address)
-    try:
-        save_file(tensors, half, metadata=metadata or {})
-        with half.open("r+b") as file:
+    with whole(path) as part:
+        save_file(tensors, part, metadata=metadata or {})
+        with part.open("r+b") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name, so that a power cut leaves one of the two
-        put_in_place(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- audit

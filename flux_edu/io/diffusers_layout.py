@@ -24,7 +24,7 @@ from flux_edu.io.checkpoint import (
     looks_like,
     prefix_of,
 )
-from flux_edu.io.files import put_in_place
+from flux_edu.io.files import whole
 
 Table = dict[str, list[str]]  # our key → their keys: several where a matrix of ours is theirs on top of each other
 Change = Callable[[str, Tensor], Tensor]  # what happens to the numbers of our key on the way
@@ -282,22 +282,16 @@ def save_streamed(shapes: State, pieces: Iterable[tuple[str, Tensor]], path: str
 
     shapes says what will come, in order, as tensors on the meta device; pieces brings it in the same order.
     """
-    path, header, end = Path(path), {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt"}}, 0
     names = {dtype: name for name, dtype in DTYPES.items()}
     for name, x in shapes.items():
         begin, end = end, end + x.numel() * x.element_size()
         header[name] = {"dtype": names[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    try:
-        with half.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for (expected, shape), (name, x) in zip(shapes.items(), pieces, strict=True):
-                if (name, x.shape, x.dtype) != (expected, shape.shape, shape.dtype):
-                    raise ValueError(f"{expected} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
-                file.write(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        put_in_place(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole(path) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (expected, shape), (name, x) in zip(shapes.items(), pieces, strict=True):
+            if (name, x.shape, x.dtype) != (expected, shape.shape, shape.dtype):
+                raise ValueError(f"{expected} {tuple(shape.shape)} was to come, {name} {tuple(x.shape)} came")
+            file.write(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

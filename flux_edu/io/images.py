@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from flux_edu.io.advice import advise
-from flux_edu.io.files import put_in_place
+from flux_edu.io.files import whole
 
 WIDE_MODES = "I", "F", "I;16", "I;16L", "I;16B", "I;16N"  # more than 8 bits a pixel
 WHITES = 1, 255, 65535  # what is white in them
@@ -149,18 +149,9 @@ def save_image(picture: Image.Image, path: str | Path, overwrite: bool = True) -
     for key, value in metadata.items():
         chunks.add_itxt(key, json.dumps(value, ensure_ascii=False))
     picture = upright(picture) if picture.mode in PNG_MODES else to_rgb(picture)
-    if path.parent.is_file():
-        raise NotADirectoryError(f"{path.parent} is a file: no picture can be saved in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may paint the same name
-    try:
-        with in_words("the picture cannot be saved"):
-            picture.save(half, format="PNG", pnginfo=chunks)
-        if not overwrite:
-            path.open("xb").close()
-        put_in_place(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    ending = f".{os.getpid()}.part"  # two processes may paint the same name
+    with whole(path, ending, overwrite) as part, in_words("the picture cannot be saved"):
+        picture.save(part, format="PNG", pnginfo=chunks)
     return path
 
 
