@@ -7,8 +7,8 @@ python run.py book --pdf                    and its chapters as PDF in build/boo
 
 Notebooks are taken from build/executed where `python run.py test` has left them, and executed where it has not.
 Every equation is linked to its function and back (links.py); widgets become what they show without a kernel
-(panels.py). A link that leads nowhere, a picture without alternative text and anything that a page would fetch from
-elsewhere stop the build.
+(panels.py); html/zh has the chapters 00 to 06 and two pages in Chinese (chinese.py). A link that leads nowhere, a
+picture without alternative text and anything that a page would fetch from elsewhere stop the build.
 """
 
 import os
@@ -34,11 +34,13 @@ BOOK = ROOT / "build" / "book"
 PATHS = [str(ROOT), str(DOCS), str(DOCS / "make")]
 sys.path[:0] = PATHS
 
-import live_map  # noqa: E402  it lies beside this file
-from panels import Broken, Widgets, outside, widget_states  # noqa: E402  it lies beside this file
+import chinese  # noqa: E402  it lies beside this file
+import live_map  # noqa: E402
+from panels import Broken, Widgets, outside, widget_states  # noqa: E402
 from printed import print_chapters  # noqa: E402
 from search import unfound  # noqa: E402
 from start import start_page  # noqa: E402
+from translation import messages, translations  # noqa: E402
 
 MATHJAX = ["startup.js", "core.js", "input/tex.js", "input/tex/extensions", "output/chtml.js", "output/chtml/fonts"]
 MATHJAX += ["a11y/assistive-mml.js", "../LICENSE"]
@@ -110,8 +112,8 @@ def modules() -> list[str]:
     return [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths]
 
 
-def stage(names: list[str]) -> Path:
-    """Everything that Sphinx reads, in build/book/source."""
+def stage(names: list[str]) -> tuple[Path, Path]:
+    """Everything that Sphinx reads, English in build/book/source and Chinese in build/book/source-zh."""
     source = BOOK / "source"
     shutil.rmtree(source, ignore_errors=True)
     for folder in ("notebooks", "docs", "api", "_static"):
@@ -120,7 +122,7 @@ def stage(names: list[str]) -> Path:
         shutil.copy(DOCS / f"{name}.md", source / "docs")
     if "QUESTIONS" in PAGES:
         question_pages(source / "docs")
-    for name in ("book.css", "book.js", "paint.js"):
+    for name in ("book.css", "book.js", "live_map/language.js", "paint.js"):
         shutil.copy(DOCS / name, source / "_static")
     for name in ("conf.py", "scorer.js"):
         shutil.copy(DOCS / name, source)
@@ -129,6 +131,8 @@ def stage(names: list[str]) -> Path:
     copy_mathjax(source / "_static" / "mathjax")
     notebooks = executed(names)
     front = start_page(notebooks, PAGES)
+    chapters = {name: notebook for name, notebook in notebooks.items() if name in chinese.CHAPTERS}
+    chinese_front = start_page(chapters, chinese.PAGES, chinese.chinese)
     for name, notebook in notebooks.items():
         nbformat.write(still(name, notebook, source / "_static"), source / "notebooks" / f"{name}.ipynb")
     titles = [module.removeprefix("flux_edu.") for module in modules()]
@@ -140,23 +144,33 @@ def stage(names: list[str]) -> Path:
     package = "# The package\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(titles) + "\n```\n"
     (source / "api" / "index.md").write_text(package, encoding="utf-8")
     (source / "start.md").write_text(front, encoding="utf-8")
-    return source
+    target = BOOK / "source-zh"
+    chinese.stage(source, target, chinese_front)
+    question_pages(target / "docs", "全部问题")
+    chinese.link_pages(target)
+    return source, target
 
 
-def question_pages(docs: Path) -> None:
+def question_pages(docs: Path, whole: str = "All questions") -> None:
     """Each question of QUESTIONS.md as a page of its own: Sphinx's search finds pages, and a title counts most."""
     page = (docs / "QUESTIONS.md").read_text("utf-8")
     (docs / "questions").mkdir()
     for number, (question, answer) in enumerate(QUESTION.findall(page), 1):
         answer = re.sub(r"\]\((?!https:)", "](../", answer)
-        text = f"---\norphan: true\n---\n\n# {question}\n\n{answer}\n\n[All questions](../QUESTIONS.md)\n"
+        text = f"---\norphan: true\n---\n\n# {question}\n\n{answer}\n\n[{whole}](../QUESTIONS.md)\n"
         (docs / "questions" / f"{number:02}.md").write_text(text, encoding="utf-8")
 
 
-def unfound_questions(site: Path) -> list[str]:
-    """What the search does not find though somebody asks for it in these words."""
-    page = (DOCS / "QUESTIONS.md").read_text("utf-8")
-    return unfound(site, QUESTION.findall(page)) if "QUESTIONS" in PAGES else []
+def unfound_questions(source: Path, site: Path) -> list[str]:
+    """What the search of a site does not find though somebody asks for it in these words."""
+    page = (source / "docs" / "QUESTIONS.md").read_text("utf-8")
+    return unfound(site, QUESTION.findall(page))
+
+
+def untranslated() -> list[str]:
+    """Alternative texts that the catalogue does not have; a test holds it to have all else."""
+    texts = translations("pictures")
+    return [f"not in Chinese: {text}" for text in messages("pictures") if text not in texts]
 
 
 def copy_mathjax(target: Path) -> None:
@@ -271,17 +285,18 @@ def build(names: list[str]) -> int:
     there = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     if unknown := [name for name in names if name not in there]:
         raise Broken(f"there is no notebook {', '.join(unknown)}; there are {', '.join(there)}")
-    source, site = stage(sorted(names) or there), BOOK / "html"
+    (source, chinese_source), site = stage(sorted(names) or there), BOOK / "html"
     shutil.rmtree(site, ignore_errors=True)
-    options = ["-n", "-W", "--keep-going", "-q", "-j", "2", "-d", BOOK / "doctrees"]
-    options += ["-t", "part"] if names else []  # of a part, links to what is not in it are allowed
-    command = [sys.executable, "-m", "sphinx", *options, source, site]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(PATHS))
-    if code := subprocess.call([str(part) for part in command], env=environment):
+    tags = ["-t", "part"] if names else []  # of a part, links to what is not in it are allowed
+    code = sphinx(source, site, *tags) or sphinx(chinese_source, site / "zh", "-t", "chinese", *tags)
+    if code:
         return code
     live_map.install(site)
     lighten(site)
-    if lines := faults(site) + ([] if names else unfound_questions(site)):
+    lines = faults(site)
+    if not names:
+        lines += unfound_questions(source, site) + unfound_questions(chinese_source, site / "zh") + untranslated()
+    if lines:
         print("\n".join(lines), file=sys.stderr)
         return 1
     files = [path for path in site.rglob("*") if path.is_file()]
@@ -292,6 +307,13 @@ def build(names: list[str]) -> int:
     )
     print(f"{pages} pages, {rest:.0f} MB and {models:.0f} MB of models, {time.perf_counter() - start:.0f} s: {site}")
     return 0
+
+
+def sphinx(source: Path, site: Path, *tags: str) -> int:
+    """Make the pages; Sphinx's exit code."""
+    options = ["-n", "-W", "--keep-going", "-q", "-j", "2", "-d", source.with_name(f"{source.name}-doctrees"), *tags]
+    command = [sys.executable, "-m", "sphinx", *options, source, site]
+    return subprocess.call(list(map(str, command)), env=dict(os.environ, PYTHONPATH=os.pathsep.join(PATHS)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import chinese
 from links import label
 from tables import addresses
 
@@ -18,11 +19,13 @@ html_theme = "sphinx_book_theme"
 html_title = "FLUX.1, equation by equation"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["book.js", ("paint.js", {"type": "module"})]
+html_js_files = ["book.js", "language.js", ("paint.js", {"type": "module"})]
 html_search_scorer = str(Path(__file__).parent / "scorer.js")  # else looked for where one stands
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
 html_theme_options |= {"navbar_persistent": [], "show_navbar_depth": 1}
+html_theme_options |= {"article_header_end": ["language", "article-header-buttons"]}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_context["translated"] = [path.rsplit(".", 1)[0] for path in chinese.TRANSLATED] + ["start", "search"]
 html_baseurl = ADDRESSES.get("Documentation", "")
 templates_path = ["templates"]
 if "Issues" in ADDRESSES:
@@ -41,6 +44,14 @@ nb_render_markdown_format = "myst"  # the glossary's formulas
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
 myst_heading_anchors = 4
 myst_heading_slug_func = "links.jupyter_slug"
+if tags.has("chinese"):  # noqa: F821  built after the English pages, into their folder zh
+    language = "zh_CN"
+    html_title = "逐个公式读懂 FLUX.1"
+    extensions += ["sphinx.ext.intersphinx", "bigrams"]
+    intersphinx_mapping = {"english": ("..", str(Path(chinese.ROOT, "build", "book", "html", "objects.inv")))}
+    web = dict.fromkeys(("http", "https", "mailto"))
+    myst_url_schemes = web | {"en": "{{path}}", "en-part": "{{path}}#{{fragment}}"}
+
 mathjax_path = "mathjax/startup.js"  # from _static, not from the web, and the parts that are used alone
 MATHJAX_PARTS = ["core", "input/tex", "output/chtml", "a11y/assistive-mml"]
 mathjax3_config = {"loader": {"load": MATHJAX_PARTS}, "options": {"enableMenu": False}}

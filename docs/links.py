@@ -59,7 +59,8 @@ def name_section(app: Sphinx, formula: nodes.math_block) -> None:
         functions |= dict(equations()[number][1])
     links = [package_link(doc, "obj", f"flux_edu.{name}", nodes.literal("", name)) for name in functions]
     between = [part for link in links for part in (nodes.Text(", "), link)]
-    section.insert(1, nodes.paragraph("", "", nodes.Text("In the code: "), *between[1:]))
+    words = "代码：" if app.config.language == "zh_CN" else "In the code: "
+    section.insert(1, nodes.paragraph("", "", nodes.Text(words), *between[1:]))
     # Sphinx puts a formula of several rows into a split environment, where no tag is allowed; with \cr it does not
     formula[0] = nodes.Text(formula.astext().replace(r"\\", r"\cr "))
 

@@ -17,10 +17,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "live_map"
 sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "docs" / "make")]
 
-from paintings import painted  # noqa: E402  it lies beside this file
+from chinese import chinese  # noqa: E402  it lies beside this file
+from paintings import painted  # noqa: E402
 from tables import equations, marked_files, tags  # noqa: E402  in docs/make
+from translation import replace  # noqa: E402
 
 from flux_edu.teaching.widgets.engine_files import copy_engine  # noqa: E402
+
+IMPORTS = '<script type="importmap">{"imports": {"../live_map/words.js": "./live_map/words.js"}}</script>'
+CHINESE_PAGE = {  # what is another in the Chinese page, beside its words
+    '<html lang="en">': '<html lang="zh-CN">',
+    'href="live_map/style.css"': 'href="../live_map/style.css"',
+    '<script type="module" src="live_map/': f'{IMPORTS}\n<script type="module" src="../live_map/',
+    '<script src="live_map/': '<script src="../live_map/',
+    'href="api/index.html"': 'href="../api/index.html"',
+    'hreflang="zh" lang="zh" href="zh/index.html">中文': 'hreflang="en" lang="en" href="../index.html">English',
+}
 
 # ---------------------------------------------------------------- the page in the site
 
@@ -88,7 +100,28 @@ def install(site: Path) -> None:
     book = {number: links(number) for number in equations()}
     (target / "equations.json").write_text(json.dumps(book, ensure_ascii=False), encoding="utf-8")
     (target / "tests.html").write_text(tests_page(), encoding="utf-8")
-    page = (PAGE / "index.html").read_text("utf-8").replace("<!-- the book -->", first_page(site))
+    page = (PAGE / "index.html").read_text("utf-8")
+    (site / "index.html").write_text(page.replace("<!-- the book -->", first_page(site)), encoding="utf-8")
+    install_chinese(site / "zh", page, book)
+
+
+def install_chinese(site: Path, page: str, book: dict) -> None:
+    """The page in Chinese: it has words and addresses of its own, and all else from the English one."""
+    target = site / "live_map"
+    target.mkdir(parents=True, exist_ok=True)
+    words = replace((PAGE / "words.js").read_text("utf-8"), ".js", chinese("live_map"))
+    (target / "words.js").write_text(words, encoding="utf-8")
+    for known in book.values():
+        if not (site / known["section"].partition("#")[0]).exists():
+            known["section"] = f"../{known['section']}"
+        known["functions"] = [[name, f"../{address}"] for name, address in known["functions"]]
+        known["test"] = f"../{known['test']}"
+    (target / "equations.json").write_text(json.dumps(book, ensure_ascii=False), encoding="utf-8")
+    page = replace(page, ".html", chinese("live_map")).replace("<!-- the book -->", first_page(site))
+    for there, here in CHINESE_PAGE.items():
+        if there not in page:
+            raise ValueError(f"the live map has no {there!r} any more, which its Chinese page replaces")
+        page = page.replace(there, here)
     (site / "index.html").write_text(page, encoding="utf-8")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import nbformat
 
+from flux_edu.teaching.language import translate
+
 INLINE = re.compile(r'src="data:image/(\w+);base64,([^"]+)"')
 
 
@@ -68,7 +70,8 @@ class Widgets:
             elif kind == "AnyModel" and "LiveSchedule" in str(state.get("_anywidget_id", "")):
                 return self.live(each, state)
         if any("Your guess" in str(model["state"].get("description")) for _, model in self.below(key)):
-            parts.append('<p class="flux-still">In the notebook you choose, and an experiment answers.</p>')
+            still = translate("In the notebook you choose, and an experiment answers.")
+            parts.append(f'<p class="flux-still">{still}</p>')
         return outside(f'<div class="flux-panel">{"".join(parts)}</div>', self.static)
 
     def live(self, key: str, state: dict, hidden: str = "") -> str:

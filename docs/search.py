@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-ALSO = re.compile(r"^\*Also asked: (.+)\.\*$", re.MULTILINE)
+ALSO = re.compile(r"^\*(?:Also asked: |还有人问：)(.+)[.。]\*$", re.MULTILINE)
 TERM, TITLE, PARTIAL_TERM, PARTIAL_TITLE, QUESTION_PAGE = 5, 15, 2, 7, 20
 
 
@@ -16,13 +16,16 @@ class Search:
     """A built book's index; `find` gives the names of pages, best first."""
 
     def __init__(self, site: Path):
-        from sphinx.search.en import SearchEnglish  # Sphinx is an extra
+        from bigrams import Bigrams  # Sphinx is an extra
+        from sphinx.search.en import SearchEnglish
 
         text = (site / "searchindex.js").read_text("utf-8")
         self.index = json.loads(text.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
-        self.language = SearchEnglish({})
+        self.language = (Bigrams if site.name == "zh" else SearchEnglish)({})
 
     def words(self, query: str) -> set[str]:
+        if self.language.lang == "zh":
+            return {word for word in self.language.split(query) if self.pages_with(word)}
         words = [word for word in re.findall(r"\w+", query) if not word.isdigit()]
         return {self.language.stem(word) for word in words if word.lower() not in self.language.stopwords}
 
@@ -62,7 +65,7 @@ class Search:
 
 def wordings(question: str, answer: str) -> list[str]:
     """The question itself, and what else it says that people type."""
-    return [question, *re.split(r", ", ALSO.search(answer)[1])]
+    return [question, *re.split(r", |、", ALSO.search(answer)[1])]
 
 
 def unfound(site: Path, questions: list[tuple[str, str]]) -> list[str]:

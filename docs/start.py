@@ -1,12 +1,15 @@
-"""The book's start page: docs/start.md with what README says of readers, ways to read and notebooks."""
+"""The book's start page, English or Chinese: docs/start.md with README's readers, ways to read and notebooks."""
 
 import html
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 from tables import NOTEBOOK
+from translation import replace
 
+Chinese = Callable[[str], Callable[[str], str]]
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = {  # a card shows the first picture of its notebook's first panel, or of this one, or a drawing
     "00_map": "_images/tiny_sheet.png",
@@ -24,32 +27,48 @@ PICTURES = {  # a card shows the first picture of its notebook's first panel, or
 }
 
 
-def start_page(notebooks: dict[str, nbformat.NotebookNode], pages: list[str]) -> str:
-    """The page's text; `notebooks` as they ran, `pages` the names of those that stand beside them."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    cards = "\n".join(card(*row, notebooks[row[0]]) for row in NOTEBOOK.findall(readme) if row[0] in notebooks)
+def start_page(notebooks: dict[str, nbformat.NotebookNode], pages: list[str], chinese: Chinese | None = None) -> str:
+    """The page's text; `notebooks` as they ran, `pages` the names of those that stand beside them.
+
+    `chinese(catalogue)` looks texts up: with it the page is Chinese, and README.zh.md is what it draws on.
+    """
+    readme = (ROOT / ("README.zh.md" if chinese else "README.md")).read_text("utf-8")
+    rows = [row for row in NOTEBOOK.findall(readme) if row[0] in notebooks]
+    if chinese:
+        cards = [card(*row, chinese(row[0])(title(notebooks[row[0]])), notebooks[row[0]], "../") for row in rows]
+    else:
+        cards = [
+            card(name, f"You will be able to {lesson}.", minutes, title(notebooks[name]), notebooks[name])
+            for name, lesson, minutes in rows
+        ]
     parts = {
-        "for whom": re.search(r"\*\*For whom:\*\*.*?(?=\n\n)", readme, re.DOTALL)[0],
-        "ways": re.search(r"## Three ways to read\n\n(.*?)\n\n##", readme, re.DOTALL)[1],
-        "chapters": f'<div class="flux-cards">\n{cards}\n</div>',
+        "for whom": re.search(r"\*\*(?:For whom:|适合谁：)\*\*.*?(?=\n\n)", readme, re.DOTALL)[0],
+        "ways": re.search(r"## (?:Three ways to read|三种读法)\n\n(.*?)\n\n##", readme, re.DOTALL)[1],
+        "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>",
         "notebooks": "\n".join(f"notebooks/{name}" for name in notebooks),
-        "pages": "\n".join(f"docs/{name}" for name in pages),
+        "pages": "\n".join([f"docs/{name}" for name in pages] + ["The package <api/index>"] * (chinese is None)),
     }
     page = (ROOT / "docs" / "start.md").read_text("utf-8")
+    if chinese:
+        page = replace(page, ".md", chinese("start"))
     return re.sub(r"@([a-z ]+)@", lambda word: parts[word[1]], page)
 
 
-def card(name: str, lesson: str, minutes: str, notebook: nbformat.NotebookNode) -> str:
+def title(notebook: nbformat.NotebookNode) -> str:
+    """A notebook's first heading."""
+    return next(line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("# "))
+
+
+def card(name: str, lesson: str, minutes: str, heading: str, notebook: nbformat.NotebookNode, static: str = "") -> str:
     """A notebook: its picture, its title, what one learns, how long it takes."""
-    title = next(line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("# "))
     return (
-        f'<a class="flux-card" href="notebooks/{name}.html">{picture(name, notebook)}<b>{html.escape(title[2:])}</b>'
-        f"<span>You will be able to {html.escape(lesson)}.</span><i>{minutes}</i></a>"
+        f'<a class="flux-card" href="notebooks/{name}.html">{picture(name, notebook, static)}'
+        f"<b>{html.escape(heading[2:])}</b><span>{html.escape(lesson)}</span><i>{minutes}</i></a>"
     )
 
 
-def picture(name: str, notebook: nbformat.NotebookNode) -> str:
-    """What a card shows; its words are those of the title below it."""
+def picture(name: str, notebook: nbformat.NotebookNode, static: str) -> str:
+    """What a card shows, `static` the way to the site's folder; its words are those of the title below it."""
     address = PICTURES.get(name, "")
     if not address.startswith("_images/"):
         panels = notebook.metadata.get("sweep", [])
@@ -57,4 +76,4 @@ def picture(name: str, notebook: nbformat.NotebookNode) -> str:
         if not files:
             return ""  # a notebook without panels
         address = f"_static/frames/{name}/{files[0]}"
-    return f'<img src="{address}" alt="A picture of this chapter" loading="lazy">'
+    return f'<img src="{static}{address}" alt="{name}" loading="lazy">'

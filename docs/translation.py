@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from flux_edu.teaching.exercises import chapter  # noqa: E402
-from flux_edu.teaching.language import masked  # noqa: E402
+from flux_edu.teaching.language import translate_numbers  # noqa: E402
 
 LOCALE = ROOT / "docs" / "locale" / "zh_CN"
 CHAPTERS = ["00_map", "01_schedule", "02_patchify", "03_rope", "04_double_stream", "05_single_stream", "06_sampling"]
@@ -49,7 +49,9 @@ CODE = re.compile(r"`[^`]+`")
 FORMULA = re.compile(r"\$[^$]+\$")
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"")
 NAME = re.compile(r"\{[\w:.]*\}|</?\w[^>]*>|@[a-z ]+@")  # filled in later, or a tag
-NUMBER = re.compile(r"(?<![A-Za-z0-9_.])(\d+(?:,\d{3})*(?:\.\d+)?)\s*(million|billion|万|亿)?")
+NUMBER = re.compile(r"(?<![A-Za-z0-9_.])(\d+(?:,\d{3})*(?:\.\d+)?)[\s-]*(million|billion|万|亿)?")
+MONTHS = "January February March April May June July August September October November December".split()
+MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\b(?= \d{{4}})")  # Chinese counts them
 UNITS = {"": 1, "million": 10**6, "billion": 10**9, "万": 10**4, "亿": 10**8}
 
 
@@ -100,7 +102,7 @@ def messages(name: str) -> dict[str, None]:
 
 def panel_texts() -> Iterator[str]:
     """What panels, exercises and questions of the chapters say: labels of controls, diagnoses, choices, results."""
-    for path in sorted((ROOT / "flux_edu" / "teaching").rglob("*.py")):
+    for path in [*sorted((ROOT / "flux_edu" / "teaching").rglob("*.py")), ROOT / "docs" / "panels.py"]:
         for call in calls(path.read_text("utf-8"), "translate"):
             yield from (part.value for part in call.args if isinstance(part, ast.Constant))
     for name in CHAPTERS:
@@ -121,16 +123,19 @@ def calls(code: str, name: str) -> list[ast.Call]:
     return [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name]
 
 
-def picture_texts() -> Iterator[str]:
-    """The alternative texts of what the executed chapters show and draw, without their numbers."""
+def picture_texts() -> list[str]:
+    """The alternative texts of what the executed chapters show and draw, with {0}, {1} … in place of numbers."""
+    alts, patterns = [], []
     for name in CHAPTERS:
         notebook = json.loads((ROOT / "build" / "executed" / f"{name}.ipynb").read_text("utf-8"))
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):
                 page = "".join(output.get("data", {}).get("text/html", ""))
-                yield from (masked(html.unescape(alt)) for alt in re.findall(r'<img[^>]* ?alt="([^"]*)"', page))
-        for panel in notebook["metadata"].get("sweep", []):
-            yield from (masked(move["alt"]) for move in panel["moves"])
+                alts += [html.unescape(alt) for alt in re.findall(r'<img[^>]* ?alt="([^"]*)"', page)]
+        alts += [move["alt"] for panel in notebook["metadata"].get("sweep", []) for move in panel["moves"]]
+    for alt in alts:
+        translate_numbers(alt, lambda pattern: patterns.append(pattern) or pattern)
+    return patterns
 
 
 # ---------------------------------------------------------------- catalogues
@@ -173,10 +178,10 @@ def differences(english: str, chinese: str) -> list[str]:
         found += [str(one) for one in sorted(here ^ there, key=str)]
         english, chinese = pattern.sub(" ", english), pattern.sub(" ", chinese)
     here, there = (
-        {round(float(digits.replace(",", "")) * UNITS[unit], 9) for digits, unit in NUMBER.findall(text)}
-        for text in (english, chinese)
+        {f"{float(digits.replace(',', '')) * UNITS[unit]:.12g}" for digits, unit in NUMBER.findall(text)}
+        for text in (MONTH.sub(lambda month: f"{MONTHS.index(month[0]) + 1} ", english), chinese)
     )
-    return found + [f"{number:g}" for number in sorted(here ^ there)]
+    return found + sorted(here ^ there)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ const KNOBS = ["seed", "steps", "guidance"];
 const PAINTING = ["prompt", "model", "seed", "steps", "guidance", "size"]; // what makes a picture
 
 const state = read(location.hash);
-const painter = new Painter("weights/");
+const painter = new Painter(new URL("../weights/", import.meta.url).href);
 let kept = null; // the five paintings
 let firstKept = null; // one of them, for what only they have
 let painting = null; // the one shown
@@ -404,7 +404,7 @@ async function start() {
   controls();
   say("");
   const [paintings, book] = await Promise.all([
-    keptPaintings("live_map/painted/"),
+    keptPaintings(new URL("painted/", import.meta.url).href),
     fetch("live_map/equations.json").then((response) => response.json()),
   ]);
   kept = paintings;

@@ -21,7 +21,7 @@ export function strip(holder, { choose }) {
   const pair = element("div", { class: "pair" });
   const chart = element("div");
   const text = draw.caption();
-  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) =>
+  const step = draw.slider(page.step, { min: 1, max: 4, value: 1 }, (value) =>
     choose({ step: value - 1 }),
   );
   holder.append(pair, step, chart, text);
@@ -346,7 +346,7 @@ export function blockName(block) {
 /** The blocks as buttons; `count` of them. */
 export function blockChips(name, count, block, choose) {
   const names = Array.from({ length: count }, (_, i) =>
-    i < 3 ? `double ${i + 1}` : `single ${i - 2}`,
+    i < 3 ? fill(page.double, { n: i + 1 }) : fill(page.single, { n: i - 2 }),
   );
   return draw.choice(name, names, block, (i) => choose({ block: i }));
 }
@@ -393,7 +393,9 @@ export function vector(holder, { choose }) {
 }
 
 export const blockChipsName = (block) =>
-  block < 3 ? `double block ${block + 1}` : `single block ${block - 2}`;
+  fill(
+    ...(block < 3 ? [page.doubleBlock, { n: block + 1 }] : [page.singleBlock, { n: block - 2 }]),
+  );
 
 // ---------------------------------------------------------------- 5: two streams
 
@@ -450,7 +452,7 @@ function lengthBars([before, after], texts, words, name) {
     };
     svg.append(bar(before[i], 0.35), bar(after[i], 1));
   }
-  svg.append(label(`${name}: ${words.before} (pale), ${words.after}`, left, 16, { bold: true }));
+  svg.append(label(`${name}: ${words.before}, ${words.after}`, left, 16, { bold: true }));
   svg.append(
     label(round(most, 0), left - 4, base - tall + 6, { anchor: "end", size: 11 }),
     label("0", left - 4, base, { anchor: "end", size: 11 }),

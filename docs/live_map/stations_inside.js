@@ -147,7 +147,7 @@ function changeBars(changes, first, chosen, names) {
   const most = Math.max(...changes.flat(), 0.01);
   changes.forEach((pair, i) => {
     const y = 28 + 46 * i;
-    const name = `${first < 3 ? "double" : "single"} ${i + 1}`;
+    const name = fill(first < 3 ? page.double : page.single, { n: i + 1 });
     svg.append(label(name, 72, y + 22, { anchor: "end", bold: first + i === chosen }));
     pair.forEach((amount, stream) => {
       const width = (330 * amount) / most;
@@ -197,9 +197,8 @@ function blockStation(number, from, to) {
       if (view?.painting !== now.painting) pair.replaceChildren();
       view = now;
       chosen = Math.min(Math.max(now.block, from), to);
-      const names = Array.from(
-        { length: to - from + 1 },
-        (_, i) => `${from < 3 ? "double" : "single"} ${i + 1}`,
+      const names = Array.from({ length: to - from + 1 }, (_, i) =>
+        fill(from < 3 ? page.double : page.single, { n: i + 1 }),
       );
       chips.replaceChildren(
         draw.choice(stations[7].block, names, chosen - from, (i) => choose({ block: from + i })),
@@ -230,7 +229,7 @@ export function answer(holder, { choose }) {
   const text = stations[10];
   const chart = element("div");
   const message = draw.caption();
-  const step = draw.slider(page.stripStep.split(" ")[0], { min: 1, max: 4, value: 1 }, (value) =>
+  const step = draw.slider(page.step, { min: 1, max: 4, value: 1 }, (value) =>
     choose({ step: value - 1 }),
   );
   holder.append(chart, step, message);

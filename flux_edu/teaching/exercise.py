@@ -35,5 +35,5 @@ def check(number: object, answer: Callable) -> bool:
         return False
     except Exception as error:
         diagnosis = translate("your function stopped with {}").format(f"{type(error).__name__}: {error}")
-    print(f"✗ {number}  {diagnosis}" if diagnosis else f"✓ {number}  {translate('right')}")
+    print(f"✗ {number}  {diagnosis}" if diagnosis else translate("✓ {}  right").format(number))
     return diagnosis is None

@@ -6,6 +6,7 @@
 import gettext
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 
 NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z0-9])")
@@ -22,15 +23,9 @@ def translate(text: str) -> str:
     return catalogue().gettext(text) if text else text
 
 
-def translate_numbers(text: str) -> str:
+def translate_numbers(text: str, translate: Callable[[str], str] = translate) -> str:
     """The same for a text with numbers, which the catalogue has with {0}, {1} … in their places."""
-    numbers = NUMBER.findall(text)
-    pattern = masked(text)
-    translated = translate(pattern)
-    return text if translated == pattern else translated.format(*numbers)
-
-
-def masked(text: str) -> str:
-    """A text with {0}, {1} … in place of its numbers."""
     count = iter(range(len(text)))
-    return NUMBER.sub(lambda _: f"{{{next(count)}}}", text.replace("{", "{{").replace("}", "}}"))
+    pattern = NUMBER.sub(lambda _: f"{{{next(count)}}}", text)
+    translated = translate(pattern)
+    return text if translated == pattern else translated.format(*NUMBER.findall(text))

@@ -1,0 +1,182 @@
+"""The Chinese pages: of the book, in html/zh, and of the notebooks for JupyterLab, in build/zh.
+
+python docs/chinese.py      the notebooks and the catalogue of their panels in build/zh, and the page that GitHub shows
+
+The cells of code are those of the English notebooks, byte for byte, so what they print and draw is taken from there.
+A link to a page that is not translated leads to the English one.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import nbformat
+from babel.messages.catalog import Catalog
+from babel.messages.mofile import write_mo
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from translation import CHAPTERS, LINK, messages, replace, translations  # noqa: E402
+
+from flux_edu.teaching.language import translate_numbers  # noqa: E402
+
+LAB = ROOT / "build" / "zh"
+PAGES = ["QUESTIONS", "WHAT_FLUX_IS_NOT"]
+TRANSLATED = {f"notebooks/{name}.ipynb": name for name in CHAPTERS} | {f"docs/{name}.md": name for name in PAGES}
+ALT = re.compile(r'(?<= alt=")[^"]*')
+PICTURES = re.compile(r'(?<=<script type="application/json">).*?(?=</script>)', re.DOTALL)  # of a panel
+TODO = "not written yet: replace the line that raises NotImplementedError, then run the cell again"
+
+# ---------------------------------------------------------------- texts and links
+
+
+def chinese(name: str) -> Callable[[str], str]:
+    """Looks a text up in a catalogue; what is not there stays English."""
+    known = translations(name)
+    return lambda text: known.get(text, text)
+
+
+def slug(heading: str) -> str:
+    """What a link calls a heading."""
+    return re.sub(r"[`*$]", "", heading.lstrip("# ")).replace(" ", "-")
+
+
+@cache
+def headings(name: str) -> dict[str, str]:
+    """The headings of a page, English → Chinese."""
+    texts = [text for text in messages(name) if text.startswith("#")]
+    return {text.splitlines()[0].lstrip("# "): chinese(name)(text).splitlines()[0].lstrip("# ") for text in texts}
+
+
+def relink(text: str, page: str, english: Callable[[str, str], str]) -> str:
+    """A page's links: to translated pages by their Chinese headings; all others become `english(path, anchor)`."""
+
+    def new(link: re.Match) -> str:
+        target = link[1] or link[2]
+        path, _, anchor = target.partition("#")
+        if ":" in path:
+            return link[0]
+        whole = os.path.normpath(Path(page).parent / path) if path else page
+        name = TRANSLATED.get(whole, "QUESTIONS" if "/questions/" in whole else "")
+        if name:
+            slugs = {slug(heading): slug(translated) for heading, translated in headings(name).items()}
+            return link[0].replace(target, path + ("#" + slugs.get(anchor, anchor) if anchor else ""))
+        return link[0].replace(target, english(whole, anchor))
+
+    return LINK.sub(new, text)
+
+
+# ---------------------------------------------------------------- notebooks for JupyterLab
+
+
+def write_notebooks() -> None:
+    """The chapters in build/zh/notebooks, and what their panels say in build/zh/locale."""
+    shutil.rmtree(LAB, ignore_errors=True)
+    (LAB / "notebooks").mkdir(parents=True)
+    for name in CHAPTERS:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = relink(replace(cell.source, ".md", chinese(name)), f"notebooks/{name}.ipynb", in_lab)
+        nbformat.write(notebook, LAB / "notebooks" / f"{name}.ipynb")
+    catalogue = Catalog("zh_CN")
+    for texts in (translations("panels"), translations("pictures"), *map(headings, CHAPTERS)):
+        for english, translated in texts.items():
+            catalogue.add(english, translated)
+    folder = LAB / "locale" / "zh_CN" / "LC_MESSAGES"
+    folder.mkdir(parents=True)
+    with (folder / "flux_edu.mo").open("wb") as file:
+        write_mo(file, catalogue)
+
+
+def in_lab(path: str, anchor: str) -> str:
+    return f"../../../{path}" + ("#" + anchor if anchor else "")
+
+
+# ---------------------------------------------------------------- pages of the book
+
+
+def stage(english: Path, target: Path, front: str) -> None:
+    """What Sphinx reads for html/zh, from what it has read for the English pages."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(english / "_static" / "mathjax", target / "_static" / "mathjax")
+    for name in ("book.css", "book.js", "language.js", "paint.js"):
+        shutil.copy(english / "_static" / name, target / "_static")
+    for name in ("conf.py", "scorer.js"):
+        shutil.copy(english / name, target)
+    shutil.copytree(english / "templates", target / "templates")
+    shutil.copytree(english / "notebooks" / "img", target / "notebooks" / "img")
+    (target / "docs").mkdir()
+    for name in PAGES:
+        text = replace((ROOT / "docs" / f"{name}.md").read_text("utf-8"), ".md", chinese(name))
+        (target / "docs" / f"{name}.md").write_text(text, encoding="utf-8")
+    (target / "start.md").write_text(front, encoding="utf-8")
+    for name in CHAPTERS:
+        if (english / "notebooks" / f"{name}.ipynb").exists():  # a part of the book may be built
+            notebook = nbformat.read(english / "notebooks" / f"{name}.ipynb", as_version=4)
+            nbformat.write(translated(notebook, name), target / "notebooks" / f"{name}.ipynb")
+
+
+def link_pages(target: Path) -> None:
+    """Let the links of the staged pages, once all stand there, lead to what is there."""
+    for path in target.rglob("*.md"):
+        page = path.relative_to(target).as_posix()
+        path.write_text(relink(path.read_text("utf-8"), page, in_book(page)), encoding="utf-8")
+
+
+def in_book(page: str) -> Callable[[str, str], str]:
+    """How a page of html/zh calls what stands in html alone; conf.py knows the schemes en and en-part."""
+    up = "../" * page.count("/")
+
+    def address(path: str, anchor: str) -> str:
+        stem, suffix = os.path.splitext(path)
+        if suffix not in (".ipynb", ".md"):
+            return up + path
+        return f"en{'-part' if anchor else ''}:{up}../{stem}.html" + ("#" + anchor if anchor else "")
+
+    return address
+
+
+def translated(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """An executed notebook with its texts, and those of what its cells show, in Chinese."""
+    page = f"notebooks/{name}.ipynb"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = relink(replace(cell.source, ".md", chinese(name)), page, in_book(page))
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output.data["text/html"] = shown(output.data["text/html"]).replace('"../_static/', '"../../_static/')
+            if "text" in output:
+                output.text = output.text.replace(TODO, chinese("panels")(TODO))
+    return notebook
+
+
+def shown(page: str) -> str:
+    """What a cell shows, with the words of panels and questions and the alternative texts in Chinese."""
+    label, picture = chinese("panels"), lambda alt: translate_numbers(alt, chinese("pictures"))
+
+    def with_alts(data: re.Match) -> str:
+        moves = [move | {"alt": picture(move["alt"])} for move in json.loads(data[0])]
+        return json.dumps(moves, ensure_ascii=False).replace("<", "\\u003c")
+
+    page = ALT.sub(lambda alt: html.escape(picture(html.unescape(alt[0]))), page)
+    page = PICTURES.sub(with_alts, page)
+    return replace(page, ".html", lambda text: html.escape(label(html.unescape(text)), quote=False))
+
+
+def write_github_page() -> None:
+    text = replace((ROOT / "docs" / "WHAT_FLUX_IS_NOT.md").read_text("utf-8"), ".md", chinese("WHAT_FLUX_IS_NOT"))
+    text = text.replace("(WHAT_FLUX_IS_NOT.zh.md)", "(WHAT_FLUX_IS_NOT.md)")
+    (ROOT / "docs" / "WHAT_FLUX_IS_NOT.zh.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_notebooks()
+    write_github_page()
