@@ -160,10 +160,14 @@ def main(arguments: list[str] | None = None) -> int:
             message = ": ".join(str(part) for part in (error.strerror, error.filename) if part) or str(error)
         except ValueError as error:
             message = str(error)
+        except (MemoryError, RuntimeError) as error:  # PyTorch has no kind of its own for a full memory
+            if not isinstance(error, MemoryError) and "allocate" not in str(error):
+                raise
+            message = f"out of memory: choose a smaller size, or close what else needs it ({error})"
         except KeyboardInterrupt:
             print("flux-edu: stopped", file=sys.stderr)
             return 130
-    print(f"flux-edu: {message}", file=sys.stderr)
+    print("flux-edu:", " ".join(message.splitlines()), file=sys.stderr)
     return 2
 
 

@@ -131,11 +131,11 @@ configs = {
 
 def get_spec(name: str) -> ModelSpec:
     """The variant of this name; an unknown one is answered with the nearest that exist."""
-    if name in configs:
+    typed = name.lower() if isinstance(name, str) else ""
+    if typed and name in configs:
         return configs[name]
-    near = difflib.get_close_matches(name, configs, n=3, cutoff=0.4)
-    raise ValueError(
-        f"no variant is called {name!r}; "
-        + (f"did you mean {' or '.join(near)}? " if near else "")
-        + f"There are: {', '.join(configs)}"
-    )
+    repos = {key: spec.repo_id.lower() for key, spec in configs.items() if spec.repo_id}
+    near = [key for key, repo_id in repos.items() if typed in (repo_id, repo_id.partition("/")[2])]
+    near = near or difflib.get_close_matches(typed, configs, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise ValueError(f"no variant is called {name!r}{hint} There are: {', '.join(configs)}")

@@ -114,7 +114,7 @@ sides = st.integers(0, 40) | st.sampled_from([16, 32, 48])
 
 @st.composite
 def pictures(draw) -> Image.Image:
-    """A picture of any mode, pixels and info; a small share of them come from files, whole or cut short."""
+    """A picture of any mode, pixels and info; a small share of them come from files, whole, cut short or damaged."""
     mode, size = draw(st.sampled_from(MODES)), (draw(sides), draw(sides))
     picture = Image.new(mode, size)
     length = len(picture.tobytes()) if 0 not in size else 0
@@ -125,13 +125,16 @@ def pictures(draw) -> Image.Image:
     if length:
         picture.frombytes(numbers[pixels].astype(np.uint8).tobytes())
     picture.info = draw(st.fixed_dictionaries({}, optional=INFO))
-    kind = draw(st.sampled_from([None, None, None, "PNG", "TIFF", "JPEG", "GIF"]))
+    kind = draw(st.sampled_from([None, None, None, "PNG", "TIFF", "JPEG", "GIF", "WEBP", "AVIF"]))
     if kind is None:
         return picture
     file = io.BytesIO()
     try:
         picture.save(file, kind)
-        return Image.open(io.BytesIO(file.getvalue()[: draw(st.integers(1, 2000))]))
+        content = bytearray(file.getvalue()[: draw(st.integers(1, 2000))])
+        if draw(st.booleans()):
+            content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+        return Image.open(io.BytesIO(content))
     except Exception:  # Pillow writes no such file, or reads nothing of it
         return picture
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import flux_edu
@@ -73,8 +74,10 @@ def test_sample_paints_saves_and_says_where(capsys):
         (["--model", "tiny-fill"], "needs a picture or a mask beside the prompt: notebook 12 paints with it"),
         (["--out", "x.jpg"], "pictures are saved as PNG"),
         (["--init", "nowhere.png"], "nowhere.png is not a file: --init takes a picture"),
-        (["--init", "precious"], "cannot identify image file 'precious'"),
-        (["--init", "huge.png"], "huge.png is too large for a start picture"),
+        (["--init", "precious"], "precious cannot be read; save it as PNG where it can be opened: cannot identify"),
+        (["--init", "huge.png"], "huge.png cannot be read; save it as PNG where it can be opened: Image size"),
+        (["--init", "short.bmp"], "short.bmp cannot be read; save it as PNG where it can be opened: "),
+        (["--model", "flux-dev-redux"], "needs a picture or a mask beside the prompt"),
         (["--device", "tpu"], "'tpu' is no device"),
         (["--strength", "0.5"], "name one with --init"),
         (["--strength", "1.5"], "argument --strength: 1.5 is not a number from 0 to 1"),
@@ -90,6 +93,8 @@ def test_mistakes_at_sample(options, message, capsys, monkeypatch):
     Path("folder.png").mkdir()
     Path("precious").touch()
     Image.new("1", (20_000, 10_000)).save("huge.png")
+    Image.new("RGB", (64, 64)).save("short.bmp")
+    os.truncate("short.bmp", 5_000)
     assert message in refused("sample", "a fox", *options, capsys=capsys)
 
 
@@ -185,6 +190,16 @@ def test_file_names_are_plain():
     assert file_name("红苹果") == "红苹果"
 
 
+def test_file_names_have_letters_that_the_system_knows(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "latin-1")
+    assert file_name("a café 红苹果 fox") == "a-café-fox"
+
+
+def test_an_endless_word_is_not_repeated_to_its_end(capsys):
+    assert main(["sample", "x" * 20_000, *QUICK]) == 0
+    assert max(map(len, capsys.readouterr().err.splitlines())) < 200
+
+
 # ---------------------------------------------------------------- every command
 
 
@@ -200,22 +215,56 @@ def test_file_names_are_plain():
         (["real", "flux-dev", "a", "b"], "real takes one name, or `convert` and two files"),
         (["real", "convert", "a.safetensors"], "convert takes two files"),
         (["real", "convert", "a.safetensors", "b.safetensors"], "a.safetensors"),
-        (["real", "convert", "a.safetensors", "mine"], "mine exists: choose another name, or add --overwrite"),
+        (
+            ["real", "convert", "a.safetensors", "mine.safetensors"],
+            "mine.safetensors exists: choose another name, or add --overwrite",
+        ),
+        (["real", "convert", "a.safetensors", "b"], "b: what is written is a safetensors file; end its name in"),
         (["bench", "--model", "tinny"], "did you mean tiny"),
         (["bench", "--steps", "0"], "argument --steps: 0 is not a whole number from 1 on"),
         (["bench", "--loops", "none"], "argument --loops: none is not"),
         (["bench", "--size", "8"], "argument --size: 8 is not a whole number from 16 on"),
+        (["bench", "--size", "1000000"], "1000000 × 1000000 pixels: decoding them takes"),
         (["bench", "--device", "tpu"], "'tpu' is no device"),
         (["batch", "nofile.txt"], "nofile.txt is not a file: name a text file with a prompt on each line"),
+        (["batch", "mine", "--model", "tiny-fill"], "tiny-fill needs a picture or a mask beside the prompt"),
         (["batch", "mine", "--steps", "0"], "argument --steps: 0 is not"),
         (["batch", "mine", "--model", "tinny"], "did you mean tiny"),
         (["batch", "mine", "--size", "8"], "argument --size: 8 is not"),
     ],
 )
 def test_mistakes_at_every_command(arguments, message, capsys):
-    Path("mine").write_text("precious")
+    for name in ("mine", "mine.safetensors"):
+        Path(name).write_text("precious")
     assert message in refused(*arguments, capsys=capsys)
-    assert Path("mine").read_text() == "precious"
+    assert Path("mine").read_text() == Path("mine.safetensors").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5000 bytes"),
+    ],
+)
+def test_a_full_memory_is_one_line(error, monkeypatch, capsys):
+    def fill(*_, **__):
+        raise error
+
+    monkeypatch.setattr("flux_edu.apps.sample.FluxGenerator", fill)
+    assert "out of memory: choose a smaller size, or close what else needs it (" in refused(
+        "sample", "a", capsys=capsys
+    )
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("flux_edu.apps.sample.FluxGenerator", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["sample", "a fox"])
 
 
 def test_the_version_and_the_help_come_without_pytorch(tmp_path):

@@ -26,16 +26,16 @@ def test_the_fastest_is_picked(machine, cuda, mps, picked):
 
 def test_what_is_asked_for_is_taken(machine):
     machine(cuda=2)
-    for name in ("cpu", "cuda", "cuda:1", "meta"):
+    for name in ("cpu", "cuda", "cuda:1"):
         assert device.pick_device(name) == device.pick_device(torch.device(name)) == torch.device(name)
 
 
 def test_what_is_not_there_is_an_error_that_says_what_is(machine):
     machine(cuda=0, mps=True)
-    with pytest.raises(
-        ValueError, match="device 'cuda' is not available on this machine; there is mps, cpu. Name none"
-    ):
-        device.pick_device("cuda")
+    for name in ("cuda", "xla", "meta"):
+        message = f"device '{name}' is not available on this machine; there is mps, cpu. Name none"
+        with pytest.raises(ValueError, match=message):
+            device.pick_device(name)
     machine(cuda=2)
     with pytest.raises(ValueError, match=r"device 'cuda:2' is not available .* there is cuda \(0 to 1\), cpu\. Name"):
         device.pick_device("cuda:2")

@@ -76,6 +76,10 @@ ROWS = {
     # models and devices
     "FluxGenerator('flux-shnell')": "ValueError: no variant is called 'flux-shnell'; did you mean flux-schnell",
     "FluxGenerator('tiny', 'gpu')": "ValueError: 'gpu' is no device; choose one of cuda, mps, cpu, or none",
+    "FluxGenerator('tiny', 1.5)": "ValueError: 1.5 is no device; choose one of cuda, mps, cpu, or none",
+    "FluxGenerator('tiny', 'meta')": "ValueError: device 'meta' is not available on this machine; there is",
+    "FluxGenerator(None)": "ValueError: no variant is called None. There are: flux-dev,",
+    "FluxGenerator(['tiny'])": "ValueError: no variant is called ['tiny']. There are: flux-dev,",
     "FluxGenerator('tiny', 'cuda:99')": "ValueError: device 'cuda:99' is not available on this machine; there is",
     "FluxGenerator('flux-dev', 'cpu')": "FileNotFoundError: flux-dev is not shipped with this package. Accept its",
     "without_weights()": "FileNotFoundError: nowhere/canny.safetensors is not there: this model is 'tiny' and that",

@@ -188,20 +188,44 @@ def test_scaled_fp8_comes_with_its_scales(tmp_path, kind, scale_name):
 
 
 @pytest.mark.parametrize("kind", [T5EncoderModel, CLIPTextModel])
-def test_what_the_encoder_has_no_place_for_is_refused(tmp_path, kind):
+def test_what_the_encoder_has_no_place_for_is_refused(tmp_path, kind, capfd):
     saved(tmp_path, kind)
     state = load_file(tmp_path / "model.safetensors")
     name = next(name for name in state if name.endswith("weight"))
     for change, message in (
         ({"more.scale": torch.ones(1)}, "1 extra: more.scale"),
         ({name: None}, "1 missing: "),
-        ({name: torch.ones(3)}, "1 misshapen: "),
+        ({name: torch.ones(3)}, r"1 misshapen: .* is \(3,\), should be \("),
         ({name: torch.full_like(state[name], torch.nan)}, "holds NaN or infinite numbers in 1 of"),
     ):
         changed = {key: x for key, x in (state | change).items() if x is not None}
         save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        capfd.readouterr()
         with pytest.raises(CheckpointError, match=message):
             load_embedder(tmp_path, kind, LENGTH)
+        assert "REPORT" not in capfd.readouterr().err, "the library's report, of many lines"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", ""),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "No"}}'),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[]"),
+        ("config.json", '{"model_type": "t5", "d_model": "12"}'),
+        ("config.json", '{"model_type": "t5", "d_model": {}}'),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(name, content, tmp_path):
+    saved(tmp_path, T5EncoderModel)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(
+        CheckpointError, match=r"^(the tokenizer in )?/.* cannot be read \(.*\): download or copy it again$"
+    ):
+        load_embedder(tmp_path, T5EncoderModel, LENGTH)
 
 
 def test_an_end_of_text_token_that_is_not_clips_is_an_error():

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from flux_edu.apps.sample import check_writable, file_name, free_path, save_beside, value_or
-from flux_edu.configs import get_spec
+from flux_edu.apps.sample import check_writable, file_name, free_path, save_beside, spec_for_prompts, value_or
 from flux_edu.io.device import pick_device
 from flux_edu.io.images import save_image
 from flux_edu.pipeline import FluxGenerator
@@ -36,6 +35,8 @@ def read_prompts(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path} is no UTF-8 text, see line {line}: save it as UTF-8 and try again") from None
+    if "\0" in text:
+        raise ValueError(f"{path} is no UTF-8 text but UTF-16 or UTF-32 without a mark: save it as UTF-8 and try again")
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} holds no prompt: write one on each line")
@@ -44,7 +45,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def main(options: argparse.Namespace) -> int:
     """Paint this process's share of the file; line i has seed `seed + i` and a file name that begins with i."""
-    spec, prompts = get_spec(options.model), read_prompts(options.prompts)
+    spec, prompts = spec_for_prompts(options.model), read_prompts(options.prompts)
     process, processes = (int(os.environ.get(name, one)) for name, one in (("RANK", "0"), ("WORLD_SIZE", "1")))
     local = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun counts the processes of a machine
     device = "cpu" if options.cpu else local if torch.cuda.is_available() else pick_device()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -10,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flux_edu.apps.show_steps import Steps
-from flux_edu.configs import get_spec
+from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.io.advice import advise
-from flux_edu.io.images import png_path, save_image
+from flux_edu.io.images import in_words, png_path, save_image
 from flux_edu.pipeline import FluxGenerator
 
 DEFAULT_STRENGTH = 0.8  # of image to image: the picture's layout stays, its details are painted anew
@@ -20,10 +21,8 @@ DEFAULT_STRENGTH = 0.8  # of image to image: the picture's layout stays, its det
 
 def main(options: argparse.Namespace) -> int:
     """Paint one picture and save it; what it takes to paint it again stands in the file."""
-    spec = get_spec(options.model)
+    spec = spec_for_prompts(options.model)
     side = 1024 if spec.repo_id else 128
-    if spec.params.in_channels != spec.params.out_channels:
-        raise ValueError(f"{options.model} needs a picture or a mask beside the prompt: notebook 12 paints with it")
     if options.strength is not None and options.init is None:
         raise ValueError("--strength says how much of a start picture is painted anew: name one with --init")
     if options.guidance is not None and not (spec.two_passes or spec.params.guidance_embed):
@@ -65,15 +64,20 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
+def spec_for_prompts(name: str) -> ModelSpec:
+    """The variant of this name, if it paints from a prompt alone."""
+    spec = get_spec(name)
+    if spec.params.in_channels != spec.params.out_channels or name == "flux-dev-redux":
+        raise ValueError(f"{name} needs a picture or a mask beside the prompt: notebook 12 paints with it")
+    return spec
+
+
 def open_picture(path: Path) -> Image.Image:
     """A start picture of any format that Pillow reads."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: --init takes a picture")
-    try:
-        with Image.open(path) as picture:
-            return picture.copy()
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large for a start picture: {error}") from None
+    with in_words(f"{path} cannot be read; save it as PNG where it can be opened"), Image.open(path) as picture:
+        return picture.copy()
 
 
 def value_or(value: float | None, default: float) -> float:
@@ -107,5 +111,6 @@ def save_beside(picture: Image.Image, path: Path) -> Path:
 
 
 def file_name(prompt: str) -> str:
-    """The prompt as a file name that every system takes."""
-    return "-".join("".join(c if c.isalnum() else " " for c in prompt).split())[:48] or "empty-prompt"
+    """The prompt as a file name that every system takes, of letters that this one has."""
+    letters = prompt.encode(sys.getfilesystemencoding(), "replace").decode(sys.getfilesystemencoding())
+    return "-".join("".join(c if c.isalnum() else " " for c in letters).split())[:48] or "empty-prompt"

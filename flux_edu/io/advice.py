@@ -58,7 +58,7 @@ def advise_unknown(model: str, text: str, vocabulary: Iterable[str]) -> None:
         advise(f"the {model} model reads words, and {text[:40]!r} holds none. It paints something all the same.")
     if unknown := unknown_words(text, vocabulary):
         nearest = {word: f" (nearest: {', '.join(near)})" if near else "" for word, near in unknown.items()}
-        named = ", ".join(f"{word!r}{near}" for word, near in nearest.items())
+        named = ", ".join(f"{word[:40]!r}{near}" for word, near in nearest.items())
         advise(f"the {model} model has never seen {named}. It paints something all the same.")
 
 

@@ -13,11 +13,11 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device(next(name for name, count in there.items() if count))
     try:
         named = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(
             f"{device!r} is no device; choose one of {', '.join(there)}, or none for the fastest here"
         ) from None
-    if named.type != "meta" and (named.index or 0) >= there.get(named.type, 0):
+    if (named.index or 0) >= there.get(named.type, 0):
         devices = ", ".join(name + f" (0 to {n - 1})" * (n > 1) for name, n in there.items() if n)
         raise ValueError(
             f"device {str(device)!r} is not available on this machine; there is {devices}. Name none to have one chosen"

@@ -1,6 +1,8 @@
 """Text encoders from folders as transformers saves them: every number in its place, and their own tokenizers."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     T5EncoderModel,
 )
+from transformers.utils import logging
 
 from flux_edu.io.checkpoint import CheckpointError, LazyStateDict, check_finite, listed
 from flux_edu.text import TextEmbedder
@@ -38,9 +41,15 @@ def load_embedder(path: str | Path, kind: Kind, max_length: int) -> TextEmbedder
         state = dict(weights)
     check_finite(state, str(path))
     how = dict(config=config, state_dict=state, dtype=weights.dtype)
-    encoder, info = kind.from_pretrained(None, **how, output_loading_info=True, ignore_mismatched_sizes=True)
-    kinds = {"missing": "missing_keys", "extra": "unexpected_keys", "misshapen": "mismatched_keys"}
-    report = {title: sorted(str(key) for key in info[key_set]) for title, key_set in kinds.items()}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # without the library's own report, which has many lines
+    try:
+        encoder, info = kind.from_pretrained(None, **how, output_loading_info=True, ignore_mismatched_sizes=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    report = {"missing": sorted(info["missing_keys"]), "extra": sorted(info["unexpected_keys"])}
+    shapes = sorted((name, tuple(stored), tuple(due)) for name, stored, due in info["mismatched_keys"])
+    report["misshapen"] = [f"{name} is {stored}, should be {due}" for name, stored, due in shapes]
     if problems := [f"{len(keys)} {title}: {listed(keys)}" for title, keys in report.items() if keys]:
         raise CheckpointError(f"{path} does not hold the {kind.__name__} of its config.json: {'; '.join(problems)}")
     if kind is CLIPTextModel:
@@ -66,7 +75,18 @@ def read_config(path: Path, kind: Kind) -> PretrainedConfig:
     family = kind.config_class.model_type.split("_")[0]  # t5, clip
     if not str(described).startswith(family):
         raise CheckpointError(f"{path} is the folder of a {described}, not of a {kind.__name__}")
-    return kind.config_class.from_pretrained(path, local_files_only=True)
+    with in_words(f"{path / 'config.json'} cannot be read"):
+        return kind.config_class.from_pretrained(path, local_files_only=True)
+
+
+@contextmanager
+def in_words(problem: str) -> Iterator[None]:
+    """What the library raises for a damaged file, which may be anything, becomes a CheckpointError of one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[-1].strip()
+        raise CheckpointError(f"{problem} ({type(error).__name__}: {reason}): download or copy it again") from error
 
 
 def load_tokenizer(path: Path, kind: Kind, max_length: int) -> PreTrainedTokenizerBase:
@@ -77,7 +97,8 @@ def load_tokenizer(path: Path, kind: Kind, max_length: int) -> PreTrainedTokeniz
     places = (path, path.parent / TOKENIZERS[kind])
     for place in places:
         if any((place / name).is_file() for name in TOKENIZER_FILES):
-            return AutoTokenizer.from_pretrained(place, local_files_only=True, model_max_length=max_length)
+            with in_words(f"the tokenizer in {place} cannot be read"):
+                return AutoTokenizer.from_pretrained(place, local_files_only=True, model_max_length=max_length)
     raise CheckpointError(
         f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)}), and {places[1]} has none either: put the folder"
         f" {TOKENIZERS[kind]} of the model's repository there"

@@ -22,7 +22,8 @@ WIDE_MODES = "I", "F", "I;16", "I;16L", "I;16B", "I;16N"  # more than 8 bits a p
 WHITES = 1, 255, 65535  # what is white in them
 PNG_MODES = "1", "L", "LA", "P", "RGB", "RGBA", "I;16"
 # what Pillow raises for a picture that is damaged, or of a mode that it does not convert
-UNREADABLE = OSError, SyntaxError, TypeError, ValueError, struct.error
+UNREADABLE = OSError, SyntaxError, TypeError, ValueError, RuntimeError, AttributeError, struct.error
+UNREADABLE += (Image.DecompressionBombError,)
 # what `info` says of every painted picture, and of what else it was made from; other programs' words are not read
 OPTIONS = {"prompt", "width", "height", "num_steps", "guidance", "seed", "model", "version"}
 PAINTED = OPTIONS | {"timesteps", "dtype"}
@@ -183,6 +184,7 @@ def check_metadata(metadata: object) -> None:
 
 def read_metadata(path: str | Path) -> dict:
     """The metadata of a picture that `save_image` wrote: prompt, seed, size, timesteps, model …."""
+    path = Path(os.path.expanduser(path))
     with in_words(f"{path} cannot be read as a picture"), Image.open(path) as picture:
         metadata = metadata_of(picture)
     if picture.format != "PNG":

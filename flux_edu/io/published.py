@@ -210,6 +210,8 @@ def main(options: argparse.Namespace) -> int:
         if len(options.files) != 2:
             raise ValueError(f"convert takes two files, the one to read and the one to write; got {len(options.files)}")
         source, target = options.files
+        if target.suffix != ".safetensors":
+            raise ValueError(f"{target}: what is written is a safetensors file; end its name in .safetensors")
         if target.exists() and not options.overwrite:
             raise FileExistsError(f"{target} exists: choose another name, or add --overwrite to replace it")
         print(f"{target}: {convert_file(source, target)}")

@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, get_spec
 from flux_edu.io.device import pick_device
+from flux_edu.io.options import check_room
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, token_grid
 from flux_edu.schedule import get_schedule
@@ -325,6 +326,7 @@ def main(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     spec = get_spec(options.model or ("flux-dev" if device.type == "cuda" else "tiny"))
     size = options.size or (1024 if spec.repo_id else 128)
+    check_room(spec, size, size, device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     case = Case(spec, size, size, options.text or spec.txt_tokens, options.steps, device, dtype, options.loops)
     makers = ["ours", *["diffusers"] * options.diffusers]
