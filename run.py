@@ -2,6 +2,7 @@
 
 python run.py                 make .venv (once) and open JupyterLab on the map notebook
 python run.py lab [options]   the same; options go to JupyterLab, such as --no-browser, --ip or --port
+python run.py --language zh   the same with the notebooks 00 to 06 in Chinese (made in build/zh)
 python run.py test [options]  make .venv (once) and run every test and every notebook; options go to pytest
 python run.py lint            make .venv (once) and check style, formatting and which way imports run
 python run.py book            make .venv (once), build the book, serve it here and open it; --no-open builds it and ends
@@ -10,6 +11,7 @@ python run.py sample "..."    make .venv (once) and paint a picture; `python run
 python run.py real            the published models: what is here, what is missing; so do `bench` and `batch` of flux-edu
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ TORCH = "torch==2.13.0"  # the version tested; on Linux an unpinned one would br
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PACKAGE = ("doctor", "sample", "real", "bench", "batch")  # the package's own commands
 KERNELS = Path("flux_edu", "teaching", "widgets", "engine", "kernels.c")
+LANGUAGES = ("en", "zh")
 COMMANDS = ("lab", "test", "lint", "book", *PACKAGE)
 # another Python's library and packages; pip's settings that would put the packages somewhere else, or nowhere; and two
 # that keep a kernel from starting where they name what is not there
@@ -247,7 +250,9 @@ def test_everything(python):
 
 def main(arguments):
     check_python(sys.version_info)
-    command, options = (arguments[0], arguments[1:]) if arguments else ("lab", [])
+    if not arguments or arguments[0].startswith("--language"):
+        arguments = ["lab", *arguments]
+    command, options = arguments[0], arguments[1:]
     if command not in COMMANDS or (options and command == "lint"):
         print(__doc__)
         return 0 if command in ("-h", "--help") else 2
@@ -276,6 +281,7 @@ def main(arguments):
 
 def open_lab(python, options):
     """JupyterLab on the map notebook, without its question about news and its look for updates (settings can ask)."""
+    language, options = take_language(options)
     settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"  # defaults of this .venv alone
     settings.parent.mkdir(parents=True, exist_ok=True)
     quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
@@ -285,7 +291,22 @@ def open_lab(python, options):
     if is_root() and "--allow-root" not in options:
         say("you are root, as in a container or on a rented machine: JupyterLab is started with --allow-root")
         options = ["--allow-root", *options]
-    return call([python, "-m", "jupyterlab", *options, Path("notebooks", "00_map.ipynb")])
+    if language == "en":
+        return call([python, "-m", "jupyterlab", *options, Path("notebooks", "00_map.ipynb")])
+    if code := call([python, Path("docs", "chinese.py")]):
+        return code
+    first = Path("build", "zh", "notebooks", "00_map.ipynb")
+    return call([python, "-m", "jupyterlab", *options, first], FLUX_EDU_LOCALE=str(ROOT / "build" / "zh" / "locale"))
+
+
+def take_language(options):
+    """The language that --language asks for, and the other options; stops with one line at one that is not there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--language", default="en")
+    known, others = parser.parse_known_args(options)
+    if known.language not in LANGUAGES:
+        fail("--language takes {}, not {}".format(" or ".join(LANGUAGES), known.language))
+    return known.language, others
 
 
 if __name__ == "__main__":

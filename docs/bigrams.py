@@ -1,7 +1,8 @@
 """How the search of the Chinese pages cuts a text into words, as a Sphinx extension.
 
 Chinese is written without blanks, and a dictionary would be a library of its own: every two neighbouring characters
-are a word. Of a query, pairs that no page has are left out, or "时间平移是什么" would not find 时间平移.
+are a word. It begins with _, since Sphinx's search asks only for words of three letters and more. Of a query, pairs
+that no page has are left out, or "时间平移是什么" would not find 时间平移.
 """
 
 import re
@@ -13,7 +14,7 @@ SPLIT = r"""
 function splitQuery(query) {
   const parts = query.toLowerCase().match(/[\u4e00-\u9fff]+|(?:(?![\u4e00-\u9fff])[\p{L}\p{N}_])+/gu) ?? [];
   const isChinese = (part) => part.length > 1 && /[\u4e00-\u9fff]/.test(part);
-  const pairs = (part) => Array.from({ length: part.length - 1 }, (_, i) => part.slice(i, i + 2));
+  const pairs = (part) => Array.from({ length: part.length - 1 }, (_, i) => "_" + part.slice(i, i + 2));
   const words = parts.flatMap((part) => (isChinese(part) ? pairs(part) : [part]));
   const { terms, titleterms } = Search._index ?? {};
   return terms ? words.filter((word) => word in terms || word in titleterms) : words;
@@ -30,7 +31,7 @@ class Bigrams(SearchLanguage):
         words = []
         for part in PART.findall(text.lower()):
             is_chinese = len(part) > 1 and "\u4e00" <= part[0] <= "\u9fff"
-            words += [part[i : i + 2] for i in range(len(part) - 1)] if is_chinese else [part]
+            words += [f"_{part[i : i + 2]}" for i in range(len(part) - 1)] if is_chinese else [part]
         return words
 
 

@@ -6,6 +6,7 @@ The cells of code are those of the English notebooks, byte for byte, so what the
 A link to a page that is not translated leads to the English one.
 """
 
+import hashlib
 import html
 import json
 import os
@@ -76,24 +77,46 @@ def relink(text: str, page: str, english: Callable[[str, str], str]) -> str:
 # ---------------------------------------------------------------- notebooks for JupyterLab
 
 
-def write_notebooks() -> None:
-    """The chapters in build/zh/notebooks, and what their panels say in build/zh/locale."""
-    shutil.rmtree(LAB, ignore_errors=True)
-    (LAB / "notebooks").mkdir(parents=True)
+def write_notebooks(folder: Path = LAB) -> None:
+    """The chapters in FOLDER/notebooks, and what their panels say in FOLDER/locale.
+
+    A notebook that the reader has changed stays; if its English source has changed too, it becomes NAME-yours.ipynb.
+    """
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    record = folder / "written.json"
+    hashes = json.loads(record.read_text("utf-8")) if record.exists() else {}
     for name in CHAPTERS:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = relink(replace(cell.source, ".md", chinese(name)), f"notebooks/{name}.ipynb", in_lab)
-        nbformat.write(notebook, LAB / "notebooks" / f"{name}.ipynb")
+        text, path = nbformat.writes(lab_notebook(name)), folder / "notebooks" / f"{name}.ipynb"
+        if path.exists() and hashes.get(name) == digest(text):
+            continue
+        if path.exists() and hashes.get(name) != digest(path.read_text("utf-8")):
+            names = (path.with_stem(f"{name}-yours{number}") for number in ("", *range(2, 1000)))
+            kept = path.rename(next(free for free in names if not free.exists()))
+            print(f"notebook {name} has changed since you wrote in it: yours is now {kept}")
+        path.write_text(text, encoding="utf-8")
+        hashes[name] = digest(text)
+    record.write_text(json.dumps(hashes), encoding="utf-8")
     catalogue = Catalog("zh_CN")
     for texts in (translations("panels"), translations("pictures"), *map(headings, CHAPTERS)):
         for english, translated in texts.items():
             catalogue.add(english, translated)
-    folder = LAB / "locale" / "zh_CN" / "LC_MESSAGES"
-    folder.mkdir(parents=True)
-    with (folder / "flux_edu.mo").open("wb") as file:
+    locale = folder / "locale" / "zh_CN" / "LC_MESSAGES"
+    locale.mkdir(parents=True, exist_ok=True)
+    with (locale / "flux_edu.mo").open("wb") as file:
         write_mo(file, catalogue)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lab_notebook(name: str) -> nbformat.NotebookNode:
+    """A chapter in Chinese, not executed."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = relink(replace(cell.source, ".md", chinese(name)), f"notebooks/{name}.ipynb", in_lab)
+    return notebook
 
 
 def in_lab(path: str, anchor: str) -> str:
@@ -107,8 +130,11 @@ def stage(english: Path, target: Path, front: str) -> None:
     """What Sphinx reads for html/zh, from what it has read for the English pages."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(english / "_static" / "mathjax", target / "_static" / "mathjax")
-    for name in ("book.css", "book.js", "language.js", "paint.js"):
+    for name in ("book.css", "book.js", "language.js"):
         shutil.copy(english / "_static" / name, target / "_static")
+    painting = replace((english / "_static" / "paint.js").read_text("utf-8"), ".js", chinese("panels"))
+    painting = painting.replace('"../engine/', '"../../engine/').replace('"../weights/', '"../../weights/')
+    (target / "_static" / "paint.js").write_text(painting, encoding="utf-8")
     for name in ("conf.py", "scorer.js"):
         shutil.copy(english / name, target)
     shutil.copytree(english / "templates", target / "templates")
@@ -171,12 +197,12 @@ def shown(page: str) -> str:
     return replace(page, ".html", lambda text: html.escape(label(html.unescape(text)), quote=False))
 
 
-def write_github_page() -> None:
+def github_page() -> str:
+    """WHAT_FLUX_IS_NOT.md in Chinese, as docs/WHAT_FLUX_IS_NOT.zh.md has it."""
     text = replace((ROOT / "docs" / "WHAT_FLUX_IS_NOT.md").read_text("utf-8"), ".md", chinese("WHAT_FLUX_IS_NOT"))
-    text = text.replace("(WHAT_FLUX_IS_NOT.zh.md)", "(WHAT_FLUX_IS_NOT.md)")
-    (ROOT / "docs" / "WHAT_FLUX_IS_NOT.zh.md").write_text(text, encoding="utf-8")
+    return text.replace("(WHAT_FLUX_IS_NOT.zh.md)", "(WHAT_FLUX_IS_NOT.md)")
 
 
 if __name__ == "__main__":
     write_notebooks()
-    write_github_page()
+    (ROOT / "docs" / "WHAT_FLUX_IS_NOT.zh.md").write_text(github_page(), encoding="utf-8")

@@ -48,7 +48,7 @@ if tags.has("chinese"):  # noqa: F821  built after the English pages, into their
     language = "zh_CN"
     html_title = "逐个公式读懂 FLUX.1"
     extensions += ["sphinx.ext.intersphinx", "bigrams"]
-    intersphinx_mapping = {"english": ("..", str(Path(chinese.ROOT, "build", "book", "html", "objects.inv")))}
+    intersphinx_mapping = {"english": ("..", str(Path(__file__).resolve().parents[1] / "html" / "objects.inv"))}
     web = dict.fromkeys(("http", "https", "mailto"))
     myst_url_schemes = web | {"en": "{{path}}", "en-part": "{{path}}#{{fragment}}"}
 

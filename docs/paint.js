@@ -25,6 +25,9 @@ const PAINTERS = {
   }),
 };
 
+// a text with its {names} filled in; docs/chinese.py puts Chinese ones in their place
+const say = (text, values = {}) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+
 let loading = null;
 
 // the one engine of this page
@@ -76,14 +79,19 @@ async function paint(box) {
     const options = PAINTERS[box.dataset.draw](await values(box));
     const painter = await engine();
     const cost = await painter.cost(options.model);
-    status.textContent = cost ? `Loading the model: ${megabytes(cost)} …` : "Painting …";
+    status.textContent = cost
+      ? say("Loading the model: {all} …", { all: megabytes(cost) })
+      : say("Painting …");
     await painter.load(options.model, ({ bytes, total }) => {
-      status.textContent = `Loading the model: ${megabytes(bytes)} of ${megabytes(total)} …`;
+      const sizes = { done: megabytes(bytes), all: megabytes(total) };
+      status.textContent = say("Loading the model: {done} of {all} …", sizes);
     });
     const painted = await painter.paint(options);
     if (!painted) return; // a newer picture is on its way
     show(box, painted, options.prompt);
-    status.textContent = `Painted in this page by ${options.model} in ${painted.seconds.toFixed(1)} s.`;
+    const { model } = options;
+    const seconds = painted.seconds.toFixed(1);
+    status.textContent = say("Painted in this page by {model} in {seconds} s.", { model, seconds });
   } catch (error) {
     status.textContent = error.message;
   }
@@ -96,7 +104,7 @@ function show(box, { data, width, height }, prompt) {
   canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
   const img = box.querySelector(":scope > img");
   img.src = canvas.toDataURL();
-  img.alt = `“${prompt}”, painted in this page`;
+  img.alt = say("“{prompt}”, painted in this page", { prompt });
   img.style.width = `${2 * width}px`;
 }
 
@@ -120,7 +128,7 @@ for (const box of document.querySelectorAll(".flux-frames[data-draw]")) {
   if (!PAINTERS[box.dataset.draw]) continue;
   const button = document.createElement("button");
   Object.assign(button, { type: "button", className: "flux-load" });
-  button.textContent = "Load the model (40 MB at most, once) and paint here";
+  button.textContent = say("Load the model (40 MB at most, once) and paint here");
   button.addEventListener("click", () => liven(box));
   const status = Object.assign(document.createElement("span"), { className: "flux-status" });
   status.setAttribute("role", "status");

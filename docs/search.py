@@ -25,7 +25,7 @@ class Search:
 
     def words(self, query: str) -> set[str]:
         if self.language.lang == "zh":
-            return {word for word in self.language.split(query) if self.pages_with(word)}
+            return {word for word in self.language.split(query) if not word.isdigit() and self.pages_with(word)}
         words = [word for word in re.findall(r"\w+", query) if not word.isdigit()]
         return {self.language.stem(word) for word in words if word.lower() not in self.language.stopwords}
 

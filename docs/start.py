@@ -45,6 +45,8 @@ def start_page(notebooks: dict[str, nbformat.NotebookNode], pages: list[str], ch
         "for whom": re.search(r"\*\*(?:For whom:|适合谁：)\*\*.*?(?=\n\n)", readme, re.DOTALL)[0],
         "ways": re.search(r"## (?:Three ways to read|三种读法)\n\n(.*?)\n\n##", readme, re.DOTALL)[1],
         "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>",
+        "first": "各章" if chinese else "The chapters",
+        "second": "更多" if chinese else "More",
         "notebooks": "\n".join(f"notebooks/{name}" for name in notebooks),
         "pages": "\n".join([f"docs/{name}" for name in pages] + ["The package <api/index>"] * (chinese is None)),
     }

@@ -109,6 +109,7 @@ def panel_texts() -> Iterator[str]:
         for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]:
             for call in calls("".join(cell["source"]), "explore") if cell["cell_type"] == "code" else ():
                 yield from (keyword.arg.replace("_", " ") for keyword in call.keywords if keyword.arg)
+    yield from re.findall(r'\bsay\("([^"]+)"', (ROOT / "docs" / "paint.js").read_text("utf-8"))
     for name in CHAPTERS[1:]:
         exercises = chapter(name[:2])
         for exercise in exercises.EXERCISES:

@@ -206,17 +206,21 @@ function lines(texts, [x, y, width, height], size = 12) {
   );
 }
 
-/** A text in lines of at most so many letters. */
+const letterCount = (text) => [...text].reduce((sum, one) => sum + (one > "\u2e80" ? 2 : 1), 0);
+
+/** A text in lines of at most so many letters; a Chinese character has the width of two, and may end a line. */
 function wrapped(text, letters, most) {
   const rows = [""];
-  for (const word of text.split(" ")) {
-    const last = rows.at(-1);
-    if (last && `${last} ${word}`.length > letters) rows.push(word);
-    else rows[rows.length - 1] = last ? `${last} ${word}` : word;
+  for (const word of text.match(/[\u2e80-\uffff]\s?|[^\s\u2e80-\uffff]+\s?/g) ?? []) {
+    if (rows.at(-1) && letterCount(rows.at(-1) + word.trimEnd()) > letters) rows.push(word);
+    else rows[rows.length - 1] += word;
   }
-  return rows.length > most
-    ? [...rows.slice(0, most - 1), `${rows[most - 1].slice(0, letters - 1)}…`]
-    : rows;
+  if (rows.length > most) {
+    rows.length = most;
+    while (letterCount(rows[most - 1]) >= letters) rows[most - 1] = rows[most - 1].slice(0, -1);
+    rows[most - 1] += "…";
+  }
+  return rows.map((row) => row.trimEnd());
 }
 
 function contents(key, view, place) {

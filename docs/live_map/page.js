@@ -299,10 +299,17 @@ const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
 
 /** Say what the model costs that is chosen and not here yet. */
 async function offer() {
-  const mb = megabytes(await painter.cost(state.model));
-  $("load").hidden = false;
-  $("load").textContent = fill(words.load, { mb });
+  const mb = await offerModel();
   say(fill(words.needsModel, { mb }));
+}
+
+/** The button, which says what it costs; the megabytes. */
+async function offerModel() {
+  const { missing } = await painter.cost(state.model);
+  const mb = megabytes(missing);
+  $("load").hidden = false;
+  $("load").textContent = missing ? fill(words.load, { mb }) : words.loadKept;
+  return mb;
 }
 
 async function load() {
@@ -311,7 +318,7 @@ async function load() {
   button.disabled = true;
   bar.hidden = false;
   try {
-    const total = await painter.cost(state.model);
+    const { total } = await painter.cost(state.model);
     const mb = megabytes(total);
     await painter.load(state.model, ({ bytes }) => {
       bar.value = bytes / total;
@@ -413,9 +420,7 @@ async function start() {
   const number = keptNumber();
   firstKept = await kept.open(0);
   await showKept(Math.max(0, number));
-  const cost = await painter.cost(state.model);
-  $("load").hidden = false;
-  $("load").textContent = fill(words.load, { mb: megabytes(cost) });
+  await offerModel();
   if (number < 0) await offer();
   performance.mark("ready");
   document.body.dataset.ready = "yes";

@@ -1,6 +1,7 @@
 // The engine, from the page's side: paintings that can be asked for every number on their way.
 
 import { Engine } from "../engine/engine.js";
+import { Files } from "../engine/files.js";
 import { Painted, toCanvas } from "./painting.js";
 import { gathered, lengths, changes, modulation, WANTED } from "./trace.js";
 
@@ -10,13 +11,14 @@ export class Painter {
   loaded = new Set(); // models
   constructor(weights) {
     this.weights = weights;
+    this.files = new Files(weights);
   }
   get ready() {
     return this.loaded.size > 0;
   }
-  /** Bytes that a model needs and that are not here yet; the cache may have them. */
+  /** Bytes of what a model needs and this page has not read yet, and of those what the browser does not keep. */
   async cost(model) {
-    this.manifest ??= await (await fetch(`${this.weights}manifest.json`)).json();
+    const manifest = await this.files.manifest();
     const shared = [
       "flux.safetensors",
       "t5.safetensors",
@@ -26,8 +28,9 @@ export class Painter {
     ];
     const names = this.ready ? [] : shared;
     const delta = `${model.replace("tiny-", "")}.safetensors`;
-    if (delta in this.manifest && !this.loaded.has(model)) names.push(delta);
-    return names.reduce((sum, name) => sum + this.manifest[name].bytes, 0);
+    if (delta in manifest && !this.loaded.has(model)) names.push(delta);
+    const total = names.reduce((sum, name) => sum + manifest[name].bytes, 0);
+    return { total, missing: await this.files.missing(names) };
   }
   /** Fetch a model or take it from the browser’s cache; progress({bytes, total}). */
   async load(model, progress) {

@@ -2,6 +2,7 @@
 
 export const page = {
   load: "Load the model, {mb} MB, once",
+  loadKept: "Start the model, which this browser keeps",
   loading: "Loading: {done} of {mb} MB",
   preparing: "Preparing the weights …",
   ready: "The model is here, and this browser keeps it. Write a prompt and paint.",

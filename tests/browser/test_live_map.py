@@ -292,7 +292,7 @@ def test_the_newest_wish_is_painted_and_the_model_stays_in_the_cache(painted, co
     fetched = []
     again.on("request", lambda request: fetched.append(request.url))
     show(again, address)
-    again.get_by_role("button", name="Load the model").click()
+    again.get_by_role("button", name="Start the model, which this browser keeps").click()
     expect(again.get_by_role("status")).to_contain_text("this browser keeps it", timeout=60_000)
     assert not [url for url in fetched if ".safetensors" in url]
     again.close()

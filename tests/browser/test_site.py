@@ -8,6 +8,7 @@ import json
 import re
 
 import book
+import chinese
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from lab import open_browser
@@ -158,3 +159,48 @@ def test_the_page_paints_when_asked(read):
 def test_a_chapter_can_be_printed(address, tmp_path):
     (file,) = print_chapters(address, ["02_patchify"], tmp_path)
     assert file.read_bytes().startswith(b"%PDF") and file.stat().st_size > 200_000
+
+
+# ---------------------------------------------------------------- Chinese
+
+
+@pytest.mark.parametrize("name", ["index", "start", "notebooks/01_schedule", "notebooks/06_sampling", "docs/QUESTIONS"])
+def test_a_chinese_page_is_whole_and_has_an_english_one(read, name):
+    page = read(f"zh/{name}.html")
+    assert page.evaluate("() => document.documentElement.lang") == "zh-CN"
+    assert not page.locator("img").evaluate_all(
+        "(all) => all.filter((e) => e.complete && !e.naturalWidth).map((e) => e.src)"
+    )
+    assert page.evaluate(CUT) == []
+    narrow = read(f"zh/{name}.html", width=360, color_scheme="dark")
+    assert narrow.evaluate("() => document.documentElement.scrollWidth") <= 360
+    page.locator("a.flux-language").first.click()
+    assert page.evaluate("() => document.documentElement.lang") == "en" and f"/{name}.html" in page.url
+
+
+def test_who_reads_chinese_is_offered_it_and_may_decline(read, browser):
+    english = read("notebooks/01_schedule.html")
+    assert english.locator(".flux-offer").count() == 0
+    page = read("notebooks/01_schedule.html", locale="zh-CN")
+    page.locator(".flux-offer button").click()
+    page.reload()
+    assert page.locator(".flux-offer").count() == 0, "asked once"
+    page = read("index.html", locale="zh-CN")
+    page.locator(".flux-offer a").click()
+    assert page.url.endswith("/zh/index.html") and page.locator(".flux-offer").count() == 0
+
+
+def test_a_slider_of_a_chinese_chapter_moves_and_its_search_finds_what_is_asked(read):
+    page = read("zh/notebooks/01_schedule.html")
+    slider = page.locator(SLIDERS).first
+    picture = slider.locator("xpath=ancestor::div[contains(@class, 'flux-frames')]").locator("> img")
+    before = picture.get_attribute("src")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    picture.evaluate("(img) => img.decode()")
+    assert picture.get_attribute("src") != before and re.search("[\u4e00-\u9fff]", picture.get_attribute("alt"))
+    for query, expected in list(chinese.QUERIES.items())[:3]:
+        results = read(f"zh/search.html?q={query}").locator("#search-results li a")
+        results.nth(2).wait_for()
+        first = [results.nth(i).get_attribute("href") for i in range(3)]
+        assert any(expected in address for address in first), (query, first)

@@ -92,7 +92,7 @@ def same_level(t: float = 0.7, factor: int = 4) -> Figure:
     odds = t / (1 - t) if t < 1 else math.inf
     fig.set_label(
         f"A house at t = {t:.2f}: small, with noise {odds:.2f} times the picture; {factor} times as wide, as noisy;"
-        f" that averaged down, with noise {odds / factor:.2f} times the picture, so that the house is plain again; and"
+        f" that averaged down, with noise {odds / factor:.2f} times the picture; and"
         f" at t' = {higher:.2f}, averaged down, as noisy as the small one."
     )
     return fig

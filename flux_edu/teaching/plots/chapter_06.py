@@ -158,7 +158,7 @@ def guidance_plane(v_uncond: Float[Tensor, "*shape"], v_cond: Float[Tensor, "*sh
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
     fig.set_label(
         f"The plane of the two velocities. The unprompted one is {a.norm():.1f} long, the prompted one {b.norm():.1f},"
-        f" cosine {cosine:.3f}. Guidance {w:g} goes on along the dotted line from one through the other: length"
+        f" cosine {cosine:.3f}. Guidance {w:g} lies on the dotted line through both: length"
         f" {guided.norm():.1f}."
     )
     return fig
