@@ -187,12 +187,13 @@ def test_a_mask_of_any_mode_is_the_hole_that_it_shows(name):
         Image.fromarray(HOLE * 128),
         Image.fromarray(HOLE * np.uint8(2)),
         Image.fromarray(HOLE.astype(np.uint16) * 500),
+        Image.fromarray(HOLE.astype(">u2") * 500),
         Image.fromarray(HOLE.astype(np.float32) / 2),
         Image.fromarray(np.stack([HOLE * 0, HOLE * 0, HOLE * 0, HOLE * 255], -1)),  # black strokes
         Image.fromarray(np.stack([HOLE * 255, HOLE * 0, HOLE * 0, HOLE * 255], -1)),  # red ones
         Image.fromarray(np.stack([HOLE * 255, HOLE * 255, HOLE * 255, HOLE * 200], -1)),  # thin ones
     ],
-    ids=["128", "2", "16 bits, 500", "0.5", "black strokes", "red strokes", "thin strokes"],
+    ids=["128", "2", "16 bits, 500", "the same, big-endian", "0.5", "black strokes", "red strokes", "thin strokes"],
 )
 def test_a_mask_that_is_refused_gets_advice_that_gives_the_hole(mask):
     with pytest.raises(ValueError, match="the mask (holds|is empty)") as caught:

@@ -4,6 +4,7 @@ The deltas here are small and random, in the layout of the trained ones: what is
 the network, not what the trained tools make of it.
 """
 
+import copy
 import shutil
 import warnings
 from dataclasses import replace
@@ -119,6 +120,16 @@ def test_a_tool_paints_what_its_training_measures(generators, picture, mask, nam
     off = np.abs(np.array(to_picture(theirs[0]), dtype=int) - np.array(ours, dtype=int))
     assert off.max() <= 1 and (off > 0).mean() < 1e-3  # a sum in another order may round otherwise
     assert tool.model.redux is not None if name == "redux" else not hasattr(tool.model, "redux")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tool_paints_almost_the_same_in_16_bits(generators, picture, mask, name):
+    fine, tool = paint(generators, name, picture, mask), copy.deepcopy(generators[name])
+    tool.model.bfloat16()
+    tool.ae.bfloat16()
+    coarse = paint({name: tool}, name, picture, mask)
+    assert coarse.info["dtype"] == "torch.bfloat16"
+    assert np.abs(np.array(coarse, dtype=int) - np.array(fine, dtype=int)).mean() < 8  # of 255
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -286,7 +286,7 @@ def read_mask(mask: object) -> Image.Image:
         return Image.fromarray(255 * grey)
     if other := [value for value in used if value not in (0, 255)]:
         numbers = strokes or ("np.array(mask)" if mask.mode in WIDE_MODES else "np.array(mask.convert('L'))")
-        middle = mask.getextrema()[1] / 2 if mask.mode in WIDE_MODES else used[-1] // 2
+        middle = np.asarray(mask.convert("F")).max() / 2 if mask.mode in WIDE_MODES else used[-1] // 2
         raise ValueError(
             f"the mask holds {', '.join(map(str, other[:4]))}{' …' if len(other) > 4 else ''}: 255, white, is painted,"
             f" 0, black, is kept. Image.fromarray({numbers} > {middle:g}) decides for each pixel"
