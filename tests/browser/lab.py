@@ -40,7 +40,9 @@ OPEN = """([path, run]) => {
     await until(() => window.jupyterapp);
     const app = window.jupyterapp;
     await app.restored;
-    const panel = await app.commands.execute("docmanager:open", { path });
+    if (app.name === "JupyterLab") await app.commands.execute("docmanager:open", { path }); // Notebook has it open
+    await until(() => app.shell.currentWidget?.sessionContext);
+    const panel = app.shell.currentWidget;
     const context = panel.sessionContext, connected = () => context.session?.kernel?.connectionStatus === "connected";
     await until(() => context.isReady && connected() && context.session.kernel.status === "idle");
     app.shell.collapseLeft();
@@ -113,6 +115,8 @@ class Visit:
 class Lab:
     """A JupyterLab of its own folders, which sees copies of the notebooks; `with` ends it and its kernels."""
 
+    module, app, first_page = "jupyterlab", "LabApp", "lab"
+
     def __init__(self, folder: Path):
         self.folder, self.token = folder, secrets.token_hex(16)
         self.root = folder / "notebooks"
@@ -129,11 +133,11 @@ class Lab:
         own |= {f"JUPYTERLAB_{name}_DIR": str(self.folder / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
         own |= {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(self.folder / "ipython")}
         own["OMP_WAIT_POLICY"] = "passive"  # two threads that wait in a loop would keep the browser from its core
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root"]
+        command = [sys.executable, "-m", self.module, "--no-browser", "--ip=127.0.0.1", "--allow-root"]
         command += [f"--port={self.address.rpartition(':')[2]}", "--ServerApp.port_retries=0"]
         command += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"]
         command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-        command += ["--LabApp.expose_app_in_browser=True"]
+        command += [f"--{self.app}.expose_app_in_browser=True"]
         with (self.folder / "lab.log").open("w") as log:
             self.server = subprocess.Popen(
                 command,
@@ -146,7 +150,7 @@ class Lab:
         while not self._answers():
             if self.server.poll() is not None or time.monotonic() > until:
                 self.__exit__()
-                raise RuntimeError("JupyterLab did not start:\n" + (self.folder / "lab.log").read_text())
+                raise RuntimeError(f"{self.module} did not start:\n" + (self.folder / "lab.log").read_text())
             time.sleep(0.2)
         return self
 
@@ -170,8 +174,15 @@ class Lab:
         page, local = visit.page, (self.address, "data:", "blob:", self.address.replace("http", "ws"))
         page.on("pageerror", lambda error: visit.page_errors.append(str(error)))
         page.on("request", lambda each: each.url.startswith(local) or visit.outside.append(each.url))
-        page.goto(f"{self.address}/lab?token={self.token}&reset", wait_until="domcontentloaded", timeout=60_000)
+        self.go(visit, self.first_page)
         return visit
+
+    def go(self, visit: Visit, place: str) -> None:
+        address = f"{self.address}/{place}?token={self.token}&reset"
+        visit.page.goto(address, wait_until="domcontentloaded", timeout=60_000)
+
+    def turn_to(self, visit: Visit, name: str) -> None:
+        """Leave the page for a notebook's own; JupyterLab has one page for all."""
 
     def open(self, visit: Visit, notebook: Path, run: bool) -> None:
         """A notebook on the page: all its cells run, or with the outputs that the file holds."""
@@ -179,6 +190,7 @@ class Lab:
         NotebookNotary(data_dir=str(self.folder / "data")).sign(copy)  # else the page would not show its widgets
         nbformat.write(copy, self.root / notebook.name)
         visit.name = notebook.name
+        self.turn_to(visit, notebook.name)
         visit.page.evaluate(OPEN, [notebook.name, run])
         visit.page.wait_for_function(READY, timeout=400_000, polling=500)  # else it is asked every frame
 
@@ -187,3 +199,12 @@ class Lab:
         visit.page.evaluate(CLOSE)
         visit.page_errors.clear()
         visit.outside.clear()
+
+
+class Notebook7(Lab):
+    """Jupyter Notebook 7: the same parts, a page for each notebook."""
+
+    module, app, first_page = "notebook", "JupyterNotebookApp", "tree"
+
+    def turn_to(self, visit: Visit, name: str) -> None:
+        self.go(visit, f"notebooks/{name}")
