@@ -76,7 +76,7 @@ export const stations = [
     title: "What does the network read of a prompt?",
     text: "A tokenizer cuts the prompt into pieces, each with a number. T5 makes of every piece a row, and each row has read the others. CLIP makes one row of the whole sentence. The blocks read T5’s rows; CLIP’s row goes into the vector that steers them.",
     picture:
-      "The prompt has {pieces} pieces and its end; {padding} rows of padding follow. “{word}” is id {ids}. Its row of T5, every fourth number:",
+      "The prompt has {pieces} pieces and its end; {padding} rows of padding follow. “{word}” is id {ids}. Its rows of T5 are marked; every fourth number is drawn:",
     rows: "T5’s rows (colours: −, 0, +)",
     clip: "CLIP’s one row",
     replace: "Put another word in place of “{word}”",
@@ -97,7 +97,7 @@ export const stations = [
     text: "A schedule says at which noise levels the network is asked. A larger picture shows through the same noise more easily, so its levels are shifted: more steps at high noise. The shift depends on the number of tokens alone. schnell has learned evenly spaced levels.",
     picture:
       "{size} × {size} pixels are {tokens} tokens: μ = {mu}. {high} of {steps} steps begin above t = 0.5; evenly spaced it would be {even}.",
-    steps: "Number of levels N",
+    steps: "Number of steps N",
     size: "Pixels on a side",
     even: "evenly spaced",
     shifted: "shifted",
@@ -191,7 +191,7 @@ export const stations = [
     title: "Where do the pixels come from?",
     text: "All that you have seen happened on 16 planes at an eighth of the picture’s size. A decoder makes pixels of them. Beside it, a mere table of 51 numbers does the same for each place alone: colours, but no edges. Switch a plane off.",
     picture:
-      "The table’s picture differs from the decoder’s by {db} dB (peak signal to noise). {off}",
+      "Between the table’s picture and the decoder’s the peak signal-to-noise ratio is {db} dB. {off}",
     allOn: "All 16 planes are on.",
     someOff: "Off: plane {list}.",
     planes: "Planes of the latent",
