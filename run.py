@@ -293,7 +293,8 @@ def open_lab(python, options):
         options = ["--allow-root", *options]
     if language == "en":
         return call([python, "-m", "jupyterlab", *options, Path("notebooks", "00_map.ipynb")])
-    if code := call([python, Path("docs", "chinese.py")]):
+    code = call([python, Path("docs", "chinese.py")])
+    if code:
         return code
     first = Path("build", "zh", "notebooks", "00_map.ipynb")
     return call([python, "-m", "jupyterlab", *options, first], FLUX_EDU_LOCALE=str(ROOT / "build" / "zh" / "locale"))

@@ -146,7 +146,8 @@ def stage(names: list[str]) -> tuple[Path, Path]:
     (source / "start.md").write_text(front, encoding="utf-8")
     target = BOOK / "source-zh"
     chinese.stage(source, target, chinese_front)
-    question_pages(target / "docs", "全部问题")
+    if "QUESTIONS" in chinese.PAGES:
+        question_pages(target / "docs", "全部问题")
     chinese.link_pages(target)
     return source, target
 
@@ -163,8 +164,8 @@ def question_pages(docs: Path, whole: str = "All questions") -> None:
 
 def unfound_questions(source: Path, site: Path) -> list[str]:
     """What the search of a site does not find though somebody asks for it in these words."""
-    page = (source / "docs" / "QUESTIONS.md").read_text("utf-8")
-    return unfound(site, QUESTION.findall(page))
+    page = source / "docs" / "QUESTIONS.md"
+    return unfound(site, QUESTION.findall(page.read_text("utf-8"))) if page.exists() else []
 
 
 def untranslated() -> list[str]:
@@ -295,7 +296,8 @@ def build(names: list[str]) -> int:
     lighten(site)
     lines = faults(site)
     if not names:
-        lines += unfound_questions(source, site) + unfound_questions(chinese_source, site / "zh") + untranslated()
+        lines += unfound_questions(source, site) + unfound_questions(chinese_source, site / "zh")
+        lines += chinese.unfound_queries(site / "zh") + untranslated()
     if lines:
         print("\n".join(lines), file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from babel.messages.mofile import write_mo
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from search import Search  # noqa: E402
 from translation import CHAPTERS, LINK, messages, replace, translations  # noqa: E402
 
 from flux_edu.teaching.language import translate_numbers  # noqa: E402
@@ -34,6 +35,31 @@ TRANSLATED = {f"notebooks/{name}.ipynb": name for name in CHAPTERS} | {f"docs/{n
 ALT = re.compile(r'(?<= alt=")[^"]*')
 PICTURES = re.compile(r'(?<=<script type="application/json">).*?(?=</script>)', re.DOTALL)  # of a panel
 TODO = "not written yet: replace the line that raises NotImplementedError, then run the cell again"
+
+QUERIES = {  # what the search of the Chinese pages finds among the first three
+    "时间平移": "notebooks/01_schedule",
+    "整流流": "notebooks/01_schedule",
+    "更大的图 噪声水平": "notebooks/01_schedule",
+    "分块": "notebooks/02_patchify",
+    "位置编号": "notebooks/02_patchify",
+    "旋转位置编码": "notebooks/03_rope",
+    "通道对 角度": "notebooks/03_rope",
+    "门控": "notebooks/04_double_stream",
+    "应用调制": "notebooks/04_double_stream",
+    "联合注意力 象限": "notebooks/04_double_stream",
+    "最后一层": "notebooks/05_single_stream",
+    "并行还是串行": "notebooks/05_single_stream",
+    "欧拉步": "notebooks/06_sampling",
+    "图生图": "notebooks/06_sampling",
+    "求解器": "notebooks/06_sampling",
+    "负面提示词": "docs/questions/02",
+    "schnell 要几步": "docs/questions/12",
+    "提示词权重": "docs/questions/18",
+    "中文提示词": "docs/questions/20",
+    "显卡放得下吗": "docs/questions/33",
+    "TeaCache": "docs/questions/34",
+    "归一化流 求逆": "docs/WHAT_FLUX_IS_NOT",
+}
 
 # ---------------------------------------------------------------- texts and links
 
@@ -195,6 +221,15 @@ def shown(page: str) -> str:
     page = ALT.sub(lambda alt: html.escape(picture(html.unescape(alt[0]))), page)
     page = PICTURES.sub(with_alts, page)
     return replace(page, ".html", lambda text: html.escape(label(html.unescape(text)), quote=False))
+
+
+def unfound_queries(site: Path) -> list[str]:
+    """The queries of QUERIES that do not find their page."""
+    if not (site / "docs" / "QUESTIONS.html").exists():
+        return []  # a book without its questions, as the tests build it
+    search = Search(site)
+    found = {query: search.find(query)[:3] for query in QUERIES}
+    return [f"{query} finds {found[query]}, not {page}" for query, page in QUERIES.items() if page not in found[query]]
 
 
 def github_page() -> str:

@@ -118,8 +118,8 @@ def velocity_field(
     Guidance, Eq. (6.4), comes in one of two ways. A distilled model (FLUX.1 dev) is
     told w and evaluated once. A model that is not takes `uncond`, the (txt, vec) of the
     empty prompt, and is evaluated with and without the prompt, both in one batch; with
-    w = 1 the half without it would cancel and is left out. Without `uncond` such a model
-    ignores w.
+    w = 1 the half without it would cancel and is left out. Without `uncond` such a
+    model ignores w.
 
     img_cond is joined to the channels of every token, Eq. (12.1) and (12.2);
     img_cond_seq, tokens "B L_ref C" and their ids "B L_ref 3", to the sequence,

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import book
+import chinese
 import ipywidgets as W
 import nbformat
 import panels
@@ -191,6 +192,7 @@ def small_book(tmp_path, monkeypatch):
 
     monkeypatch.setattr(book, "BOOK", tmp_path)
     monkeypatch.setattr(book, "PAGES", ["SETUP", "SOURCES"])  # the others link to all notebooks
+    monkeypatch.setattr(chinese, "PAGES", [])
     monkeypatch.setattr(book, "modules", lambda: ["flux_edu.schedule"])
     return build
 
