@@ -130,6 +130,11 @@ Q = "double_blocks.0.img_attn.qkv"
         ({"img_in.lora_A.weight": torch.ones(2, 24), "img_in.lora_B.weight": torch.ones(22, 2)}, "for a control model"),
         ({f"{Q}.lora_B.bias": torch.zeros(65)}, rf"{Q}.bias is \(65,\), should be \(66,\)"),
         ({f"{Q}.lora_B.weight": torch.full((66, 3), torch.nan)}, f"holds NaN or infinite numbers .*{Q}.lora_B.weight"),
+        (
+            {f"{Q}.lora_B.weight": torch.ones(66, 3).long()},
+            f"{Q}.lora_B.weight holds torch.int64, should hold floating",
+        ),
+        ({f"{Q}.lora_B.weight": torch.full((66, 3), 3e38)}, "the model with 1 × my.safetensors holds NaN or infinite"),
         ({"final_layer.linear.bias": torch.zeros(7)}, r"final_layer.linear.bias is \(7,\), should be \(12,\)"),
     ],
 )
@@ -145,6 +150,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(change, message):
 def test_an_empty_file_is_no_delta():
     with pytest.raises(CheckpointError, match="my.safetensors holds nothing for the transformer"):
         lora.merge(small().state_dict(), {}, source="my.safetensors")
+
+
+def test_a_whole_model_is_no_delta():
+    with pytest.raises(CheckpointError, match="my.safetensors is a whole model, not a LoRA"):
+        lora.merge(small().state_dict(), small(guidance_embed=True).state_dict(), source="my.safetensors")
 
 
 # ---------------------------------------------------------------- training

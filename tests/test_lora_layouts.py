@@ -230,6 +230,14 @@ def test_alpha_may_stand_in_the_header_or_in_a_configuration(state, tmp_path, wh
             read_lora(tmp_path)
 
 
+@pytest.mark.parametrize("config", [b"[]", b"{", b'{"lora_alpha": "x"}', b'{"lora_alpha": "\xe9"}', b"[" * 100_000])
+def test_a_configuration_that_is_damaged_is_told(state, tmp_path, config):
+    save_file(pairs(state, [f"{DOUBLE}.img_attn.proj"]), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_bytes(config)
+    with pytest.raises(CheckpointError, match="has a LoRA configuration that cannot be read: take another file"):
+        read_lora(tmp_path)
+
+
 # ---------------------------------------------------------------- what is left out, and what is refused
 
 

@@ -150,6 +150,16 @@ def test_the_hole_is_what_is_white(generators, picture, mask):
 
 
 @pytest.mark.parametrize("name", ["fill", "canny"])
+def test_a_size_that_the_memory_cannot_hold_is_refused_before_a_number_is_read(generators, name, monkeypatch):
+    monkeypatch.setattr("flux_edu.io.options.total_memory", lambda device: 2**20)
+    monkeypatch.setattr("flux_edu.apps.tools.to_tensor", None)
+    large = Image.new("RGB", (256, 256))
+    call = {"fill": lambda tool: tool.fill(large, large, ""), "canny": lambda tool: tool.control(large, "")}[name]
+    with pytest.raises(ValueError, match="256 × 256 pixels: decoding them takes .* choose a smaller size"):
+        call(generators[name])
+
+
+@pytest.mark.parametrize("name", ["fill", "canny"])
 def test_other_sizes(generators, picture, mask, name):
     wide, hole = picture.resize((96, 48)), mask.resize((96, 48), Image.Resampling.NEAREST)
     painted = paint(generators, name, wide, hole, num_steps=1)

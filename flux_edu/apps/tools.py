@@ -83,10 +83,10 @@ class ToolGenerator(FluxGenerator):
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
         self.check_tool("fill")
-        rgb = checked_picture("picture", picture)
-        x = whole_tokens("picture", rgb).to(self.device)
-        m = mask_numbers(mask, rgb.size).to(self.device)
-        options = self.tool_options(prompt, rgb.size, num_steps, guidance, seed)
+        size = whole_tokens("picture", picture)
+        options = self.tool_options(prompt, size, num_steps, guidance, seed)
+        x = to_tensor(checked_picture("picture", picture)).to(self.device)
+        m = mask_numbers(mask, size).to(self.device)
         img_cond = fill_cond(self.encode(hide(x, m)), m)
         metadata = tool_metadata("fill", picture=picture, mask=read_mask(mask))
         return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
@@ -106,11 +106,10 @@ class ToolGenerator(FluxGenerator):
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
         self.check_tool("control")
-        rgb = checked_picture("edges", edges)
-        x = whole_tokens("edges", rgb)
+        options = self.tool_options(prompt, whole_tokens("edges", edges), num_steps, guidance, seed)
+        x = to_tensor(checked_picture("edges", edges))
         if "canny" in self.name:
             advise_outlines(x)
-        options = self.tool_options(prompt, rgb.size, num_steps, guidance, seed)
         img_cond = control_cond(self.encode(x))
         metadata = tool_metadata("control", edges=edges)
         return self.paint(options, img_cond=img_cond, metadata=metadata, callback=callback)
@@ -240,13 +239,14 @@ def tool_metadata(tool: str, **pictures: Image.Image) -> dict:
 # ---------------------------------------------------------------- pictures and masks
 
 
-def whole_tokens(name: str, picture: Image.Image) -> Float[Tensor, "1 3 H W"]:
-    """The numbers of a picture that is painted at its own size: whole tokens, or an error."""
-    w, h = picture.size
+def whole_tokens(name: str, picture: object) -> tuple[int, int]:
+    """The size of a picture that is painted at its own: whole tokens, or an error."""
+    check_picture(name, picture)
+    w, h = upright(picture).size
     if w % PIXELS_PER_TOKEN or h % PIXELS_PER_TOKEN:
         near = " × ".join(str(max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN) for side in (w, h))
         raise ValueError(f"{name} has {w} × {h} pixels; sides must be multiples of 16: resize it, e.g. to {near}")
-    return to_tensor(picture)
+    return w, h
 
 
 def resized(picture: Image.Image, size: tuple[int, int], why: str) -> Float[Tensor, "1 3 H W"]:

@@ -50,6 +50,7 @@ def merge(state: State, delta: State, scale: float = 1.0, source: str = "the del
         add(out, update.module + ".weight", update.rows, change)
         if update.bias is not None:
             add(out, update.module + ".bias", update.rows, scale * update.factor * update.bias.float())
+    check_finite({key: x for key, x in out.items() if x is not state.get(key)}, f"the model with {scale:g} × {source}")
     return out
 
 

@@ -69,14 +69,14 @@ def read_lora(path: str | Path) -> State:
     with LazyStateDict(path) as weights:
         delta, config = dict(weights), weights.metadata.get("lora_adapter_metadata")
     beside = path / "adapter_config.json"
-    if not config and beside.is_file():
-        config = beside.read_text("utf-8")
-    if not config:
-        return delta
     try:
+        if not config and beside.is_file():
+            config = beside.read_text("utf-8-sig")
+        if not config:
+            return delta
         config = {key.removeprefix("transformer."): value for key, value in json.loads(config).items()}
         alpha = float(config.get("lora_alpha") or 0)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} has a LoRA configuration that cannot be read: take another file") from None
     if strange := [key for key in ("alpha_pattern", "use_rslora", "use_dora") if config.get(key)]:
         raise CheckpointError(f"{path} has {', '.join(strange)} in its LoRA configuration, which is not read here")
@@ -108,7 +108,9 @@ def read_layout(delta: State, state: State, source: str) -> tuple[list[Update], 
         name, part = split_key(key)
         if key in aside:
             continue
-        if part is None and (name in tensors or name.startswith(BROUGHT)):
+        if part != "alpha" and not x.is_floating_point():
+            problems.append(f"{key} holds {x.dtype}, should hold floating point")
+        elif part is None and (name in tensors or name.startswith(BROUGHT)):
             ours = tensors.get(name, name)
             whole[ours] = swap_halves(ours, x) if name != ours else x
             if ours in state and x.shape != state[ours].shape:
@@ -121,6 +123,8 @@ def read_layout(delta: State, state: State, source: str) -> tuple[list[Update], 
             swapped = places[name].swapped and part in ("B", "bias")
             pair[part] = torch.cat(x.chunk(2)[::-1]) if swapped else x
 
+    if not pairs and len(whole) >= len(state):
+        raise CheckpointError(f"{source} is a whole model, not a LoRA: load it in place of the other one")
     updates = []
     for place, pair in pairs.items():
         if missing := {"A", "B"} - pair.keys():
