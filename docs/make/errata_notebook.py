@@ -1,7 +1,8 @@
 """Notebook 14, written by `python docs/make/errata_notebook.py`.
 
-errata.md, which lies beside this file, is what stands before and after the entries; the entries are the list in
-flux_edu.teaching.errata: an explanation and a check each, a section a part of the notes.
+errata.md, which lies beside this file, is what stands before the entries, behind two of them (exercises) and at the
+end; the entries are the list in flux_edu.teaching.errata: an explanation and a check each, a section a part of the
+notes.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from flux_edu.teaching.errata import ERRATA, VERDICTS, Erratum
 PATH = Path(__file__).parents[2] / "notebooks" / "14_errata.ipynb"
 FRAME = Path(__file__).with_name("errata.md")
 ENTRIES = "<!-- the table of all entries, then every entry -->"
+PLACE = re.compile(r"^<!-- (?:after No\. (\d+)|at the end) -->$", re.MULTILINE)
 REPOSITORIES = {
     "flux": "black-forest-labs/flux",
     "x-flux": "XLabs-AI/x-flux",
@@ -141,8 +143,8 @@ def cells_of(markdown: str) -> list[NotebookNode]:
     return cells
 
 
-def entries() -> list[NotebookNode]:
-    """The cells of every entry: its words, then its check and its figure."""
+def entries(behind: dict[str, str]) -> list[NotebookNode]:
+    """The cells of every entry: its words, then its check and its figure, and what stands `behind` its number."""
     cells = []
     for part, errata in groupby(ERRATA, key=lambda erratum: erratum.part):
         title = f"## The notes on {part}\n\n"
@@ -152,13 +154,18 @@ def entries() -> list[NotebookNode]:
             lines = [f"run({erratum.number})"] if erratum.check else []
             lines += [erratum.figure[1]] if erratum.figure else []
             cells += [code_cell("\n".join(lines))] if lines else []
+            cells += cells_of(behind.pop(f"{erratum.number}", ""))
     return cells
 
 
 def generated() -> str:
     """The whole file, without outputs."""
     before, after = FRAME.read_text("utf-8").split(ENTRIES)
-    cells = [*cells_of(before), text_cell(table()), *entries(), *cells_of(after)]
+    _, *placed = PLACE.split(after)
+    behind = dict(zip(placed[::2], placed[1::2], strict=True))
+    end = behind.pop(None)
+    cells = [*cells_of(before), text_cell(table()), *entries(behind), *cells_of(end)]
+    assert not behind, f"errata.md places something behind entries that do not exist: {sorted(behind)}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return nbformat.writes(new_notebook(cells=cells, metadata=metadata)) + "\n"

@@ -7,26 +7,6 @@ from flux_edu.teaching.exercises.exercise import Exercise, normal
 # ---------------------------------------------------------------- 14.1
 
 
-def where_it_ends(x_0: Tensor, noise: Tensor) -> Tensor:
-    return noise + (noise - x_0)
-
-
-WHERE_IT_ENDS = Exercise(
-    "14.1",
-    where_it_ends,
-    inputs=[(normal(3, 5), normal(3, 5, seed=1)), (normal(2, 7), normal(2, 7, seed=1))],
-    mistakes={
-        "that is where the right sign ends, at the picture; the notes' factor t_n - t_next is positive":
-            lambda x_0, noise: x_0,
-        "that is where the walk begins; over all steps the factors add up to 1, not to 0": lambda x_0, noise: noise,
-        "that is v itself, how far it walks; add where it begins": lambda x_0, noise: noise - x_0,
-    },
-    advice="From ε it walks along v = ε - x_0, and the factors t_n - t_next of all steps add up to 1.",
-)  # fmt: skip
-
-# ---------------------------------------------------------------- 14.2
-
-
 def whole_products(num_steps: int) -> list[int]:
     return [p for p in range(101) if (100 - p) * num_steps % 100 == 0]
 
@@ -36,7 +16,7 @@ def float_traps(num_steps: int) -> list[int]:
 
 
 FLOAT_TRAPS = Exercise(
-    "14.2",
+    "14.1",
     float_traps,
     inputs=[(50,), (20,), (28,), (25,)],
     mistakes={
@@ -56,5 +36,25 @@ FLOAT_TRAPS = Exercise(
     advice="Compare int((1 - p / 100) * N) with (100 - p) * N // 100, for whole products alone.",
 )  # fmt: skip
 
-EXERCISES = [WHERE_IT_ENDS, FLOAT_TRAPS]
+# ---------------------------------------------------------------- 14.2
+
+
+def where_it_ends(x_0: Tensor, noise: Tensor) -> Tensor:
+    return noise + (noise - x_0)
+
+
+WHERE_IT_ENDS = Exercise(
+    "14.2",
+    where_it_ends,
+    inputs=[(normal(3, 5), normal(3, 5, seed=1)), (normal(2, 7), normal(2, 7, seed=1))],
+    mistakes={
+        "that is where the right sign ends, at the picture; the notes' factor t_n - t_next is positive":
+            lambda x_0, noise: x_0,
+        "that is where the walk begins; over all steps the factors add up to 1, not to 0": lambda x_0, noise: noise,
+        "that is v itself, how far it walks; add where it begins": lambda x_0, noise: noise - x_0,
+    },
+    advice="From ε it walks along v = ε - x_0, and the factors t_n - t_next of all steps add up to 1.",
+)  # fmt: skip
+
+EXERCISES = [FLOAT_TRAPS, WHERE_IT_ENDS]
 QUESTIONS = ()
