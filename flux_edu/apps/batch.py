@@ -36,7 +36,7 @@ def read_prompts(path: Path) -> list[str]:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path} is no UTF-8 text, see line {line}: save it as UTF-8 and try again") from None
     if "\0" in text:
-        raise ValueError(f"{path} is no UTF-8 text but UTF-16 or UTF-32 without a mark: save it as UTF-8 and try again")
+        raise ValueError(f"{path} holds zero bytes, as UTF-16 without a mark does: save it as UTF-8 and try again")
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} holds no prompt: write one on each line")

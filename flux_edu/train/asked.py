@@ -6,7 +6,7 @@ what can be measured of both without a judge: the number of connected regions, a
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flux_edu.train.data import CHINESE, COLOURS, ONE, SIZE, STYLES, Drawings, Scenes, a, lay, plain_canvas, seen
+from flux_edu.train.data import CHINESE, COLOURS, ONE, SIZE, STYLES, Drawings, Rows, Scenes, a, join, lay, plain_canvas, seen
 
 NUMBERS = ("", "two ", "three "), ("一", "两", "三")  # English with its article, Chinese with a measure word
 # Where the one thing stands, in parts of the width and height that it leaves free.
@@ -173,7 +173,7 @@ def make_catalogue(drawings: Drawings) -> Catalogue:
 
 
 @dataclass
-class Asked:
+class Asked(Rows):
     """n pictures to be, arrays of n rows: which drawing how often, where in words, small or not, on which colour."""
 
     drawing: Int[np.ndarray, "n"]
@@ -182,12 +182,6 @@ class Asked:
     small: Bool[np.ndarray, "n"]
     colour: Int[np.ndarray, "n"]  # of the background, a number into COLOURS
     place: Float[np.ndarray, "n 3 3"]  # side and centre of each copy
-
-    def __len__(self) -> int:
-        return len(self.count)
-
-    def __getitem__(self, rows) -> "Asked":
-        return Asked(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def scenes(self) -> Scenes:
         """As scenes of one thing, for what judges those."""
@@ -252,7 +246,7 @@ def draw_asked(
         asked = Asked(drawing, count, where, is_small, colour, np.stack(place))
         fine = seen(catalogue.drawings, asked.scenes()) != unseen
         parts.append(asked[fine & (names[colour] != catalogue.tint[drawing])])
-    return Asked(*(np.concatenate([getattr(part, field.name) for part in parts])[:n] for field in fields(Asked)))
+    return join(parts)[:n]
 
 
 def render_asked(drawings: Drawings, asked: Asked, width: int = SIZE, height: int = SIZE) -> Float[Tensor, "n 3 H W"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+Part = TypeVar("Part", np.ndarray, "Rows")
 SIZE = 128  # pixels a side, of drawings and of pictures
 SHIPPED = Path(str(files("flux_edu"))) / "train" / "drawings"  # a few hundred drawings that travel with the package
 STYLES = ("noto", "flat", "3d", "pixel", "sticker", "sketch")
@@ -155,20 +157,32 @@ def load_drawings(folder: str | Path = SHIPPED) -> Drawings:
 # ---------------------------------------------------------------- what to compose
 
 
+class Rows:
+    """A dataclass whose fields have n rows each: arrays, or such dataclasses again."""
+
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
+    def __getitem__(self, rows) -> Self:
+        return type(self)(*(x[rows] for x in vars(self).values()))
+
+
+def join(parts: list[Part]) -> Part:
+    """All rows of all parts, one after the other."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    fields = zip(*(vars(part).values() for part in parts), strict=True)
+    return type(parts[0])(*map(join, fields))
+
+
 @dataclass
-class Scenes:
+class Scenes(Rows):
     """n pictures to be: a layout, one or two drawings with their places, a colour. Arrays of n rows."""
 
     layout: np.ndarray  # ONE, BESIDE or ABOVE
     drawing: np.ndarray  # n × 2: left or upper one first; with ONE the second is not painted
     place: np.ndarray  # n × 2 × 3: side, centre x, centre y in pixels
     colour: np.ndarray  # numbers into COLOURS
-
-    def __len__(self) -> int:
-        return len(self.layout)
-
-    def __getitem__(self, rows) -> "Scenes":
-        return Scenes(self.layout[rows], self.drawing[rows], self.place[rows], self.colour[rows])
 
 
 def draw_scenes(
@@ -200,12 +214,7 @@ def draw_scenes(
         scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng, width, height), colour)
         twice = (layout != ONE) & (drawings.concept[first] == drawings.concept[second])
         parts.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
-    return join_scenes(parts)[:n]
-
-
-def join_scenes(parts: list[Scenes]) -> Scenes:
-    """All of them, one after the other."""
-    return Scenes(*(np.concatenate([vars(part)[key] for part in parts]) for key in vars(parts[0])))
+    return join(parts)[:n]
 
 
 def seen(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:

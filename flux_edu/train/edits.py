@@ -22,11 +22,12 @@ from flux_edu.train.data import (
     SIZE,
     STYLES,
     Drawings,
+    Rows,
     Scenes,
     a,
     draw_places,
     draw_scenes,
-    join_scenes,
+    join,
     render,
     seen,
 )
@@ -39,19 +40,13 @@ BACKGROUND, STYLE, SWAP, REMOVE = range(4)
 
 
 @dataclass
-class Edits:
+class Edits(Rows):
     """n edits: the scene as it is and as it shall be, which of its things are then still there, and the kind."""
 
     before: Scenes
     after: Scenes
     shown: Bool[np.ndarray, "n 2"]
     kind: Int[np.ndarray, "n"]  # numbers into KINDS
-
-    def __len__(self) -> int:
-        return len(self.kind)
-
-    def __getitem__(self, rows) -> "Edits":
-        return Edits(self.before[rows], self.after[rows], self.shown[rows], self.kind[rows])
 
 
 def drawing_table(drawings: Drawings) -> Int[np.ndarray, "S C"]:
@@ -94,19 +89,13 @@ def draw_edits(
         fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
         possible = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
         parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & possible))])
-    return join_edits(parts)[:n]
+    return join(parts)[:n]
 
 
 def draw_before(drawings: Drawings, n: int, rng: np.random.Generator, pairs: float, unseen: bool) -> Scenes:
     """Scenes to change, more than n of them; with unseen=True as many again that training has not seen."""
     kinds = (False, True) if unseen else (False,)
-    return join_scenes([draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in kinds])
-
-
-def join_edits(parts: list[Edits]) -> Edits:
-    """All of them, one after the other."""
-    before, after = (join_scenes([getattr(part, key) for part in parts]) for key in ("before", "after"))
-    return Edits(before, after, *(np.concatenate([getattr(part, key) for part in parts]) for key in ("shown", "kind")))
+    return join([draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in kinds])
 
 
 def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, named: float = 1.0) -> list[str]:
@@ -314,7 +303,7 @@ def draw_variations(drawings: Drawings, n: int, seed: int, unseen: bool = False)
         fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
         kind = np.where(new_style, STYLE, BACKGROUND)
         parts.append(Edits(before, after, np.ones((m, 2), bool), kind)[np.flatnonzero(fine & (drawing[:, 0] >= 0))])
-    return join_edits(parts)[:n]
+    return join(parts)[:n]
 
 
 def wishes(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, always: bool = False) -> list[str]:

@@ -51,7 +51,7 @@ from flux_edu.train.data import (
     Scenes,
     captions,
     draw_scenes,
-    join_scenes,
+    join,
     load_drawings,
     render,
 )
@@ -72,7 +72,7 @@ def prompt_scenes(
     """n scenes, the first half with one object, the second with two; held-out combinations unless said otherwise."""
     one = draw_scenes(drawings, n // 2, seed, 0.0, unseen, width, height)
     two = draw_scenes(drawings, n - n // 2, seed + 1, 1.0, unseen, width, height)
-    return join_scenes([one, two])
+    return join([one, two])
 
 
 def new_styles(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:

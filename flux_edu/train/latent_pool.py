@@ -15,7 +15,7 @@ from flux_edu.configs import configs
 from flux_edu.io.device import autocast
 from flux_edu.patchify import patchify
 from flux_edu.train.asked import asked_captions, draw_asked, make_catalogue, render_asked
-from flux_edu.train.data import SIZE, STYLES, Drawings, captions, draw_scenes, join_scenes, render
+from flux_edu.train.data import SIZE, STYLES, Drawings, captions, draw_scenes, join, render
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import seed_of
 
@@ -43,7 +43,7 @@ def compose_scenes(
         pairs = draw_scenes(pool.drawings, 20 * pixels, seed + 1, pairs=1.0, **size)
         in_pixels = (pool.drawings.style[pairs.drawing] == STYLES.index("pixel")).all(axis=1)
         parts.append(pairs[np.resize(np.flatnonzero(in_pixels), pixels)])
-    scenes = join_scenes(parts)
+    scenes = join(parts)
     pictures, texts = render(pool.drawings, scenes, **size), captions(pool.drawings, scenes, seed)
     if m:
         catalogue = make_catalogue(pool.drawings)
