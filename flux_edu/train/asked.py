@@ -15,7 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flux_edu.train.data import CHINESE, COLOURS, ONE, SIZE, STYLES, Drawings, Rows, Scenes, a, join, lay, plain_canvas, seen
+from flux_edu.train.data import (
+    CHINESE,
+    COLOURS,
+    ONE,
+    SIZE,
+    STYLES,
+    Drawings,
+    Rows,
+    Scenes,
+    a,
+    join,
+    lay,
+    plain_canvas,
+    seen,
+)
 
 NUMBERS = ("", "two ", "three "), ("一", "两", "三")  # English with its article, Chinese with a measure word
 # Where the one thing stands, in parts of the width and height that it leaves free.
