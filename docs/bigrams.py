@@ -13,7 +13,7 @@ from sphinx.search import SearchLanguage
 SPLIT = r"""
 function splitQuery(query) {
   const parts = query.toLowerCase().match(/[\u4e00-\u9fff]+|(?:(?![\u4e00-\u9fff])[\p{L}\p{N}_])+/gu) ?? [];
-  const isChinese = (part) => part.length > 1 && /[\u4e00-\u9fff]/.test(part);
+  const isChinese = (part) => /[\u4e00-\u9fff]/.test(part);
   const pairs = (part) => Array.from({ length: part.length - 1 }, (_, i) => "_" + part.slice(i, i + 2));
   const words = parts.flatMap((part) => (isChinese(part) ? pairs(part) : [part]));
   const { terms, titleterms } = Search._index ?? {};
@@ -30,7 +30,7 @@ class Bigrams(SearchLanguage):
     def split(self, text: str) -> list[str]:
         words = []
         for part in PART.findall(text.lower()):
-            is_chinese = len(part) > 1 and "\u4e00" <= part[0] <= "\u9fff"
+            is_chinese = "\u4e00" <= part[0] <= "\u9fff"
             words += [f"_{part[i : i + 2]}" for i in range(len(part) - 1)] if is_chinese else [part]
         return words
 
