@@ -97,13 +97,11 @@ export class Painter {
   async decode(x, size) {
     return toCanvas(await this.engine.decode({ x, ...size_of({ size }) }));
   }
-  /** The same painting with one block left out. */
-  async without(painting, block) {
+  /** The same painting with one block left out, or with tokens of the prompt that attention does not see. */
+  async without(painting, { block, tokens }) {
     this.last = null;
-    const picture = await this.engine.paint({
-      ...engineOptions(painting),
-      leave_out: blockName(block),
-    });
+    const changes = { leave_out: block === undefined ? null : blockName(block), unseen: tokens };
+    const picture = await this.engine.paint({ ...engineOptions(painting), ...changes });
     return picture && toCanvas(picture);
   }
   async text(prompt) {

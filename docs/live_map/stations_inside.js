@@ -10,6 +10,26 @@ const rms = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 const round = (value, digits = 2) => value.toFixed(digits);
 
+/** A button that paints the same without something, and both pictures below it, side by side. */
+function comparison(holder, engine) {
+  const button = element("button", { type: "button" });
+  const pair = element("div", { class: "pair" });
+  holder.append(button, pair);
+  let compared;
+  return ({ painting, ready }, what, name, caption) => {
+    if (compared !== painting) pair.replaceChildren();
+    compared = painting;
+    button.hidden = !ready;
+    button.textContent = name;
+    button.onclick = async () => {
+      button.disabled = true;
+      const picture = await engine.without(painting, what).finally(() => (button.disabled = false));
+      if (!picture || compared !== painting) return;
+      pair.replaceChildren(shown(painting.picture, painting.prompt), shown(picture, caption));
+    };
+  };
+}
+
 // ---------------------------------------------------------------- 7: attention
 
 /** How much every patch takes from a word, its pieces summed. */
@@ -19,7 +39,7 @@ function wordMap(A, n, first, tokens) {
   );
 }
 
-export function attention(holder, { choose }) {
+export function attention(holder, { choose, engine }) {
   const text = stations[7];
   const chips = element("div");
   const maps = element("div", { class: "maps" });
@@ -28,7 +48,9 @@ export function attention(holder, { choose }) {
   const message = draw.caption();
   let cells = null;
   holder.append(chips, maps, heads, below, message);
-  return ({ painting, step, word, patch, block, head }) => {
+  const compare = comparison(holder, engine);
+  return (now) => {
+    const { painting, step, word, patch, block, head } = now;
     const [h, w] = painting.grid;
     const [n, first] = [painting.tokens, painting.used + 1];
     const spoken = spokenWords(painting);
@@ -99,6 +121,8 @@ export function attention(holder, { choose }) {
       text: draw.percent(1 - image),
       image: draw.percent(image),
     });
+    const texts = [text.off, text.without].map((said) => fill(said, { word: name }));
+    compare(now, { tokens: places }, ...texts);
     return { block: chosen, word: name, share, map: Array.from(map), image, quadrants: shares };
   };
 }
@@ -174,29 +198,10 @@ function blockStation(number, from, to) {
     const chips = element("div");
     const chart = element("div");
     const message = draw.caption();
-    const button = element("button", { type: "button" });
-    const pair = element("div", { class: "pair" });
-    holder.append(chips, chart, message, button, pair);
-    let view;
-    let chosen = from;
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      const { painting } = view;
-      const name = blockChipsName(chosen);
-      const picture = await engine
-        .without(painting, chosen)
-        .finally(() => (button.disabled = false));
-      if (!picture) return;
-      const here = [
-        shown(painting.picture, painting.prompt),
-        shown(picture, fill(text.without, { n: name })),
-      ];
-      pair.replaceChildren(...here);
-    });
+    holder.append(chips, chart, message);
+    const compare = comparison(holder, engine);
     return (now) => {
-      if (view?.painting !== now.painting) pair.replaceChildren();
-      view = now;
-      chosen = Math.min(Math.max(now.block, from), to);
+      const chosen = Math.min(Math.max(now.block, from), to);
       const names = Array.from({ length: to - from + 1 }, (_, i) =>
         fill(from < 3 ? page.double : page.single, { n: i + 1 }),
       );
@@ -213,8 +218,10 @@ function blockStation(number, from, to) {
         image: ofImage,
       };
       message.textContent = fill(stations[number].picture, values);
-      button.hidden = !now.ready;
-      button.textContent = fill(text.off, { n: blockChipsName(chosen) });
+      const texts = [text.off, text.without].map((said) =>
+        fill(said, { n: blockChipsName(chosen) }),
+      );
+      compare(now, { block: chosen }, ...texts);
       return { changes };
     };
   };

@@ -135,12 +135,14 @@ export const stations = [
   },
   {
     title: "Who looks at whom?",
-    text: "Text and picture tokens meet in one attention. Everybody may look at everybody; nothing is masked. Above: where the picture reads the chosen word, block by block. Below: what the chosen patch looks at. Choose another word, patch or step.",
+    text: "Text and picture tokens meet in one attention. Everybody may look at everybody; nothing is masked. Above: where the picture reads the chosen word, block by block. Below: what the chosen patch looks at. Choose another word, patch or step. With the model loaded, paint again with nobody looking at that word.",
     picture:
       "In {block} the picture takes {share} of what it reads from “{word}”; patch ({row}, {column}) takes {text} from text and {image} from the picture.",
     reads: "where the picture reads “{word}”",
     looks: "where patch ({row}, {column}) looks",
     quadrants: "who takes how much from whom",
+    off: "Paint with nobody looking at “{word}”",
+    without: "nobody looks at “{word}”; T5 and CLIP have read it",
     text_: "text",
     image: "picture",
     block: "Block",

@@ -11,9 +11,11 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from lab import open_browser
+from einops import rearrange
 from playwright.sync_api import expect
 from web import serve
 
+from flux_edu import attention, single_stream
 from flux_edu.patchify import get_noise, patchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.schedule import get_lin_function, get_schedule
@@ -250,12 +252,21 @@ def test_guidance_is_shown_as_the_package_computes_it(page):
 # ---------------------------------------------------------------- the engine's own painting
 
 
+def shown_picture(page, canvas="#figure figure:last-child canvas"):
+    data = page.locator(canvas).last.evaluate(
+        "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, 128, 128).data)"
+    )
+    return np.array(data).reshape(128, 128, 4)[..., :3].astype(int)
+
+
+def assert_same(shown, picture):
+    far = np.abs(shown - np.asarray(picture).astype(int))
+    assert far.max() <= 1 and (far > 0).mean() < 0.001
+
+
 def test_an_own_prompt_is_painted_as_the_generator_paints_it(painted):
     page, record = painted
-    data = page.evaluate("Array.from(picture.getContext('2d').getImageData(0, 0, 128, 128).data)")
-    shown = np.array(data).reshape(128, 128, 4)[..., :3].astype(int)
-    far = np.abs(shown - np.asarray(record.picture).astype(int))
-    assert far.max() <= 1 and (far > 0).mean() < 0.001
+    assert_same(shown_picture(page, "#picture"), record.picture)
 
 
 def test_the_numbers_inside_an_own_painting_are_the_packages(painted, schnell):
@@ -272,14 +283,26 @@ def test_a_block_left_out_is_left_out_as_the_package_does(painted, schnell):
     choose(page, 8)
     page.get_by_role("button", name="Paint without double block 2").click()
     page.get_by_text("without double block 2", exact=True).wait_for(timeout=20_000)
-    data = page.evaluate("""() => {
-      const canvas = [...document.querySelectorAll("#figure figure canvas")].at(-1);
-      return Array.from(canvas.getContext("2d").getImageData(0, 0, 128, 128).data);
-    }""")
     with ablate(schnell.model.double_blocks[1]):
-        expected = schnell.generate_image(128, 128, 4, 0, SEED, PROMPT)
-    far = np.abs(np.array(data).reshape(128, 128, 4)[..., :3].astype(int) - np.asarray(expected).astype(int))
-    assert far.max() <= 1 and (far > 0).mean() < 0.001
+        assert_same(shown_picture(page), schnell.generate_image(128, 128, 4, 0, SEED, PROMPT))
+
+
+def test_a_word_that_nobody_looks_at_has_no_weight_in_the_package_either(painted, schnell, monkeypatch):
+    page, record = painted
+    choose(page, 7)
+    page.get_by_role("button", name="Paint with nobody looking at “robot”").click()
+    page.get_by_text("nobody looks at “robot”; T5 and CLIP have read it").wait_for(timeout=20_000)
+    tokens = torch.tensor(record.tokens("robot"))
+
+    def hidden(q, k, v, pe):
+        weights = attention.attention_weights(q, k, pe).index_fill(-1, tokens, 0)
+        return rearrange(weights / weights.sum(-1, keepdim=True) @ v, "b h l k -> b l (h k)")
+
+    monkeypatch.setattr(attention, "attention", hidden)
+    monkeypatch.setattr(single_stream, "attention", hidden)
+    expected = schnell.generate_image(128, 128, 4, 0, SEED, PROMPT)
+    assert np.abs(np.asarray(expected).astype(int) - np.asarray(record.picture)).mean() > 5
+    assert_same(shown_picture(page), expected)
 
 
 def test_the_newest_wish_is_painted_and_the_model_stays_in_the_cache(painted, context, address):

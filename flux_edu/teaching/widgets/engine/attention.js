@@ -36,8 +36,9 @@ export class SelfAttention {
 }
 
 // Eq. (4.9):  A = Softmax(Q̃ K̃ᵀ / √d_h) V with Q̃ = R(p) Q and K̃ = R(p) K, rotated in place. A
-// takes the place of V, head by head.
-export function attention(q, k, v, pe, heads, name) {
+// takes the place of V, head by head. FLUX masks nothing; `unseen`, an experiment, lists keys that
+// nobody is to look at.
+export function attention(q, k, v, pe, heads, name, unseen = []) {
   show(`${name}.q`, q);
   show(`${name}.k`, k);
   show(`${name}.v`, v);
@@ -46,13 +47,16 @@ export function attention(q, k, v, pe, heads, name) {
   show(`${name}.q_rotated`, q);
   show(`${name}.k_rotated`, k);
   const [Q, K, V] = [q, k, v].map((x) => x.chunk(heads));
-  for (let h = 0; h < heads; h++) one_head(Q[h], K[h], V[h], V[h], `${name}.attention.${h}`);
+  const hide = (scores) => {
+    for (const key of unseen) scores.columns(key, key + 1).fill(-1e30);
+  };
+  for (let h = 0; h < heads; h++) one_head(Q[h], K[h], V[h], V[h], `${name}.attention.${h}`, hide);
   show(`${name}.A`, v);
   return v;
 }
 
 // out = softmax(factor · change(q kᵀ)) v, with one head
-export function one_head(q, k, v, out, name, factor = 1 / Math.sqrt(q.cols), change = null) {
+export function one_head(q, k, v, out, name, change = null, factor = 1 / Math.sqrt(q.cols)) {
   scope(() => {
     const [keys, values] = [rows_of(k), columns_of(v)];
     for (let from = 0; from < q.rows; from += QUERIES) {

@@ -34,8 +34,9 @@ export class Flux {
     }
     return add(vec, show("vector_in", this.vector_in.forward(tensor(y, 1))));
   }
-  // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3.
-  forward(img, img_ids, txt, txt_ids, timestep, y, guidance) {
+  // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3,
+  // `unseen` those of txt that no block is to look at.
+  forward(img, img_ids, txt, txt_ids, timestep, y, guidance, unseen) {
     return scope(() => {
       // 1. both inputs to the model's width, in one sequence, text first
       const L_txt = txt_ids.length;
@@ -51,8 +52,10 @@ export class Flux {
       const pe = show("pe", embed_nd([...txt_ids, ...img_ids], this.theta, this.axes_dim));
       // 4. two streams, then one; a block left out hands its tokens on as they came
       const kept = (blocks) => blocks.filter(({ name }) => name !== this.leave_out);
-      for (const block of kept(this.double_blocks)) block.forward(img_x, txt_x, silu_vec, pe);
-      for (const block of kept(this.single_blocks)) block.forward(x, silu_vec, pe);
+      for (const block of kept(this.double_blocks)) {
+        block.forward(img_x, txt_x, silu_vec, pe, unseen);
+      }
+      for (const block of kept(this.single_blocks)) block.forward(x, silu_vec, pe, unseen);
       // 5. the text has done its work
       return show("v", this.final_layer.forward(img_x, silu_vec)).numbers();
     });

@@ -56,7 +56,8 @@ export class FluxGenerator {
   // Paint one picture. options: model, prompt, width, height (multiples of 16), num_steps,
   // guidance, seed, and what a tool or image to image takes, as {data, width, height} with 4 bytes
   // a pixel: picture and mask (tiny-fill), edges (tiny-canny), picture (tiny-kontext), or
-  // init_image with image2image_strength; leave_out names a block that is to do nothing.
+  // init_image with image2image_strength. For experiments, leave_out names a block that is to do
+  // nothing, and unseen lists the prompt's tokens that attention is not to see.
   // callback(i, t, x, v) is that of `denoise`; the result is null if it ended the walk.
   async paint(options, callback = () => {}) {
     check(options);
@@ -79,11 +80,11 @@ export class FluxGenerator {
     });
     return x && this.decode(x, h, w);
   }
-  velocity({ prompt, guidance, h, w, conditions, leave_out }) {
+  velocity({ prompt, guidance, h, w, conditions, leave_out, unseen }) {
     this.model.leave_out = leave_out;
     const uncond = this.spec.two_passes && guidance !== 1 ? this.prepare("") : null;
     const ids = { img_ids: make_img_ids(h, w), txt_ids: make_txt_ids(TXT_TOKENS) };
-    const inputs = { ...ids, ...this.prepare(prompt) };
+    const inputs = { ...ids, ...this.prepare(prompt), unseen };
     return velocity_field(this.model, inputs, guidance, { ...conditions, uncond });
   }
   // What goes in beside the text, Eq. (12.1) to (12.3).

@@ -30,8 +30,8 @@ export function image_to_image_start(z, noise, timesteps, strength) {
 export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq, uncond }) {
   const L = inputs.img_ids.length;
   const img_ids = img_cond_seq ? [...inputs.img_ids, ...img_cond_seq.ids] : inputs.img_ids;
-  const pass = (img, t, { txt, vec }) => {
-    return model.forward(img, img_ids, txt, inputs.txt_ids, t, vec, guidance);
+  const pass = (img, t, { txt, vec, unseen }) => {
+    return model.forward(img, img_ids, txt, inputs.txt_ids, t, vec, guidance, unseen);
   };
   return (x, t) => {
     let img = img_cond ? join_channels(x, img_cond, L) : x;

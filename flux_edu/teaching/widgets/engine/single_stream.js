@@ -18,7 +18,7 @@ export class SingleStreamBlock {
     this.norm = new QKNorm(weights, `${name}.norm`);
     this.modulation = new Modulation(weights, `${name}.modulation`, false);
   }
-  forward(x, silu_vec, pe) {
+  forward(x, silu_vec, pe, unseen) {
     scope(() => {
       const D = x.cols;
       const [mod] = this.modulation.forward(silu_vec);
@@ -26,7 +26,8 @@ export class SingleStreamBlock {
       const [q, k, v] = qkvm.columns(0, 3 * D).chunk(3);
       const m = qkvm.columns(3 * D, qkvm.cols);
       this.norm.forward(q, k, this.num_heads);
-      attention(q, k, v, pe, this.num_heads, this.name); // its result stands where v stood
+      // its result stands where v stood
+      attention(q, k, v, pe, this.num_heads, this.name, unseen);
       show(`${this.name}.mlp`, gelu(m));
       add_gated(x, mod.gate, this.linear2.forward(qkvm.columns(2 * D, qkvm.cols)));
     });

@@ -22,7 +22,7 @@ class Attention {
     const heads = A.chunk(HEADS);
     for (let h = 0; h < HEADS; h++) {
       const before_softmax = (weights) => change(weights, h);
-      one_head(q[h], k[h], v[h], heads[h], `${this.name}.${h}`, factor, before_softmax);
+      one_head(q[h], k[h], v[h], heads[h], `${this.name}.${h}`, before_softmax, factor);
     }
     this.out.forward(A, x, true);
   }
