@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def __getitem__(self, rows) -> Self:
+    def __getitem__(self, rows):
         return type(self)(*(x[rows] for x in vars(self).values()))
 
 

@@ -10,8 +10,8 @@ import paintings
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from lab import open_browser
 from einops import rearrange
+from lab import open_browser
 from playwright.sync_api import expect
 from web import serve
 
