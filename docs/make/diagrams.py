@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from flux_edu.configs import configs
+
 FONT = "font-family='DejaVu Sans, Helvetica, Arial, sans-serif'"
 INK, PALE, LINE = "#1a1a1a", "#f3f3f3", "#8a8a8a"
 TXT, IMG, VEC, POS = "#fbe3b3", "#cfe3f5", "#d9eedd", "#f4d9e8"  # text, image, conditioning, positions
@@ -225,10 +227,54 @@ def doors() -> str:
     return d.svg()
 
 
+def autoencoder() -> str:
+    """The published encoder above and the decoder below: maps of one size share a column, tall where they are large."""
+    p, tiny = configs["flux-dev"].ae_params, configs["tiny"].ae_params
+    heights, last = (160, 126, 98, 76), len(p.ch_mult) - 1  # the picture is halved three times
+    d = Drawing(1000, 426, "The autoencoder's encoder and decoder, stage by stage")
+
+    def stage(
+        x: float, y: float, width: float, level: int, channels: int, lines: list[str], colour: str = PALE
+    ) -> None:
+        """A box with the shape of its maps, after so many halvings."""
+        side = f"/{2**level}" if level else ""
+        text = "\n".join([f"{channels} × H{side} × W{side}", *lines])
+        d.box(text, x, y - heights[level] / 2, width, heights[level], text, colour)
+
+    for y, down in ((110, True), (310, False)):
+        d.text(12, y - 90, "Encoder, from left to right" if down else "Decoder, from right to left", 13, bold=True)
+        stage(12, y, 86, 0, p.in_channels, ["picture"], IMG)
+        for level, factor in enumerate(p.ch_mult):
+            lines = [f"convolution from {p.in_channels}"] if down and level == 0 else []
+            lines += [f"{p.num_res_blocks + (not down)} residual blocks"]
+            lines += ["then half the size"] if down and level < last else []
+            lines += ["then twice the size"] if not down and level > 0 else []
+            lines += [f"convolution to {p.out_ch}"] if not down and level == 0 else []
+            stage(118 + 150 * level, y, 130, level, p.ch * factor, lines)
+        lines = ["residual, attention,", "residual"]
+        lines = [*lines, f"convolution to {2 * p.z_channels}"] if down else [f"convolution from {p.z_channels}", *lines]
+        stage(718, y, 130, last, p.ch * p.ch_mult[-1], lines)
+        for left, right in [(98, 118), *((x - 20, x) for x in range(268, 719, 150))]:
+            d.arrow(*([(left, y), (right, y)] if down else [(right, y), (left, y)]))
+    stage(868, 110, 124, last, 2 * p.z_channels, [f"{p.z_channels} means,", f"{p.z_channels} log variances"])
+    stage(868, 210, 124, last, p.z_channels, ["latent z of 8.1,", "read by 8.2"], VEC)
+    d.arrow((848, 110), (868, 110))
+    d.arrow((930, 148), (930, 172))
+    d.arrow((930, 248), (930, 310), (848, 310))
+    widths = ", ".join(f"{tiny.ch * factor}" for factor in tiny.ch_mult)
+    d.text(12, 412, f"The tiny autoencoder has the same stages, of {widths} channels.")
+    return d.svg()
+
+
 def drawings() -> dict[str, str]:
     """File name → SVG, for everything that the notebooks and the README show."""
     whole = {"flux.svg": network()} | {f"flux_{number}.svg": network(lit) for number, lit in CHAPTERS.items()}
-    return whole | {"double_block.svg": double_block(), "single_block.svg": single_block(), "doors.svg": doors()}
+    return whole | {
+        "double_block.svg": double_block(),
+        "single_block.svg": single_block(),
+        "doors.svg": doors(),
+        "autoencoder.svg": autoencoder(),
+    }
 
 
 if __name__ == "__main__":
