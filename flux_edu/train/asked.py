@@ -15,21 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flux_edu.train.data import (
-    CHINESE,
-    COLOURS,
-    ONE,
-    SIZE,
-    STYLES,
-    Drawings,
-    Rows,
-    Scenes,
-    a,
-    join,
-    lay,
-    plain_canvas,
-    seen,
-)
+from flux_edu.train.data import CHINESE, COLOURS, ONE, SIZE, STYLES, Drawings, Rows, Scenes, a, lay, plain_canvas, seen
 
 NUMBERS = ("", "two ", "three "), ("一", "两", "三")  # English with its article, Chinese with a measure word
 # Where the one thing stands, in parts of the width and height that it leaves free.
@@ -177,10 +163,7 @@ class Catalogue:
         self.tint = np.array([entry.get("tint", "") for entry in every.names])[every.concept]
 
 
-@cache
-def make_catalogue(drawings: Drawings) -> Catalogue:
-    """Of these drawings, made once."""
-    return Catalogue(drawings)
+make_catalogue = cache(Catalogue)  # once for a set of drawings
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -260,7 +243,7 @@ def draw_asked(
         asked = Asked(drawing, count, where, is_small, colour, np.stack(place))
         fine = seen(catalogue.drawings, asked.scenes()) != unseen
         parts.append(asked[fine & (names[colour] != catalogue.tint[drawing])])
-    return join(parts)[:n]
+    return Asked.join(parts)[:n]
 
 
 def render_asked(drawings: Drawings, asked: Asked, width: int = SIZE, height: int = SIZE) -> Float[Tensor, "n 3 H W"]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-Part = TypeVar("Part", np.ndarray, "Rows")
 SIZE = 128  # pixels a side, of drawings and of pictures
 SHIPPED = Path(str(files("flux_edu"))) / "train" / "drawings"  # a few hundred drawings that travel with the package
 STYLES = ("noto", "flat", "3d", "pixel", "sticker", "sketch")
@@ -163,16 +161,14 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows) -> "Rows":
         return type(self)(*(x[rows] for x in vars(self).values()))
 
-
-def join(parts: list[Part]) -> Part:
-    """All rows of all parts, one after the other."""
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    fields = zip(*(vars(part).values() for part in parts), strict=True)
-    return type(parts[0])(*map(join, fields))
+    @classmethod
+    def join(cls, parts: list["Rows"]) -> "Rows":
+        """All rows of all parts, one after the other."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(type(x[0]).join(x) if isinstance(x[0], Rows) else np.concatenate(x) for x in columns))
 
 
 @dataclass
@@ -214,7 +210,7 @@ def draw_scenes(
         scenes = Scenes(layout, np.stack([first, second], 1), draw_places(layout, rng, width, height), colour)
         twice = (layout != ONE) & (drawings.concept[first] == drawings.concept[second])
         parts.append(scenes[(seen(drawings, scenes) != unseen) & ~twice])
-    return join(parts)[:n]
+    return Scenes.join(parts)[:n]
 
 
 def seen(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:

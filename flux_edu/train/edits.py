@@ -27,7 +27,6 @@ from flux_edu.train.data import (
     a,
     draw_places,
     draw_scenes,
-    join,
     render,
     seen,
 )
@@ -89,13 +88,13 @@ def draw_edits(
         fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
         possible = np.isin(kind, kinds) & (one | (drawing >= 0).all(axis=1)) & (drawing[:, 0] >= 0)
         parts.append(Edits(before, after, shown, kind)[rng.permutation(np.flatnonzero(fine & possible))])
-    return join(parts)[:n]
+    return Edits.join(parts)[:n]
 
 
 def draw_before(drawings: Drawings, n: int, rng: np.random.Generator, pairs: float, unseen: bool) -> Scenes:
     """Scenes to change, more than n of them; with unseen=True as many again that training has not seen."""
     kinds = (False, True) if unseen else (False,)
-    return join([draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in kinds])
+    return Scenes.join([draw_scenes(drawings, 2 * n, int(rng.integers(2**31)), pairs, held) for held in kinds])
 
 
 def instructions(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, named: float = 1.0) -> list[str]:
@@ -303,7 +302,7 @@ def draw_variations(drawings: Drawings, n: int, seed: int, unseen: bool = False)
         fine = seen(drawings, after) & seen(drawings, before) if not unseen else ~seen(drawings, after)
         kind = np.where(new_style, STYLE, BACKGROUND)
         parts.append(Edits(before, after, np.ones((m, 2), bool), kind)[np.flatnonzero(fine & (drawing[:, 0] >= 0))])
-    return join(parts)[:n]
+    return Edits.join(parts)[:n]
 
 
 def wishes(drawings: Drawings, edits: Edits, seed: int, chinese: float = 0.25, always: bool = False) -> list[str]:

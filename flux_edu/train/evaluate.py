@@ -13,6 +13,7 @@ import argparse
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,6 @@ from flux_edu.train.data import (
     Scenes,
     captions,
     draw_scenes,
-    join,
     load_drawings,
     render,
 )
@@ -72,7 +72,7 @@ def prompt_scenes(
     """n scenes, the first half with one object, the second with two; held-out combinations unless said otherwise."""
     one = draw_scenes(drawings, n // 2, seed, 0.0, unseen, width, height)
     two = draw_scenes(drawings, n - n // 2, seed + 1, 1.0, unseen, width, height)
-    return join([one, two])
+    return Scenes.join([one, two])
 
 
 def new_styles(drawings: Drawings, scenes: Scenes) -> Bool[np.ndarray, "n"]:
@@ -184,11 +184,6 @@ def blurred(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     return resize(resize(pictures, 16, 16), width, height)
 
 
-def exchanged(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Each picture in the place of the one before it, so that none is of its prompt."""
-    return pictures.roll(-1, dims=0)
-
-
 # ---------------------------------------------------------------- the whole
 
 
@@ -227,10 +222,6 @@ class Evaluation:
         width, height = size
         every = get_noise(self.n, height, width, "cpu", torch.float32, self.args.seed)
         return every[torch.from_numpy(self.mine)]
-
-    def round_trip(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        with autocast(self.device):
-            return round_trip(next(iter(self.generators.values())).ae, pictures)
 
     def verdicts(self, pictures: Callable[[slice], Tensor], scenes: Scenes) -> Right:
         """What both judges find right in pictures that are made, or taken, by some hundreds."""
@@ -274,8 +265,9 @@ def judge_judges(e: Evaluation) -> list[dict]:
     if not e.nearest:
         e.accelerator.print(f"no drawings in {e.args.data}: only the trained judge looks, and only at paintings")
         return []
-    changes = {"": lambda x: x, " after the autoencoder": e.round_trip}
-    changes |= {" blurred to 16 × 16": blurred, " exchanged": exchanged}
+    ae = next(iter(e.generators.values())).ae
+    changes = {"": lambda x: x, " after the autoencoder": partial(round_trip, ae, exact=False)}
+    changes |= {" blurred to 16 × 16": blurred, " exchanged": partial(torch.roll, shifts=-1, dims=0)}  # wrong prompts
     sizes = e.args.sizes or [SQUARE]
     return [row for size in sizes for name, change in changes.items() for row in judge_real(e, size, name, change)]
 

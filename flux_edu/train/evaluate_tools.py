@@ -24,7 +24,7 @@ from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, patchify, unpatchify
 from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids
-from flux_edu.train import autoencoder
+from flux_edu.train.autoencoder import encode, load_ae, round_trip
 from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, captions, load_drawings, render
 from flux_edu.train.distillation import sample, schedule
 from flux_edu.train.edits import (
@@ -91,16 +91,6 @@ def paint_with(
     return torch.cat(painted)
 
 
-def encode(ae: AutoEncoder, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-    with autocast(pictures.device), torch.inference_mode():
-        return torch.cat([ae.encode(part) for part in pictures.split(256)]).float()
-
-
-def round_trip(ae: AutoEncoder, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    with autocast(pictures.device):
-        return autoencoder.round_trip(ae, pictures)
-
-
 # ---------------------------------------------------------------- numbers
 
 
@@ -120,7 +110,7 @@ def kept(painted: Tensor, true: Tensor, ae: AutoEncoder, where: Tensor) -> dict[
     """How well stays what should, beside what the autoencoder alone does to it."""
     return {
         "stays_db": round(psnr_where(painted, true, where), 2),
-        "autoencoder_db": round(psnr_where(round_trip(ae, true), true, where), 2),
+        "autoencoder_db": round(psnr_where(round_trip(ae, true, exact=False), true, where), 2),
     }
 
 
@@ -173,7 +163,7 @@ class Measure:
         high = np.full(self.n, THRESHOLD)
         edges = outlines(pictures, high)
         cond = control_cond(encode(self.ae, edges))
-        back = edge_agreement(outlines(round_trip(self.ae, pictures), high), edges)
+        back = edge_agreement(outlines(round_trip(self.ae, pictures, exact=False), high), edges)
         report: dict = {"f1 of the autoencoder": round(float(back.mean()), 4)}
         for key, scene, at in (("own style", scenes, np.arange(self.n)), ("another style", other, rows)):
             where = torch.from_numpy(at).to(cond.device)
@@ -197,7 +187,8 @@ class Measure:
             stay, right = should_stay(self.drawings, edits), edit_verdict(self.classifier, painted, edits)
             report[what] = shares(right, SEEN) | kept(painted, after, self.ae, stay)
             if guidance == GUIDANCES[0]:
-                for true, x in (("true edits", after), ("after the autoencoder", round_trip(self.ae, after))):
+                back = round_trip(self.ae, after, exact=False)
+                for true, x in (("true edits", after), ("after the autoencoder", back)):
                     report[what][f"judge on {true}"] = shares(edit_verdict(self.classifier, x, edits), ("all",))["all"]
             file = f"kontext_{what.replace(', by ', '_')}"
             self.sheet(f"{file}_w{guidance:g}", before, painted, after)
@@ -228,7 +219,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     base = read(args.base / "flux.safetensors", args.device)
     texts = TextEncoders(TINY_FOLDER / "tokenizer.json", 32).load(args.base).to(args.device)
-    ae = autoencoder.load_ae(TINY_FOLDER / "ae.safetensors").to(args.device)
+    ae = load_ae(TINY_FOLDER / "ae.safetensors").to(args.device)
     drawings = load_drawings(args.data).to(args.device)
     for name in args.tools:
         if name not in TOOLS or not (args.weights / f"{name}.safetensors").is_file():

@@ -7,15 +7,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
-from flux_edu.io.device import autocast
 from flux_edu.patchify import patchify
 from flux_edu.train.asked import asked_captions, draw_asked, make_catalogue, render_asked
-from flux_edu.train.data import SIZE, STYLES, Drawings, captions, draw_scenes, join, render
+from flux_edu.train.autoencoder import encode
+from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, captions, draw_scenes, render
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import seed_of
 
@@ -43,14 +43,14 @@ def compose_scenes(
         pairs = draw_scenes(pool.drawings, 20 * pixels, seed + 1, pairs=1.0, **size)
         in_pixels = (pool.drawings.style[pairs.drawing] == STYLES.index("pixel")).all(axis=1)
         parts.append(pairs[np.resize(np.flatnonzero(in_pixels), pixels)])
-    scenes = join(parts)
+    scenes = Scenes.join(parts)
     pictures, texts = render(pool.drawings, scenes, **size), captions(pool.drawings, scenes, seed)
     if m:
         catalogue = make_catalogue(pool.drawings)
         requests = draw_asked(catalogue, m, seed, **size)
         pictures = torch.cat([pictures, render_asked(catalogue.drawings, requests, **size)])
         texts += asked_captions(catalogue.drawings, requests, seed)
-    return patchify(pool.encode(pictures)), pool.tokens(texts)
+    return patchify(encode(pool.ae, pictures)), pool.tokens(texts)
 
 
 def grid_of(size: Size) -> tuple[int, int]:
@@ -89,14 +89,6 @@ class Pool:
 
     def tokens(self, captions: list[str]) -> Int[Tensor, "n L_txt"]:
         return self.texts.tokenize(captions).to(self.drawings.pixels.device, torch.int16)
-
-    @torch.no_grad()
-    def encode(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n C h w"]:
-        """The autoencoder's latents, on a GPU by products in bfloat16."""
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with autocast(pictures.device):
-            part = max(1, 1024 * SIZE**2 // pictures[0, 0].numel())  # larger pictures, fewer at once
-            return torch.cat([self.ae.encode(x) for x in pictures.split(part)]).float()
 
     def refresh(self, n: int) -> None:
         """Hold the blocks from n on; those that are there already stay where they are."""

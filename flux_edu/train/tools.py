@@ -21,6 +21,7 @@ from flux_edu.io.device import autocast
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
 from flux_edu.tools import Redux, control_cond, fill_cond, hide
+from flux_edu.train.autoencoder import encode
 from flux_edu.train.data import SIZE, captions, draw_scenes, render
 from flux_edu.train.distillation import Distillation, Inputs, arguments, build
 from flux_edu.train.edits import (
@@ -65,7 +66,7 @@ def compose_canny(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
     pictures = render(pool.drawings, scenes)
     edges = outlines(pictures, np.exp(np.random.default_rng(seed).uniform(np.log(100), np.log(400), n)))
     tokens = pool.tokens(captions(pool.drawings, scenes, seed))
-    return patchify(pool.encode(pictures)), tokens, control_cond(pool.encode(edges))
+    return patchify(encode(pool.ae, pictures)), tokens, control_cond(encode(pool.ae, edges))
 
 
 @torch.no_grad()
@@ -75,7 +76,7 @@ def compose_fill(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
     pictures = render(pool.drawings, scenes)
     masks = draw_masks(scenes, seed).to(pictures.device)
     tokens = pool.tokens(captions(pool.drawings, scenes, seed))
-    return patchify(pool.encode(pictures)), tokens, fill_cond(pool.encode(hide(pictures, masks)), masks)
+    return patchify(encode(pool.ae, pictures)), tokens, fill_cond(encode(pool.ae, hide(pictures, masks)), masks)
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def compose_kontext(pool: Pool, n: int, seed: int, unseen: bool = False) -> Part
     edits = draw_edits(pool.drawings, n, seed, unseen=unseen, **shares)
     before, after = render_edits(pool.drawings, edits)
     tokens = pool.tokens(instructions(pool.drawings, edits, seed))
-    return patchify(pool.encode(after)), tokens, patchify(pool.encode(before))
+    return patchify(encode(pool.ae, after)), tokens, patchify(encode(pool.ae, before))
 
 
 @cache
@@ -105,7 +106,7 @@ def compose_redux(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
     states = load_judge(before.device).encode_image(before)
     if not unseen:
         states[torch.from_numpy(np.random.default_rng((seed, 1)).random(n) < 0.1).to(states.device)] = 0.0
-    return patchify(pool.encode(after)), tokens, states
+    return patchify(encode(pool.ae, after)), tokens, states
 
 
 # ---------------------------------------------------------------- where the network reads it

@@ -22,6 +22,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from flux_edu.io.checkpoint import CheckpointError, State, listed, read, read_metadata, save
+from flux_edu.io.files import whole
 
 if TYPE_CHECKING:
     import accelerate  # `start` imports it: whoever only reads or evaluates does without
@@ -352,7 +353,6 @@ def with_prefix(prefix: str, state: State) -> State:
 def cut_log(path: Path, header: tuple[str, ...], step: int) -> None:
     """Leave the log's lines up to this step: those after it are written again, and the last may be half a line."""
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
-    part = path.with_name(path.name + ".part")
-    part.write_text(",".join(header) + "\n" + "".join(whole), "utf-8", newline="\n")
-    part.replace(path)
+    kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
+    with whole(path) as part:
+        part.write_text(",".join(header) + "\n" + "".join(kept), "utf-8", newline="\n")
