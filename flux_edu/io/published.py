@@ -37,11 +37,6 @@ class Files:
     missing: list[str]
 
 
-def weight_file(repo_id: str) -> str:
-    """The name of a variant's own file: flux1-krea-dev.safetensors of black-forest-labs/FLUX.1-Krea-dev."""
-    return f"flux1-{repo_id.partition('FLUX.1-')[2].lower()}.safetensors"
-
-
 def repositories(spec: ModelSpec) -> list[str]:
     """Where a variant's files come from: its own repository, and its base's if it is a LoRA or an adapter."""
     return [repo_id for repo_id in (spec.repo_id, spec.base and get_spec(spec.base).repo_id) if repo_id]
@@ -56,7 +51,8 @@ def find(name: str) -> Files:
     spec = get_spec(name)
     if spec.repo_id is None:
         raise ValueError(f"{name} ships with this package: there is nothing to find or to download")
-    own = weight_file(repositories(spec)[-1])  # of the base, if there is one
+    repo_id = repositories(spec)[-1]  # of the base, if there is one
+    own = f"flux1-{repo_id.partition('FLUX.1-')[2].lower()}.safetensors"  # flux1-krea-dev of FLUX.1-Krea-dev
     places = {
         "FLUX_MODEL": (own, "transformer"),
         "FLUX_AE": ("ae.safetensors", "vae"),

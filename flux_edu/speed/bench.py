@@ -257,11 +257,6 @@ def make_arm(name: str, weights: Flux, inputs: dict[str, Tensor], guidance: floa
     return paint
 
 
-def start_compiler(device: torch.device) -> float:
-    """Seconds until torch.compile has compiled next to nothing: its own start, once a process."""
-    return seconds(lambda: torch.compile(lambda x: x + 1)(torch.ones(3, device=device)), device)
-
-
 # ---------------------------------------------------------------- the run
 
 
@@ -286,7 +281,8 @@ def run(case: Case, arms: list[str], say: Callable[[str], None] = print) -> dict
     for line in describe(case, rates):
         say(line)
     if any("blocks" in arm or "whole" in arm for arm in arms):
-        say(f"torch.compile starts in {start_compiler(case.device):.1f} s")
+        start = seconds(lambda: torch.compile(lambda x: x + 1)(torch.ones(3, device=case.device)), case.device)
+        say(f"torch.compile starts in {start:.1f} s")  # once a process, whatever is compiled
     timesteps = get_schedule(case.steps, case.tokens, shift=case.spec.shift)
     weights, inputs = random_model(case), random_inputs(case)
     loops, latents, taken = {}, {}, {arm: [] for arm in arms}

@@ -14,17 +14,13 @@ class SumsGroupNorm(nn.GroupNorm):
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         n = x[0].numel() // self.num_groups  # numbers in a group
         x32 = x.float()
-        mean, square = (reduce(s, "b (g c) -> b g 1", "sum", g=self.num_groups) / n for s in channel_sums(x32))
+        sums = x32.sum((2, 3)), x32.square().sum((2, 3))
+        mean, square = (reduce(s, "b (g c) -> b g 1", "sum", g=self.num_groups) / n for s in sums)
         gamma, beta = (rearrange(p.float(), "(g c) -> g c", g=self.num_groups) for p in (self.weight, self.bias))
         scale = gamma * (square - mean**2).clamp(min=0).add(self.eps).rsqrt()
         shift = beta - mean * scale
         scale, shift = (rearrange(p, "b g c -> b (g c) 1 1") for p in (scale, shift))
         return (x32 * scale + shift).to(x.dtype)
-
-
-def channel_sums(x: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
-    """Σ x and Σ x² over all places."""
-    return x.sum((2, 3)), x.square().sum((2, 3))
 
 
 def use_sums(model: nn.Module) -> nn.Module:
