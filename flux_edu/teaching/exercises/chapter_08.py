@@ -1,5 +1,7 @@
 """Exercises and questions of chapter 8, the autoencoder."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
@@ -95,15 +97,11 @@ HALVE = Exercise(
 # ---------------------------------------------------------------- 8.4
 
 
-def my_group_norm(x: Tensor, groups: int) -> Tensor:
+def my_group_norm(x: Tensor, groups: int, *, correction: int = 0) -> Tensor:
     parts = x.reshape(len(x), groups, -1)
-    normed = (parts - parts.mean(-1, keepdim=True)) / (parts.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+    variance = parts.var(-1, correction=correction, keepdim=True)
+    normed = (parts - parts.mean(-1, keepdim=True)) / (variance + 1e-6).sqrt()
     return normed.reshape(x.shape)
-
-
-def unbiased_norm(x: Tensor, groups: int) -> Tensor:
-    parts = x.reshape(len(x), groups, -1)
-    return ((parts - parts.mean(-1, keepdim=True)) / parts.std(-1, keepdim=True)).reshape(x.shape)
 
 
 def channels_of_their_own(B: int, C: int, h: int, w: int) -> Tensor:
@@ -120,7 +118,8 @@ MY_GROUP_NORM = Exercise(
             lambda x, groups: my_group_norm(x, x.shape[1]),
         "you took `groups` for the number of channels in a group; it is the number of groups":
             lambda x, groups: my_group_norm(x, x.shape[1] // groups),
-        "you divided by the standard deviation with n − 1; a norm divides by n (correction=0)": unbiased_norm,
+        "you divided by the standard deviation with n − 1; a norm divides by n (correction=0)":
+            partial(my_group_norm, correction=1),
     },
     advice="Over a group's channels and all places, (x − mean) / √(var + 1e-6).",
     tolerance=1e-4,

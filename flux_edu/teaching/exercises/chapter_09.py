@@ -1,12 +1,12 @@
 """Exercises and questions of chapter 9, training."""
 
-import math
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from flux_edu.schedule import time_shift
+from flux_edu.teaching.exercises.chapter_01 import mu_of, tokens
 from flux_edu.teaching.exercises.exercise import Exercise, normal
 from flux_edu.teaching.exercises.question import Question
 from flux_edu.train.objectives import logit_normal
@@ -71,13 +71,8 @@ BEST_GUESS = Exercise(
 # ---------------------------------------------------------------- 9.3
 
 
-def mu_of(L: int) -> float:
-    return 0.5 + (L - 256) * 0.65 / 3840
-
-
 def training_levels(normals: Tensor, a: float, c: float, width: int, height: int, *, sign: float = 1.0) -> Tensor:
-    L = math.ceil(width / 16) * math.ceil(height / 16)
-    return torch.sigmoid(sign * mu_of(L) + a + c * normals)
+    return torch.sigmoid(sign * mu_of(tokens(width, height)) + a + c * normals)
 
 
 NORMALS = torch.tensor([-1.5, -0.2, 0.0, 0.9], dtype=torch.float64)
@@ -91,9 +86,7 @@ TRAINING_LEVELS = Exercise(
         "the sign of μ is the other way: larger pictures are trained at higher levels":
             partial(training_levels, sign=-1),
         "you added μ to the level; it is added to the logit of the level":
-            lambda normals, a, c, width, height: (
-                torch.sigmoid(a + c * normals) + mu_of(math.ceil(width / 16) * math.ceil(height / 16))
-            ),
+            lambda normals, a, c, width, height: torch.sigmoid(a + c * normals) + mu_of(tokens(width, height)),
     },
     advice="The logits have mean μ(L) + a and deviation c; the levels are their sigmoid.",
 )  # fmt: skip

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from torch.nn.functional import avg_pool2d
 
 from flux_edu.flux2.model import empirical_mu
+from flux_edu.io.images import to_picture
 from flux_edu.patchify import token_grid
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate, time_shift
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
@@ -57,7 +58,7 @@ def straight_path(t: float = 0.5) -> Figure:
     left.axvline(t, color=RED, lw=1, ls=":")
     left.set(xlabel="noise level t (1: noise, 0: picture)", ylabel="value of one number of x_t", xlim=(1.02, -0.02))
     left.set_title(f"each number walks a straight line; here t = {t:.2f}", fontsize=10)
-    right.imshow((x_t[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
+    right.imshow(to_picture(x_t[0]))
     right.set_axis_off()
     right.set_title(f"{1 - t:.2f} × picture + {t:.2f} × noise", fontsize=10)
     fig.set_label(
@@ -86,7 +87,7 @@ def same_level(t: float = 0.7, factor: int = 4) -> Figure:
     }
     fig, axes = new_figure(1, 4, width=9, height=2.1, margins=(0.005, 0.995, 0.01, 0.88), wspace=0.04)
     for ax, (name, x) in zip(axes, panels.items(), strict=True):
-        ax.imshow((x[0].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2)
+        ax.imshow(to_picture(x[0]))
         ax.set_axis_off()
         ax.set_title(name, fontsize=9)
     odds = t / (1 - t) if t < 1 else math.inf

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from flux_edu.io.images import to_picture
 from flux_edu.patchify import make_img_ids, make_txt_ids, patchify, token_grid, unpatchify
 from flux_edu.teaching.plots.chapter_01 import toy_picture
 from flux_edu.teaching.plots.style import IMG, RED, TXT, new_figure
@@ -40,10 +41,6 @@ def toy_decode(latent: Tensor) -> Tensor:
     """Back from `toy_encode`; what 16 numbers cannot hold is blurred."""
     blocks = rearrange(latent * 8, "b k h w -> b h w k") @ _dct()
     return rearrange(blocks, "b h w (c y x) -> b c (h y) (w x)", c=3, y=8, x=8)
-
-
-def _rgb(x: Tensor) -> np.ndarray:
-    return (x[0, :3].permute(1, 2, 0).numpy().clip(-1, 1) + 1) / 2
 
 
 def _grid(ax: Axes, rows: int, columns: int, every: int) -> None:
@@ -79,11 +76,11 @@ def follow_patch(width: int = 160, height: int = 112, row: int = 4, column: int 
     fig, (pixels, places, sequence, token) = new_figure(
         1, 4, width=10, height=3.5, margins=(0.01, 0.985, 0.13, 0.84), wspace=0.24, width_ratios=[1.3, 1.3, 0.8, 0.5]
     )
-    pixels.imshow(_rgb(picture))
+    pixels.imshow(to_picture(picture[0]))
     _grid(pixels, 16 * h, 16 * w, 16)
     _frame(pixels, back.repeat_interleave(8, 0).repeat_interleave(8, 1))
     pixels.set_title(f"pixels: 3 × {16 * h} × {16 * w}\npatch ({row}, {column}): 16 × 16 of them", fontsize=9)
-    places.imshow(_rgb(latent))
+    places.imshow(to_picture(latent[0, :3]))
     _grid(places, 2 * h, 2 * w, 2)
     _frame(places, back)
     places.set_title(f"latent: 16 × {2 * h} × {2 * w}\nthe patch: 2 × 2 places", fontsize=9)
@@ -122,7 +119,7 @@ def patch_mistakes(width: int = 160, height: int = 112) -> Figure:
     pictures["height and width exchanged"] = toy_decode(unpatchify(patchify(latent), width, height))
     fig, axes = new_figure(1, 4, width=10, height=2.7)
     for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
-        ax.imshow(_rgb(picture))
+        ax.imshow(to_picture(picture[0]))
         ax.set_axis_off()
         ax.set_title(name, fontsize=9)
     fig.set_label(

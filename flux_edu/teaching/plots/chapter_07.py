@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
@@ -27,19 +28,12 @@ CHINESE_FONTS = (
 # ---------------------------------------------------------------- tokens
 
 
-@cache
-def _bytes_of_letters() -> dict[str, int]:
-    """A byte-level tokenizer writes every byte as one visible letter; this reads it back."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(rest)}
-
-
 def token_labels(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Every token as it reads: ␣ for the space before a word, ⟨E7 8B⟩ for bytes that are only a part of a character."""
     labels, special = [], set(tokenizer.all_special_tokens)
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     for piece in tokenizer.convert_ids_to_tokens(list(ids)):
-        raw = bytes(_bytes_of_letters()[letter] for letter in piece) if piece not in special else piece.encode()
+        raw = bytes(byte_of[letter] for letter in piece) if piece not in special else piece.encode()
         try:
             labels.append(raw.decode().replace(" ", "␣"))
         except UnicodeDecodeError:

@@ -8,9 +8,11 @@ from importlib import resources
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from flux_edu.io.images import to_picture
 from flux_edu.schedule import get_lin_function, get_schedule, interpolate
 from flux_edu.teaching.labs.toy_flows import CENTRES, SPREAD, blob_velocity, draw_blobs, gaussian_floor, share_on_data
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
@@ -144,6 +146,17 @@ def full_run() -> dict[str, np.ndarray]:
     return dict(zip(head.split(), np.array([row.split() for row in rows], float).T, strict=True))
 
 
+def _logarithmic(ax: Axes, steps: Sequence[int] | np.ndarray, losses: Sequence[float], name: str) -> None:
+    """Ticks of losses over steps: 1, 1.5, 2, 3, 5, 7 of each decade, and doubled steps, written out."""
+    low, high = 0.8 * min(losses), 1.2 * max(losses)
+    ticks = [x for x in (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2) if low <= x <= high]
+    ax.set_yticks(ticks, [f"{x:g}" for x in ticks])
+    marks = [x for x in (250 * 2**i for i in range(14)) if steps[0] <= x <= steps[-1] * 1.1]
+    ax.set_xticks(marks, [f"{x:,}" for x in marks])
+    ax.minorticks_off()
+    ax.set(xlabel="step (logarithmic)", ylabel=f"{name} (logarithmic)")
+
+
 def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[int, float], ends: str = "") -> Figure:
     """A long run's losses over its steps, both axes logarithmic, with what was measured on held-out combinations."""
     fig, ax = new_figure(width=7, height=3.2)
@@ -153,15 +166,7 @@ def run_history(steps: Sequence[int], losses: Sequence[float], held_out: dict[in
         ax.loglog(list(held_out), list(held_out.values()), "o", color=RED, ms=4, label="held-out combinations")
         last = max(held_out)
         summary += f"; on held-out combinations {held_out[last]:.3f} at step {last:,}"
-    low, high = (f(x for x in [*losses, *held_out.values()]) for f in (min, max))
-    ticks = [
-        x for x in (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2) if low * 0.8 <= x <= high * 1.2
-    ]
-    ax.set_yticks(ticks, [f"{x:g}" for x in ticks])
-    marks = [x for x in (250 * 2**i for i in range(12)) if steps[0] <= x <= steps[-1] * 1.1]
-    ax.set_xticks(marks, [f"{x:,}" for x in marks])
-    ax.minorticks_off()
-    ax.set(xlabel="step (logarithmic)", ylabel="loss (logarithmic)")
+    _logarithmic(ax, steps, [*losses, *held_out.values()], "loss")
     ax.legend(fontsize=8, frameon=False)
     fig.set_label(f"The full run's loss {summary}. {ends}".strip())
     return fig
@@ -180,13 +185,7 @@ def history_by_level(run: dict[str, np.ndarray], mark: tuple[float, float] | Non
         losses = run[name][measured]
         ax.loglog(steps, losses, marker + "-", color=color, ms=3.5, lw=1.2, label=f"t = {name}")
         summaries.append(f"t = {name}: {losses[0]:.3f} to {losses[-1]:.3f}")
-    values = np.stack([run[name][measured] for name in names])
-    ticks = [x for x in (0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1) if values.min() * 0.8 <= x <= values.max() * 1.2]
-    ax.set_yticks(ticks, [f"{x:g}" for x in ticks])
-    marks = [x for x in (1000 * 2**i for i in range(10)) if steps[0] <= x <= steps[-1] * 1.1]
-    ax.set_xticks(marks, [f"{x:,}" for x in marks])
-    ax.minorticks_off()
-    ax.set(xlabel="step (logarithmic)", ylabel="held-out loss (logarithmic)")
+    _logarithmic(ax, steps, [loss for name in names for loss in run[name][measured]], "held-out loss")
     ax.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, columnspacing=1.2)
     between = f" Steps {mark[0]:,} to {mark[1]:,} are shaded." if mark else ""
     fig.set_label(
@@ -295,11 +294,10 @@ def composed(
 ) -> Figure:
     """One composed picture under its caption, and whether training may see it."""
     scene, caption = compose(layout, style, first, second, colour)
-    picture = (data.render(drawings(), scene)[0].permute(1, 2, 0).numpy() + 1) / 2
     never = why_held_out(layout, style, first, second, colour)
     summary = f"held out: {', '.join(never)}" if never else "training may see this"
     fig, ax = new_figure(width=5.4, height=2.9, margins=(0.02, 0.98, 0.17, 0.9))
-    ax.imshow(picture.clip(0, 1))
+    ax.imshow(to_picture(data.render(drawings(), scene)[0]))
     ax.set(xticks=[], yticks=[], xlabel="128 pixels", ylabel="128 pixels")
     ax.spines[:].set(visible=True, color="0.8")
     ax.set_title(f"“{caption}”", fontsize=9)
