@@ -10,30 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.parity_tools import draw
+from small_models import AUTOENCODER as SMALL
 
 from flux_edu import autoencoder
-
-SMALL = autoencoder.AutoEncoderParams(
-    resolution=64,
-    in_channels=3,
-    ch=6,
-    out_ch=3,
-    ch_mult=(1, 2, 4, 4),
-    num_res_blocks=2,
-    z_channels=5,
-    scale_factor=0.3611,
-    shift_factor=0.1159,
-    norm_groups=3,
-)
-
-
-def drawn(module, seed=0):
-    """All parameters at random, in float64."""
-    torch.manual_seed(seed)
-    module = module.double().eval().requires_grad_(False)
-    for p in module.parameters():
-        p.copy_(torch.randn(p.shape) / (p[0].numel() ** 0.5 if p.ndim > 1 else 3) + (p.ndim == 1))
-    return module
 
 
 def picture(*shape, seed=1):
@@ -42,7 +22,7 @@ def picture(*shape, seed=1):
 
 @pytest.fixture(scope="module")
 def ae():
-    return drawn(autoencoder.AutoEncoder(SMALL))
+    return draw(autoencoder.AutoEncoder(SMALL).double(), seed=0)
 
 
 @pytest.mark.equation("8.1")
@@ -99,7 +79,7 @@ def test_a_picture_of_any_multiple_of_eight_comes_back_in_its_size(ae, h, w, B):
 
 def test_halving_pads_below_and_to_the_right():
     """One number of the output, by hand, at the far corner where the padding is, and one at the near corner."""
-    down = drawn(autoencoder.Downsample(2))
+    down = draw(autoencoder.Downsample(2).double(), seed=0)
     x = picture(1, 2, 6, 10)
     y = down(x)
     assert y.shape == (1, 2, 3, 5)
@@ -111,7 +91,7 @@ def test_halving_pads_below_and_to_the_right():
 
 
 def test_padding_all_round_loads_the_same_weights_and_is_wrong():
-    down = drawn(autoencoder.Downsample(2))
+    down = draw(autoencoder.Downsample(2).double(), seed=0)
     x = picture(1, 2, 6, 10)
     symmetric = F.conv2d(x, down.conv.weight, down.conv.bias, stride=2, padding=1)
     assert symmetric.shape == down(x).shape
@@ -119,14 +99,14 @@ def test_padding_all_round_loads_the_same_weights_and_is_wrong():
 
 
 def test_doubling_repeats_every_pixel_and_convolves():
-    up = drawn(autoencoder.Upsample(2))
+    up = draw(autoencoder.Upsample(2).double(), seed=0)
     x = picture(1, 2, 3, 5)
     large = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     torch.testing.assert_close(up(x), up.conv(large))
 
 
 def test_attention_looks_from_every_place_at_every_other():
-    block = drawn(autoencoder.AttnBlock(6, 3))
+    block = draw(autoencoder.AttnBlock(6, 3).double(), seed=0)
     x = picture(2, 6, 3, 5)
     tokens = F.group_norm(x, 3, block.norm.weight, block.norm.bias, eps=1e-6).flatten(2).mT
     q, k, v = (tokens @ part.weight[:, :, 0, 0].T + part.bias for part in (block.q, block.k, block.v))
@@ -137,7 +117,7 @@ def test_attention_looks_from_every_place_at_every_other():
 
 @pytest.mark.parametrize(("channels_in", "channels_out"), [(6, 6), (6, 9)])
 def test_residual_block(channels_in, channels_out):
-    block = drawn(autoencoder.ResnetBlock(channels_in, channels_out, 3))
+    block = draw(autoencoder.ResnetBlock(channels_in, channels_out, 3).double(), seed=0)
     x = picture(2, channels_in, 5, 7)
     h = block.conv1(F.silu(F.group_norm(x, 3, block.norm1.weight, block.norm1.bias, eps=1e-6)))
     h = block.conv2(F.silu(F.group_norm(h, 3, block.norm2.weight, block.norm2.bias, eps=1e-6)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from parity.parity_tools import draw
 from safetensors.torch import load_file, save_file
+from small_models import same
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import configs
@@ -43,10 +44,6 @@ def write_shards(state, folder, parts=3, stem="diffusion_pytorch_model"):
     index = folder / f"{stem}.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
     return index
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 # ---------------------------------------------------------------- what can be given

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+from small_models import ONE_BLOCK, random_flux
 
 from flux_edu import sampling
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import read, read_metadata
-from flux_edu.model import Flux, FluxParams
 from flux_edu.train import few_steps, guidance, trainer
 from flux_edu.train.data import SIZE
 from flux_edu.train.distillation import Distillation
@@ -29,16 +29,11 @@ from flux_edu.train.objectives import (
 )
 from flux_edu.train.text_to_velocity import TextEncoders
 
-SMALL = FluxParams(12, 12, 10, 14, 22, 2.0, 1, 1, 1, (6, 6, 10), 10_000, True, False)
 B, L, L_TXT = 3, 4, 5
 
 
 def small(**changes):
-    torch.manual_seed(0)
-    model = Flux(replace(SMALL, **changes))
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    return model.requires_grad_(False)
+    return random_flux(replace(ONE_BLOCK, **changes), std=0.2)
 
 
 def batch(seed=1):
@@ -279,7 +274,7 @@ class FakePools(Pools):
 @pytest.mark.parametrize("stage", ["guidance", "few_steps"])
 def test_a_stage_saves_what_it_measures(stage, tmp_path, monkeypatch):
     module, name = {"guidance": (guidance, "dev"), "few_steps": (few_steps, "schnell")}[stage]
-    shape = replace(SMALL, in_channels=64, out_channels=64)
+    shape = replace(ONE_BLOCK, in_channels=64, out_channels=64)
     for key in ("tiny", "tiny-dev", "tiny-schnell"):
         params = replace(shape, guidance_embed=configs[key].params.guidance_embed)
         monkeypatch.setitem(configs, key, replace(configs[key], params=params, num_steps=4))

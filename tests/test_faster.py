@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import random_flux, random_inputs
 
 from flux_edu.attention import attention
 from flux_edu.configs import configs
@@ -26,23 +27,12 @@ TIMES = get_schedule(STEPS, ROWS * COLUMNS)
 
 @pytest.fixture(scope="module")
 def model() -> Flux:
-    torch.manual_seed(2)
-    model = Flux(replace(configs["tiny"].params, depth=2, depth_single_blocks=2)).eval().requires_grad_(False)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.05)
-    return model
+    return random_flux(replace(configs["tiny"].params, depth=2, depth_single_blocks=2), std=0.05, seed=2)
 
 
 @pytest.fixture(scope="module")
 def inputs(model) -> dict[str, torch.Tensor]:
-    p = model.params
-    return {
-        "img": torch.randn(B, ROWS * COLUMNS, p.in_channels),
-        "img_ids": make_img_ids(B, ROWS, COLUMNS),
-        "txt": torch.randn(B, L_TXT, p.context_in_dim),
-        "txt_ids": make_txt_ids(B, L_TXT),
-        "vec": torch.randn(B, p.vec_in_dim),
-    }
+    return random_inputs(model.params, B, ROWS, COLUMNS, L_TXT)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flux_edu.teaching.exercises.exercise import normal
 from flux_edu.teaching.labs import toy_flows
 from flux_edu.train import data
 
@@ -20,16 +21,12 @@ CHAPTERS = {n: import_module(f"flux_edu.teaching.plots.chapter_{n:02}") for n in
 PICTURES = import_module("flux_edu.teaching.plots.pictures")
 
 
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 BLOCKS = [*(f"double {i}" for i in range(4)), *(f"single {i}" for i in range(8))]
 TOKENS = ["␣a", "␣fox", "白", "</s>", "<pad>", "<pad>", "<pad>"]
 PROMPT = [f"␣{word}" for word in "a 3d fox on a yellow background".split()] + ["</s>", *["<pad>"] * 24]
 SPLITS = ["16/56/56", "44/42/42", "2/124/2"]
 TIMES = torch.linspace(0, 1, 11)
-ATTENTION = (2 * numbers(5, 96, 96)).softmax(-1)
+ATTENTION = (2 * normal(5, 96, 96)).softmax(-1)
 PICTURE = Image.new("RGB", (128, 128), "pink")
 MAP = torch.linspace(0, 1, 64).unflatten(0, (8, 8))
 PROFILES = torch.rand(12, 5, 15, 15, generator=torch.Generator().manual_seed(4))
@@ -62,7 +59,7 @@ DRAWN = {
     "rope_precision": (dict(errors={"float32 angles": TIMES, "bfloat16 ids": TIMES / 2}), {}),
     "angles_beyond": ({}, dict(factor=(1, 8), log10_theta=(1.0, 6.0))),
     "repetition": (
-        dict(curves={"256": CHAPTERS[3].lag_correlation(numbers(1, 256, 3), 16)}, wavelengths=[6.28]),
+        dict(curves={"256": CHAPTERS[3].lag_correlation(normal(1, 256, 3), 16)}, wavelengths=[6.28]),
         {},
     ),
     "time_embedding": ({}, dict(t=(0.0, 1.0))),
@@ -74,11 +71,11 @@ DRAWN = {
     ),
     "modulated_token": ({}, dict(shift=(-2.0, 2.0), scale=(-2.0, 2.0), gate=(-2.0, 2.0))),
     "modulation_along_t": (
-        dict(numbers=numbers(3, 2, 11, 6, 30), timesteps=TIMES),
+        dict(numbers=normal(3, 2, 11, 6, 30), timesteps=TIMES),
         dict(t=(0.0, 1.0), block=(0, 2), stream=("txt", "img")),
     ),
     "qkv_rows": ({}, dict(heads=(2, 4))),
-    "scores_before_and_after": (dict(before=9 * numbers(2, 9, 9), after=numbers(2, 9, 9)), {}),
+    "scores_before_and_after": (dict(before=9 * normal(2, 9, 9), after=normal(2, 9, 9)), {}),
     "attention_map": (dict(A=ATTENTION, L_txt=32), dict(head=(0, 4), words=(9, 32))),
     "where_a_word_is_read": (dict(A=ATTENTION, words=["a", "cat"], L_txt=32, grid=(8, 8)), dict(word=(0, 1))),
     "defects_by_block": (
@@ -94,7 +91,7 @@ DRAWN = {
     "token_norms": (dict(names=["input", *BLOCKS], txt=[1.0, 2] + [3.0] * 11, img=[1.0, 5, 6] + [70.0] * 10), {}),
     "block_inside": (
         dict(
-            gates=numbers(2, 30),
+            gates=normal(2, 30),
             branches=["attention", "MLP"],
             weights=ATTENTION[0],
             L_txt=32,
@@ -104,9 +101,9 @@ DRAWN = {
     ),
     "modulation_moves": (
         dict(
-            shift=numbers(24),
-            scale=numbers(24),
-            gate=numbers(24),
+            shift=normal(24),
+            scale=normal(24),
+            gate=normal(24),
             ts=[0, 0.5, 1],
             over_t=[1, 0.5, 0],
             t=0.5,
@@ -130,33 +127,33 @@ DRAWN = {
     "shift_errors": (dict(errors={"s = 0.1": [0.1, 0.2], "s = 3": [0.2, 0.1]}, mus=[-1.0, 1.0]), {}),
     "token_strip": (dict(labels=TOKENS, ids=range(7)), {}),
     "padding_states": (
-        dict(labels=PROMPT, unmasked=numbers(32, 5), masked=numbers(32, 5, seed=1), empty=numbers(32, 5, seed=2)),
+        dict(labels=PROMPT, unmasked=normal(32, 5), masked=normal(32, 5, seed=1), empty=normal(32, 5, seed=2)),
         {},
     ),
-    "position_bias": (dict(table=numbers(4, 63)), dict(head=(0, 3), reach=(4, 31))),
-    "who_sees_whom": (dict(changes={"T5": numbers(7, 7).abs(), "CLIP": numbers(7, 7).abs().triu()}, labels=TOKENS), {}),
-    "reach_of_a_token": (dict(change=numbers(32).abs(), labels=PROMPT), dict(place=(0, 31), pooled=(7, None))),
-    "similarity_map": (dict(vectors=numbers(9, 9), names=["a 3d fox on a yellow background", *"bcdefgh", "白"]), {}),
+    "position_bias": (dict(table=normal(4, 63)), dict(head=(0, 3), reach=(4, 31))),
+    "who_sees_whom": (dict(changes={"T5": normal(7, 7).abs(), "CLIP": normal(7, 7).abs().triu()}, labels=TOKENS), {}),
+    "reach_of_a_token": (dict(change=normal(32).abs(), labels=PROMPT), dict(place=(0, 31), pooled=(7, None))),
+    "similarity_map": (dict(vectors=normal(9, 9), names=["a 3d fox on a yellow background", *"bcdefgh", "白"]), {}),
     "words_move": (
         dict(
             words=PROMPT[:7],
-            outputs={"T5": numbers(7).abs(), "CLIP": numbers(7, seed=1).abs()},
-            velocities={"through T5": numbers(7, seed=1).abs(), "through CLIP": torch.zeros(7)},
+            outputs={"T5": normal(7).abs(), "CLIP": normal(7, seed=1).abs()},
+            velocities={"through T5": normal(7, seed=1).abs(), "through CLIP": torch.zeros(7)},
         ),
         {},
     ),
     "text_mistakes": (dict(changes={"one": (0.5, 0.1), "two": (1.2, 0.0)}), {}),
-    "latent_maps": (dict(x=numbers(3, 128, 128), z=numbers(16, 16, 16), caption="白色背景上的狐狸"), {}),
-    "latent_histogram": (dict(raw=2 * numbers(5, 7) + 3, scaled=numbers(5, 7)), {}),
+    "latent_maps": (dict(x=normal(3, 128, 128), z=normal(16, 16, 16), caption="白色背景上的狐狸"), {}),
+    "latent_histogram": (dict(raw=2 * normal(5, 7) + 3, scaled=normal(5, 7)), {}),
     "came_back": (
-        dict(x=numbers(3, 24, 24), y=numbers(3, 24, 24, seed=1), psnr=12.3),
+        dict(x=normal(3, 24, 24), y=normal(3, 24, 24, seed=1), psnr=12.3),
         dict(caption=("a fox", "白色背景上的狐狸")),
     ),
     "quality_curves": (dict(channels=[0, 8, 16], kept=[9.0, 20.0, 30.0], noise=[0.0, 1.0], noisy=[30.0, 15.0]), {}),
-    "pixels_moved": (dict(change=numbers(128, 128).abs()), dict(row=(0, 15), column=(0, 15))),
+    "pixels_moved": (dict(change=normal(128, 128).abs()), dict(row=(0, 15), column=(0, 15))),
     "stride_two": ({}, dict(size=(4, 16), padding=("below and right", "all round"))),
     "plain_colours": (
-        dict(levels=torch.arange(5.0), outputs={"8 groups": numbers(5, 3), "32 groups": torch.zeros(5, 3)}),
+        dict(levels=torch.arange(5.0), outputs={"8 groups": normal(5, 3), "32 groups": torch.zeros(5, 3)}),
         {},
     ),
     "sizes_inside": ({}, dict(side=(128, 2048), ch=(32, 128))),
@@ -221,9 +218,9 @@ DRAWN = {
     "where_parameters_are": ({}, dict(share=(False, True))),
     "gated_unit": ({}, dict(gate=(-4.0, 4.0))),
     "cost_plane": ({}, dict(width=(1024, 8192), double_blocks=(0, 64), shared_modulation=(True,), gated_mlp=(True,))),
-    "whole_steps": (dict(added=numbers(5, 7, 3), timesteps=[1.0, 0.8, 0.6, 0.4, 0.2]), dict(threshold=(0.0, 2.0))),
+    "whole_steps": (dict(added=normal(5, 7, 3), timesteps=[1.0, 0.8, 0.6, 0.4, 0.2]), dict(threshold=(0.0, 2.0))),
     "error_and_cost": (dict(curves={"plain steps": ([4, 8], [20.0, 30.0]), "a cache": ([5, 9], [25.0, 28.0])}), {}),
-    "rounded_matrix": (dict(W=numbers(24, 64)), dict(bits=(2, 8), rank=(0, 16))),
+    "rounded_matrix": (dict(W=normal(24, 64)), dict(bits=(2, 8), rank=(0, 16))),
     "change_bars": (dict(changes={f"change {i}": 0.1 * i for i in range(8)}, kept=["change 0"]), {}),
     "picture_row": (dict(pictures=[PICTURE] * 3, names=["28 steps", "4 steps", "1 step"]), {}),
     "picture_rows": (

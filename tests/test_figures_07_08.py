@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flux_edu.io.tiny import TINY_FOLDER
+from flux_edu.teaching.exercises.exercise import normal
 from flux_edu.teaching.plots import chapter_07 as text_plots
 from flux_edu.teaching.plots import chapter_08 as plots
 
@@ -48,12 +49,8 @@ def test_labels_of_the_shipped_tokenizer_put_together_give_the_text():
 LABELS = ["␣a", "␣fox", "白", "</s>", "<pad>", "<pad>", "<pad>"]
 
 
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def test_the_alternative_text_of_the_causal_map_tells_the_triangle():
-    label = text_plots.who_sees_whom({"CLIP": numbers(7, 7).abs().triu()}, LABELS).get_label()
+    label = text_plots.who_sees_whom({"CLIP": normal(7, 7).abs().triu()}, LABELS).get_label()
     assert "CLIP: largest change before the exchanged token 0.00, from it on" in label
 
 

@@ -5,24 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import ONE_BLOCK, random_flux
 
 from flux_edu.configs import configs, get_spec
 from flux_edu.io import lora, tiny
 from flux_edu.io.checkpoint import CheckpointError, read, save, save_int8
-from flux_edu.model import Flux, FluxParams
+from flux_edu.model import Flux
 from flux_edu.pipeline import FluxGenerator
-
-SMALL = FluxParams(
-    12, 12, 10, 14, 22, 2.0, 1, 1, 1, (6, 6, 10), 10_000, True, False
-)  # few numbers, all sides different
 
 
 def small(**changes):
-    torch.manual_seed(0)
-    model = Flux(replace(SMALL, **changes))
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model.requires_grad_(False)
+    return random_flux(replace(ONE_BLOCK, **changes))
 
 
 def some_delta(model, rank=3, seed=1):

@@ -7,19 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.parity_tools import draw
+from small_models import FLUX as PARAMS
 
 from flux_edu import model as model_module
 from flux_edu.attention import attention_explicit
 from flux_edu.configs import configs
 from flux_edu.embeddings import timestep_embedding
-from flux_edu.model import Flux, FluxParams
+from flux_edu.model import Flux
 from flux_edu.patchify import make_img_ids
 from flux_edu.rope import EmbedND
 
-PARAMS = FluxParams(
-    in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,
-    depth=2, depth_single_blocks=3, axes_dim=(4, 6, 8), theta=1000, qkv_bias=True, guidance_embed=True,
-)  # fmt: skip
 B, ROWS, COLS, L_TXT = 2, 3, 5, 4
 
 
@@ -29,10 +27,7 @@ def _seed():
 
 
 def make_model(**changes) -> Flux:
-    model = Flux(replace(PARAMS, **changes)).double()
-    for p in model.parameters():
-        p.data = torch.randn_like(p) / p.shape[-1] ** 0.5 + (p.ndim == 1)
-    return model.requires_grad_(False)
+    return draw(Flux(replace(PARAMS, **changes)).double(), seed=6)
 
 
 def make_inputs(batch=B, l_txt=L_TXT) -> dict:

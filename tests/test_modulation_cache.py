@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import random_flux, random_inputs
 
 from flux_edu.configs import configs
 from flux_edu.model import Flux
 from flux_edu.modulation import Modulation
-from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
 from flux_edu.speed.modulation_cache import Precomputed, precompute_modulations
@@ -18,24 +18,13 @@ B, ROWS, COLUMNS, L_TXT, STEPS = 2, 3, 5, 7, 4
 
 @pytest.fixture(params=["tiny", "tiny-dev"])
 def model(request) -> Flux:
-    torch.manual_seed(2)
-    model = Flux(replace(configs[request.param].params, depth=1, depth_single_blocks=2)).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.05)
-    return model
+    return random_flux(replace(configs[request.param].params, depth=1, depth_single_blocks=2), std=0.05, seed=2)
 
 
 @pytest.fixture
 def inputs(model) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
-    p = model.params
-    return {
-        "img": torch.randn(B, ROWS * COLUMNS, p.in_channels),
-        "img_ids": make_img_ids(B, ROWS, COLUMNS),
-        "txt": torch.randn(B, L_TXT, p.context_in_dim),
-        "txt_ids": make_txt_ids(B, L_TXT),
-        "vec": torch.randn(B, p.vec_in_dim),
-    }
+    return random_inputs(model.params, B, ROWS, COLUMNS, L_TXT)
 
 
 def precomputed(model, inputs, timesteps, guidance=3.0):

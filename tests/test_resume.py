@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_models import ONE_BLOCK
 from small_stages import TOY, shared, toy
-from test_distillation import SMALL, SmallStage
+from test_distillation import SmallStage
 
 import flux_edu
 from flux_edu.autoencoder import AutoEncoder
@@ -285,7 +286,7 @@ def test_a_pool_is_a_window_on_an_endless_list(monkeypatch):
 
 
 def test_few_steps_goes_on_with_its_rollouts_and_targets(tmp_path, monkeypatch):
-    shape = replace(SMALL, in_channels=64, out_channels=64)
+    shape = replace(ONE_BLOCK, in_channels=64, out_channels=64)
     for key in ("tiny", "tiny-schnell"):
         monkeypatch.setitem(configs, key, replace(configs[key], params=shape, num_steps=4))
     monkeypatch.setattr(few_steps, "Distillation", SmallStage)

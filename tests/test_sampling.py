@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import random_flux, random_inputs
 
 from flux_edu import sampling
 from flux_edu.model import Flux, FluxParams
-from flux_edu.patchify import make_img_ids, make_txt_ids
+from flux_edu.patchify import make_img_ids
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.labs import toy_flows
 from flux_edu.teaching.plots import chapter_06 as plots
@@ -37,25 +38,14 @@ SMALL = FluxParams(
 )
 
 
-def random_flux(**changes) -> Flux:
-    """A small Flux with every parameter drawn at random, in float32."""
-    torch.manual_seed(6)
-    model = Flux(replace(SMALL, **changes)).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model
+def small_flux(**changes) -> Flux:
+    return random_flux(replace(SMALL, **changes), seed=6)
 
 
 @pytest.fixture
 def inputs() -> dict[str, torch.Tensor]:
     torch.manual_seed(7)
-    return {
-        "img": torch.randn(B, ROWS * COLUMNS, C),
-        "img_ids": make_img_ids(B, ROWS, COLUMNS),
-        "txt": torch.randn(B, L_TXT, 13),
-        "txt_ids": make_txt_ids(B, L_TXT),
-        "vec": torch.randn(B, 9),
-    }
+    return random_inputs(SMALL, B, ROWS, COLUMNS, L_TXT)
 
 
 @pytest.fixture
@@ -159,7 +149,7 @@ def test_one_timestep_is_no_step_and_none_is_an_error(inputs):
 
 def test_the_sum_is_float32_whatever_the_model(inputs):
     """A bfloat16 model gets bfloat16 tokens, but t, ids and the sum stay float32."""
-    model = random_flux().bfloat16()
+    model = small_flux().bfloat16()
     seen = []
     model.register_forward_pre_hook(lambda _, args: seen.append([x.dtype for x in args]))
     x = sampling.denoise(model, **inputs, timesteps=[1.0, 0.9, 0.0])
@@ -264,7 +254,7 @@ def test_guidance_goes_on_along_the_line_through_both_velocities(w, seed):
 @pytest.mark.parametrize("w", [0.0, 2.5, 7.0])
 def test_two_passes_in_one_batch_are_two_passes(inputs, uncond, w):
     """Each step against two separate evaluations of the model, mixed by hand."""
-    model, timesteps = random_flux(), [1.0, 0.7, 0.3, 0.0]
+    model, timesteps = small_flux(), [1.0, 0.7, 0.3, 0.0]
     x = inputs["img"]
     empty = {"txt": uncond[0].expand(B, -1, -1), "y": uncond[1].expand(B, -1)}
     prompted = {"txt": inputs["txt"], "y": inputs["vec"]}
@@ -280,7 +270,7 @@ def test_two_passes_in_one_batch_are_two_passes(inputs, uncond, w):
 
 
 def test_guidance_1_is_one_pass_without_the_empty_prompt(inputs, uncond):
-    model, timesteps = random_flux(), [1.0, 0.5, 0.0]
+    model, timesteps = small_flux(), [1.0, 0.5, 0.0]
     two = sampling.denoise(model, **inputs, timesteps=timesteps, guidance=1.0, uncond=uncond)
     one = sampling.denoise(model, **inputs, timesteps=timesteps)
     assert torch.equal(one, two)
@@ -291,14 +281,14 @@ def test_guidance_1_is_one_pass_without_the_empty_prompt(inputs, uncond):
 
 
 def test_guidance_0_does_not_hear_the_prompt(inputs, uncond):
-    model = random_flux()
+    model = small_flux()
     other = inputs | {"txt": inputs["txt"].flip(0), "vec": -inputs["vec"]}
     runs = [sampling.denoise(model, **x, timesteps=[1.0, 0.0], guidance=0.0, uncond=uncond) for x in (inputs, other)]
     assert torch.allclose(*runs, atol=1e-5)
 
 
 def test_a_distilled_model_is_told_w_and_evaluated_once(inputs):
-    model = random_flux(guidance_embed=True)
+    model = small_flux(guidance_embed=True)
     ends = [sampling.denoise(model, **inputs, timesteps=[1.0, 0.0], guidance=w) for w in (1.0, 4.0)]
     assert (ends[0] - ends[1]).abs().max() > 1e-3
     counting = Known(lambda x, t: x)
@@ -308,7 +298,7 @@ def test_a_distilled_model_is_told_w_and_evaluated_once(inputs):
 
 
 def test_an_undistilled_model_ignores_the_number(inputs):
-    model = random_flux()
+    model = small_flux()
     ends = [sampling.denoise(model, **inputs, timesteps=[1.0, 0.0], guidance=w) for w in (1.0, 100.0)]
     assert torch.equal(*ends)
 
@@ -317,7 +307,7 @@ def test_an_undistilled_model_ignores_the_number(inputs):
 
 
 def test_the_field_takes_one_noise_level_or_one_for_each_picture(inputs, uncond):
-    model = random_flux()
+    model = small_flux()
     field = sampling.velocity_field(model, inputs, 2.0, uncond=uncond)
     together = field(inputs["img"], torch.tensor([0.9, 0.3]))
     for i, t in enumerate((0.9, 0.3)):
@@ -327,7 +317,7 @@ def test_the_field_takes_one_noise_level_or_one_for_each_picture(inputs, uncond)
 
 def test_one_picture_beside_serves_every_prompt(inputs, uncond):
     extra, reference = torch.randn(1, ROWS * COLUMNS, 4), (torch.randn(1, 6, C + 4), make_img_ids(1, 2, 3) + 1)
-    model = random_flux(in_channels=C + 4)
+    model = small_flux(in_channels=C + 4)
     both = [x.expand(B, -1, -1) for x in (extra, *reference)]
     one = sampling.velocity_field(model, inputs, 2.0, img_cond=extra, img_cond_seq=reference, uncond=uncond)
     two = sampling.velocity_field(model, inputs, 2.0, img_cond=both[0], img_cond_seq=tuple(both[1:]), uncond=uncond)
@@ -340,7 +330,7 @@ def test_one_picture_beside_serves_every_prompt(inputs, uncond):
 
 def test_img_cond_is_joined_to_the_channels_of_every_token(inputs, uncond):
     extra = torch.randn(B, ROWS * COLUMNS, 4)
-    model = random_flux(in_channels=C + 4)
+    model = small_flux(in_channels=C + 4)
     got = sampling.denoise(model, **inputs, timesteps=[1.0, 0.0], img_cond=extra)
     ids, txt, txt_ids, vec = (inputs[key] for key in ("img_ids", "txt", "txt_ids", "vec"))
     by_hand = model(torch.cat([inputs["img"], extra], dim=2), ids, txt, txt_ids, torch.ones(B), vec)

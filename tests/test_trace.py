@@ -2,25 +2,19 @@
 
 import pytest
 import torch
+from parity.parity_tools import draw
+from small_models import FLUX as PARAMS
 
-from flux_edu.model import Flux, FluxParams
+from flux_edu.model import Flux
 from flux_edu.modulation import ModulationOut
 from flux_edu.teaching.labs.activations import Trace, ablate, tensors, trace
 
-PARAMS = FluxParams(
-    in_channels=5, out_channels=7, vec_in_dim=11, context_in_dim=13, hidden_size=36, mlp_ratio=2.5, num_heads=2,
-    depth=2, depth_single_blocks=3, axes_dim=(4, 6, 8), theta=1000, qkv_bias=True, guidance_embed=True,
-)  # fmt: skip
 B, L_IMG, L_TXT, D, H = 2, 15, 4, 36, 2
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(8)
-    model = Flux(PARAMS)
-    for p in model.parameters():
-        p.data = torch.randn_like(p) / p.shape[-1] ** 0.5 + (p.ndim == 1)
-    return model
+    return draw(Flux(PARAMS), seed=8).requires_grad_()
 
 
 @pytest.fixture

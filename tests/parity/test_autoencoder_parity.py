@@ -4,6 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from parity_tools import FLOAT32_BAR, FLOAT64_BAR, draw, error, hold, normal, short
+from small_models import AUTOENCODER as SMALL
+from small_models import same
 from torch import nn
 
 from flux_edu import autoencoder
@@ -11,18 +13,6 @@ from flux_edu.configs import configs
 from flux_edu.io import diffusers_layout
 from flux_edu.io.checkpoint import CheckpointError, load_strict
 
-SMALL = autoencoder.AutoEncoderParams(
-    resolution=64,
-    in_channels=3,
-    ch=6,
-    out_ch=3,
-    ch_mult=(1, 2, 4, 4),  # two levels of one width, as published: no shortcut between them
-    num_res_blocks=2,
-    z_channels=5,
-    scale_factor=0.3611,
-    shift_factor=0.1159,
-    norm_groups=3,
-)
 HEIGHT, WIDTH = 40, 24
 
 
@@ -93,10 +83,6 @@ def test_every_level_and_every_channel_counts():
 
 
 # ---------------------------------------------------------------- the map of weights
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_both_directions_are_each_others_inverse():

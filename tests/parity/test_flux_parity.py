@@ -35,6 +35,7 @@ from parity_tools import (
     normal,
     txt_ids,
 )
+from small_models import same
 from torch import nn
 
 from flux_edu.configs import configs
@@ -196,10 +197,6 @@ def test_both_directions_are_each_others_inverse(guided):
     assert same(diffusers_layout.flux_to_diffusers(back), theirs)
     their_model(guided).load_state_dict(there, strict=True)  # every key of theirs is there, and no other
     load_strict(our_model(guided), back)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_a_map_leaves_its_input_alone():
