@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from flux_edu.io.tiny import TINY_FOLDER
-from flux_edu.train import asked
+from flux_edu.train import asked, latent_pool
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import CHINESE, COLOURS, SIXTEEN, STYLES, captions, draw_scenes, held_out, load_drawings
 from flux_edu.train.judge_model import ground_colour
@@ -138,7 +138,7 @@ def test_a_pool_mixes_scenes_requests_and_pairs_in_pixels(monkeypatch):
     drawings, written = load_drawings(), []
     texts, ae = TextEncoders(TINY_FOLDER / "tokenizer.json", 32), load_ae(TINY_FOLDER / "ae.safetensors")
     pool = Pool(drawings, ae, texts, 4, (0,))
-    monkeypatch.setattr(pool, "encode", lambda pictures: torch.zeros(len(pictures), 16, 8, 16))
+    monkeypatch.setattr(latent_pool, "encode", lambda ae, pictures: torch.zeros(len(pictures), 16, 8, 16))
     monkeypatch.setattr(pool, "tokens", lambda captions: written.extend(captions) or torch.zeros(len(captions), 32))
     latents, tokens = compose_scenes(pool, 120, 3, width=256, height=128, asked=0.3)
     assert len(latents) == len(tokens) == len(written) == 120
