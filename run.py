@@ -291,13 +291,14 @@ def open_lab(python, options):
     if is_root() and "--allow-root" not in options:
         say("you are root, as in a container or on a rented machine: JupyterLab is started with --allow-root")
         options = ["--allow-root", *options]
-    if language == "en":
-        return call([python, "-m", "jupyterlab", *options, Path("notebooks", "00_map.ipynb")])
-    code = call([python, Path("docs", "chinese.py")])
-    if code:
-        return code
-    first = Path("build", "zh", "notebooks", "00_map.ipynb")
-    return call([python, "-m", "jupyterlab", *options, first], FLUX_EDU_LOCALE=str(ROOT / "build" / "zh" / "locale"))
+    if language == "zh":
+        code = call([python, Path("docs", "chinese.py")])
+        if code:
+            return code
+    folder = Path("build", "zh", "notebooks") if language == "zh" else Path("notebooks")
+    locale = {"FLUX_EDU_LOCALE": str(ROOT / "build" / "zh" / "locale")} if language == "zh" else {}
+    root = f"--ServerApp.root_dir={ROOT}"  # not the notebooks' folder: their links lead to the package, too
+    return call([python, "-m", "jupyterlab", root, *options, folder / "00_map.ipynb"], **locale)
 
 
 def take_language(options):

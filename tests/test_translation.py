@@ -180,7 +180,7 @@ def test_run_opens_jupyterlab_on_the_chinese_map(monkeypatch, capsys):
     run.main(["--language", "zh", "--no-browser"])
     (made, _), (opened, variables) = started
     assert made[1:] == [Path("docs", "chinese.py")]
-    assert opened[3:] == ["--no-browser", Path("build", "zh", "notebooks", "00_map.ipynb")]
+    assert opened[4:] == ["--no-browser", Path("build", "zh", "notebooks", "00_map.ipynb")]
     assert variables == {"FLUX_EDU_LOCALE": str(ROOT / "build" / "zh" / "locale")}
     with pytest.raises(SystemExit, match="--language takes en or zh, not fr"):
         run.main(["lab", "--language=fr"])
