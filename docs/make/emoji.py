@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from flux_edu.train.data import SHIPPED, SIXTEEN, SIZE, STYLES, save_drawings
+from flux_edu.train.data import SHIPPED, SIXTEEN, SIZE, STYLES
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -191,6 +191,18 @@ def choose_shipped(things: list[dict], count: int) -> list[int]:
     first = [i for i, thing in enumerate(things) if any(f" {name} " in text for name in thing["en"])]
     spread = np.linspace(0, len(things) - 1, 3 * count).astype(int).tolist()
     return sorted((first + [i for i in spread if i not in first])[:count])
+
+
+def save_drawings(folder: Path, names: list[dict], drawings: dict[str, dict[int, Image.Image]], quality: int) -> None:
+    """One WebP sheet a style, 32 drawings a row, and names.json with the names and which concepts each sheet holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for style, pictures in drawings.items():
+        sheet = Image.new("RGBA", (32 * SIZE, -(-len(pictures) // 32) * SIZE))
+        for place, picture in enumerate(pictures.values()):
+            sheet.paste(picture, (place % 32 * SIZE, place // 32 * SIZE))
+        sheet.save(folder / f"{style}.webp", quality=quality, method=6)
+    index = {"names": names, "sheets": {style: list(pictures) for style, pictures in drawings.items()}}
+    (folder / "names.json").write_text(json.dumps(index, ensure_ascii=False), "utf-8")
 
 
 def main() -> None:

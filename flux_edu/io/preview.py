@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from flux_edu.io.checkpoint import read, save_int8
+from flux_edu.io.checkpoint import read
 from flux_edu.io.tiny import TINY_FOLDER
 
 FILE = Path(str(TINY_FOLDER)) / "preview.safetensors"
@@ -50,8 +50,3 @@ def load_preview() -> dict[str, Tensor]:
         "pixels": state["pixels"][:, :, None, None],
         "bias": state["bias"],
     }
-
-
-def save_preview(numbers: dict[str, Tensor], path: Path = FILE) -> None:
-    """As matrices, which `save_int8` stores with a scale a row."""
-    save_int8({name: x.flatten(1) if x.ndim > 1 else x for name, x in numbers.items()}, path)

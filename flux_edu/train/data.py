@@ -121,20 +121,8 @@ def held_out(
     return zlib.crc32("|".join(parts).encode()) % 100 < percent
 
 
-def save_drawings(folder: Path, names: list[dict], drawings: dict[str, dict[int, Image.Image]], quality: int) -> None:
-    """One WebP sheet a style, 32 drawings a row, and names.json with the names and which concepts each sheet holds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for style, pictures in drawings.items():
-        sheet = Image.new("RGBA", (32 * SIZE, -(-len(pictures) // 32) * SIZE))
-        for place, picture in enumerate(pictures.values()):
-            sheet.paste(picture, (place % 32 * SIZE, place // 32 * SIZE))
-        sheet.save(folder / f"{style}.webp", quality=quality, method=6)
-    index = {"names": names, "sheets": {style: list(pictures) for style, pictures in drawings.items()}}
-    (folder / "names.json").write_text(json.dumps(index, ensure_ascii=False), "utf-8")
-
-
 def load_drawings(folder: str | Path = SHIPPED) -> Drawings:
-    """The drawings of a folder written by `save_drawings`; without a folder, the small set shipped with the package."""
+    """The drawings of a folder that docs/make/emoji.py has written; without one, the small set of the package."""
     folder = Path(folder)
     if not (folder / "names.json").is_file():
         raise FileNotFoundError(f"{folder} holds no drawings; make them with: python docs/make/emoji.py")

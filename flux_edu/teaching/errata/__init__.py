@@ -24,10 +24,10 @@ ERRATA: list[Erratum] = [
 
 def find(number: int) -> Erratum:
     """The entry of this number."""
-    for erratum in ERRATA:
-        if erratum.number == number:
-            return erratum
-    raise ValueError(f"there is no entry {number}; the errata have 1 to {max(each.number for each in ERRATA)}")
+    numbered = {erratum.number: erratum for erratum in ERRATA}
+    if number not in numbered:
+        raise ValueError(f"there is no entry {number}; the errata have 1 to {max(numbered)}")
+    return numbered[number]
 
 
 def run(number: int) -> None:
