@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from small_models import FLUX, random_flux
 
-from flux_edu.model import Flux, FluxParams
 from flux_edu.patchify import make_img_ids, make_txt_ids
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.labs import attention_maps
@@ -153,31 +154,14 @@ def test_what_does_not_fit_is_refused(A):
 # ---------------------------------------------------------------- without a head, without a block
 
 D, HEADS = 36, 3
-PARAMS = FluxParams(
-    in_channels=8,
-    out_channels=8,
-    vec_in_dim=5,
-    context_in_dim=11,
-    hidden_size=D,
-    mlp_ratio=2.0,
-    num_heads=HEADS,
-    depth=2,
-    depth_single_blocks=2,
-    axes_dim=(4, 4, 4),
-    theta=100,
-    qkv_bias=True,
-    guidance_embed=False,
-)
+SHAPE = dict(num_heads=HEADS, depth_single_blocks=2, axes_dim=(4, 4, 4), guidance_embed=False)
+PARAMS = replace(FLUX, in_channels=8, out_channels=8, **SHAPE)
 BLOCKS = ["double_blocks.0", "double_blocks.1", "single_blocks.0", "single_blocks.1"]
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(2)
-    model = Flux(PARAMS).requires_grad_(False)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return model
+    return random_flux(PARAMS, seed=2)
 
 
 @pytest.fixture
@@ -186,10 +170,10 @@ def inputs():
     return {
         "img": torch.randn(2, 10, 8),
         "img_ids": make_img_ids(2, *GRID),
-        "txt": torch.randn(2, TXT, 11),
+        "txt": torch.randn(2, TXT, 13),
         "txt_ids": make_txt_ids(2, TXT),
         "timesteps": torch.tensor([0.3, 0.8]),
-        "y": torch.randn(2, 5),
+        "y": torch.randn(2, 11),
     }
 
 

@@ -1,13 +1,17 @@
 """Chapter 2: noise, patches, ids and what the network reads, Eq. (2.1) to (2.5)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.parity_tools import draw
+from small_models import FLUX
 
 from flux_edu import patchify
-from flux_edu.model import Flux, FluxParams
+from flux_edu.model import Flux
 from flux_edu.rope import EmbedND
 from flux_edu.teaching.plots import chapter_02 as plots
 
@@ -195,33 +199,14 @@ def test_at_the_origin_nothing_is_turned():
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    params = FluxParams(
-        in_channels=12,
-        out_channels=12,
-        vec_in_dim=5,
-        context_in_dim=7,
-        hidden_size=48,
-        mlp_ratio=2.0,
-        num_heads=3,
-        depth=2,
-        depth_single_blocks=2,
-        axes_dim=(4, 6, 6),
-        theta=10_000,
-        qkv_bias=True,
-        guidance_embed=False,
-    )
-    model = Flux(params).double().eval().requires_grad_(False)
-    for p in model.parameters():
-        p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else p.shape[1] ** -0.5))
-    return model
+    return draw(Flux(replace(FLUX, in_channels=12, out_channels=12, guidance_embed=False)).double(), seed=0)
 
 
 @pytest.fixture(scope="module")
 def velocity(model):
     g = torch.Generator().manual_seed(1)
     img = patchify.patchify(torch.randn(1, 3, 10, 14, generator=g, dtype=torch.float64))
-    txt, y = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((1, 11, 7), (1, 5)))
+    txt, y = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((1, 11, 13), (1, 11)))
     inputs = {
         "img": img,
         "img_ids": patchify.make_img_ids(1, 5, 7),

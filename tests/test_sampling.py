@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import random_flux, random_inputs
+from small_models import FLUX, random_flux, random_inputs
 
 from flux_edu import sampling
-from flux_edu.model import Flux, FluxParams
+from flux_edu.model import Flux
 from flux_edu.patchify import make_img_ids
 from flux_edu.schedule import get_schedule
 from flux_edu.teaching.labs import toy_flows
@@ -20,22 +20,7 @@ from flux_edu.teaching.plots import chapter_06 as plots
 
 B, ROWS, COLUMNS, L_TXT, C = 2, 3, 5, 7, 11
 
-
-SMALL = FluxParams(
-    in_channels=C,
-    out_channels=C,
-    vec_in_dim=9,
-    context_in_dim=13,
-    hidden_size=24,
-    mlp_ratio=2.0,
-    num_heads=2,
-    depth=1,
-    depth_single_blocks=1,
-    axes_dim=(4, 4, 4),
-    theta=100,
-    qkv_bias=True,
-    guidance_embed=False,
-)
+SMALL = replace(FLUX, in_channels=C, out_channels=C, depth=1, depth_single_blocks=1, guidance_embed=False)
 
 
 def small_flux(**changes) -> Flux:
@@ -51,7 +36,7 @@ def inputs() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def uncond() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(8)
-    return torch.randn(1, L_TXT, 13), torch.randn(1, 9)
+    return torch.randn(1, L_TXT, 13), torch.randn(1, 11)
 
 
 class Known(Flux):
