@@ -70,7 +70,7 @@ def test_a_kernel_without_the_package_is_told_what_to_do(path, monkeypatch):
     first = sources(path, "code")[0]
     exec(first, {})
     monkeypatch.setitem(sys.modules, "flux_edu", None)
-    with pytest.raises(AssertionError, match="no flux_edu in this kernel: README says how to set it up"):
+    with pytest.raises(ModuleNotFoundError, match="no flux_edu in this kernel: README says how to add it"):
         exec(first, {})
 
 
