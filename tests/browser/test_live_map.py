@@ -3,6 +3,8 @@ elsewhere. The page is built as docs/book.py builds it, without the notebooks ar
 """
 
 import json
+import math
+from statistics import median
 
 import live_map
 import numpy as np
@@ -12,12 +14,16 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from einops import rearrange
 from lab import open_browser
+from PIL import Image
 from playwright.sync_api import expect
 from web import serve
 
 from flux_edu import attention, single_stream
-from flux_edu.patchify import get_noise, patchify
+from flux_edu.io.images import to_picture
+from flux_edu.patchify import get_noise, patchify, unpatchify
 from flux_edu.pipeline import FluxGenerator
+from flux_edu.rope import apply_rope, rope, rope_frequencies
+from flux_edu.sampling import predict_x0
 from flux_edu.schedule import get_lin_function, get_schedule
 from flux_edu.teaching.labs.activations import ablate
 from flux_edu.teaching.labs.attention_maps import quadrant_shares, record_attention, word_map
@@ -25,6 +31,21 @@ from flux_edu.teaching.labs.attention_maps import quadrant_shares, record_attent
 PROMPT, SEED = "a flat robot on a white background", 3
 BUSY = 2.5  # how much slower a busy machine may be
 STATIONS = 14
+# Moves a control of the station; the milliseconds until the frame with the redrawn figure is there.
+MOVE = """() => new Promise((resolve) => {
+  const figure = document.getElementById("figure");
+  const control = figure.querySelector("input[type=range], .cells, .chip[aria-pressed=false], .plane");
+  const drawn = () => requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - start)));
+  new MutationObserver(drawn).observe(figure, { attributeFilter: ["data-numbers"] });
+  const start = performance.now();
+  if (control.type === "range") {
+    if (control.value === control.max) control.value = control.min;
+    else control.stepUp();
+    control.dispatchEvent(new Event("input"));
+  } else if (control.matches(".cells")) {
+    control.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+  } else control.click();
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +124,17 @@ def test_it_is_there_within_a_second_and_moves_before_anything_is_loaded(page, c
     first = page.locator("#station .caption").inner_text()
     page.get_by_role("button", name="Step 3 of 4").click()
     assert page.locator("#station .caption").inner_text() != first and "step=2" in page.url
+
+
+def test_a_change_is_drawn_at_once(page, record_property):
+    """From a control that is moved to the frame that shows the change, on every station that has one."""
+    times = []
+    for station in range(STATIONS - 1):
+        choose(page, station)
+        times.append(median(page.evaluate(MOVE) for _ in range(5)))
+    said = f"the live map draws a change in {median(times):.0f} ms (aim 50), on its slowest station in {max(times):.0f}"
+    record_property("measured", said)
+    assert median(times) < 50 * BUSY
 
 
 def test_the_controls_are_called_what_they_are(page):
@@ -193,11 +225,33 @@ def test_the_stations_before_the_network_show_the_packages_numbers(page, schnell
     assert shown["id"] == [0, 3, 3] and shown["token"] == pytest.approx(x[0, 27].tolist(), abs=1e-6)
     choose(page, 3)
     page.get_by_label("Pixels on a side").fill("1024")
-    page.get_by_label("Number of levels N").fill("12")
+    page.get_by_label("Number of steps N").fill("12")
     shown = numbers(page)
     assert shown["size"] == 1024 and shown["steps"] == 12
     assert shown["levels"] == pytest.approx(get_schedule(shown["steps"], (shown["size"] // 16) ** 2), abs=1e-12)
     assert shown["mu"] == pytest.approx(get_lin_function()((shown["size"] // 16) ** 2))
+
+
+def test_places_turn_queries_and_keys_as_the_package_turns_them(page):
+    choose(page, 6)
+    page.get_by_label("Place of the query").fill("4")
+    page.get_by_label("Place of the key").fill("9")
+    page.get_by_label("Pair of channels").fill("3")
+    shown = []
+    for i, j in ((4, 9), (8, 13)):
+        q, k = (turned_arrow(phase, place, pair=3) for phase, place in ((0.3, i), (1.1, j)))
+        shown.append(numbers(page))
+        assert shown[-1]["omega"] == pytest.approx(float(rope_frequencies(28, 10_000)[3]))
+        assert shown[-1]["score"] == pytest.approx(float(q @ k), abs=1e-6)
+        assert math.cos(shown[-1]["angle"]) == pytest.approx(float(q @ k), abs=1e-6)
+        page.get_by_label("Move both").fill("8")
+    assert shown[0]["score"] == pytest.approx(shown[1]["score"]) and shown[0]["score"] != pytest.approx(math.cos(0.8))
+
+
+def turned_arrow(phase, place, pair):
+    x = torch.zeros(1, 1, 1, 28)
+    x[..., 2 * pair], x[..., 2 * pair + 1] = math.cos(phase), math.sin(phase)
+    return apply_rope(x, rope(torch.full((1, 1, 1), float(place)), 28, 10_000)).flatten()
 
 
 def check_inside(page, record, generator, step, word, near):
@@ -238,11 +292,17 @@ def test_the_kept_numbers_are_the_packages_in_eight_bits(page, address, schnell)
 
 
 def test_guidance_is_shown_as_the_package_computes_it(page):
-    planes = json.loads((paintings.painted() / "painted.json").read_text("utf-8"))["paintings"][0]["guidance"]
-    assert choose(page, 11) == {key: planes[0][key] for key in ("t", "dev", "off")}
-    caption = page.locator("#station .caption").inner_text()
-    page.get_by_label("w of the arrows").fill("5")
-    assert page.locator("#station .caption").inner_text() != caption
+    tiny, dev = (FluxGenerator(name, "cpu") for name in ("tiny", "tiny-dev"))
+    planes, _ = paintings.guidance_planes(tiny, dev, *paintings.PROMPTS[0])
+    choose(page, 11)
+    for step, plane in enumerate(planes):
+        page.get_by_role("button", name=f"Step {step + 1} of 4").click()
+        shown = numbers(page)
+        for key in ("t", "dev", "off"):
+            assert np.array(shown[key]) == pytest.approx(np.array(plane[key]), abs=1e-3), (step, key)
+        page.get_by_label("w of the arrows").fill("5")
+        said = f"went {shown['dev'][4][0]:.2f} along and lies {shown['off'][4]:.2f} away"
+        assert said in page.locator("#station .caption").inner_text()
     for plane in planes:  # the more it is told to follow the prompt, the farther it goes
         along = [x for x, _ in plane["dev"]]
         assert along == sorted(along)
@@ -303,6 +363,23 @@ def test_a_word_that_nobody_looks_at_has_no_weight_in_the_package_either(painted
     expected = schnell.generate_image(128, 128, 4, 0, SEED, PROMPT)
     assert np.abs(np.asarray(expected).astype(int) - np.asarray(record.picture)).mean() > 5
     assert_same(shown_picture(page), expected)
+
+
+def test_pixels_come_from_the_planes_that_are_on_as_in_the_package(painted, schnell):
+    page, record = painted
+    x0 = []
+    schnell.generate_image(*(128, 128, 4, 0, SEED, PROMPT), callback=lambda i, t, x, v: x0.append(predict_x0(x, v, t)))
+    z = unpatchify(x0[-1], 128, 128)
+    table = torch.tensor(json.loads((paintings.painted() / "painted.json").read_text("utf-8"))["preview"])
+    colours = (z[0].flatten(1).T @ table[:16] + table[16]).clamp(0, 255).round().to(torch.uint8).reshape(16, 16, 3)
+    large = np.asarray(Image.fromarray(colours.numpy()).resize((128, 128), Image.Resampling.BILINEAR), float)
+    error = np.mean((large - np.asarray(record.picture)) ** 2)
+    assert choose(page, 12)["db"] == pytest.approx(10 * math.log10(255**2 / error), abs=0.2)
+    page.get_by_role("group", name="Planes of the latent").get_by_role("button", name="3", exact=True).click()
+    expect(page.locator("#figure .wait")).to_have_count(0, timeout=20_000)
+    assert numbers(page)["off"] == [2]
+    z[:, 2] = 0
+    assert_same(shown_picture(page), to_picture(schnell.ae.decode(z)[0]))
 
 
 def test_the_newest_wish_is_painted_and_the_model_stays_in_the_cache(painted, context, address):
