@@ -48,20 +48,15 @@ DEV = FluxParams(
 SCHNELL = replace(DEV, guidance_embed=False)
 CONTROL = replace(DEV, in_channels=64 + 64)  # the picture, and the encoded control image
 FILL = replace(DEV, in_channels=64 + 64 + 256)  # the picture, the masked picture, 8 × 8 mask pixels a latent place
-TINY = FluxParams(
-    in_channels=64,
-    out_channels=64,
+TINY = replace(
+    SCHNELL,
     vec_in_dim=256,
     context_in_dim=256,
     hidden_size=320,
-    mlp_ratio=4.0,
     num_heads=5,
     depth=3,
     depth_single_blocks=6,
     axes_dim=(8, 28, 28),
-    theta=10_000,
-    qkv_bias=True,
-    guidance_embed=False,
 )
 TINY_DEV = replace(TINY, guidance_embed=True)
 TINY_CONTROL = replace(TINY, in_channels=64 + 64)
@@ -82,8 +77,9 @@ TINY_AE = replace(  # both factors are measured after training; 8 groups of 4 ch
     AE, resolution=128, ch=32, norm_groups=8, scale_factor=0.66696, shift_factor=0.05045
 )
 
-# The tiny tools: LoRA deltas of "tiny", made by `python -m flux_edu.train.tools`.
-TINY_TOOL = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True)
+CANNY = ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev", num_steps=50, guidance=30.0)
+DEPTH = ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev", num_steps=50, guidance=10.0)
+TINY_BASE = ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True)
 
 # repositories on the Hugging Face hub; the first ten entries are those of the reference implementation
 configs = {
@@ -96,35 +92,24 @@ configs = {
     "flux-schnell": ModelSpec(
         SCHNELL, AE, "black-forest-labs/FLUX.1-schnell", num_steps=4, guidance=0.0, shift=False, txt_tokens=256
     ),
-    "flux-dev-canny": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Canny-dev", num_steps=50, guidance=30.0),
-    "flux-dev-depth": ModelSpec(CONTROL, AE, "black-forest-labs/FLUX.1-Depth-dev", num_steps=50, guidance=10.0),
-    "flux-dev-canny-lora": ModelSpec(
-        CONTROL,
-        AE,
-        "black-forest-labs/FLUX.1-Canny-dev-lora",
-        num_steps=50,
-        guidance=30.0,
-        base="flux-dev",
-        lora="flux1-canny-dev-lora.safetensors",
+    "flux-dev-canny": CANNY,
+    "flux-dev-depth": DEPTH,
+    "flux-dev-canny-lora": replace(
+        CANNY, repo_id=f"{CANNY.repo_id}-lora", base="flux-dev", lora="flux1-canny-dev-lora.safetensors"
     ),
-    "flux-dev-depth-lora": ModelSpec(
-        CONTROL,
-        AE,
-        "black-forest-labs/FLUX.1-Depth-dev-lora",
-        num_steps=50,
-        guidance=10.0,
-        base="flux-dev",
-        lora="flux1-depth-dev-lora.safetensors",
+    "flux-dev-depth-lora": replace(
+        DEPTH, repo_id=f"{DEPTH.repo_id}-lora", base="flux-dev", lora="flux1-depth-dev-lora.safetensors"
     ),
     "flux-dev-fill": ModelSpec(FILL, AE, "black-forest-labs/FLUX.1-Fill-dev", num_steps=50, guidance=30.0),
-    "tiny": ModelSpec(TINY, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, two_passes=True),
-    "tiny-dev": ModelSpec(TINY_DEV, TINY_AE, None, num_steps=28, guidance=3.0, txt_tokens=32, lora="dev.safetensors"),
-    "tiny-fill": replace(TINY_TOOL, params=TINY_FILL, guidance=1.5, lora="fill.safetensors"),
-    "tiny-canny": replace(TINY_TOOL, params=TINY_CONTROL, lora="canny.safetensors"),
-    "tiny-kontext": replace(TINY_TOOL, lora="kontext.safetensors"),
-    "tiny-redux": replace(TINY_TOOL, lora="redux.safetensors"),
-    "tiny-schnell": ModelSpec(
-        TINY, TINY_AE, None, num_steps=4, guidance=0.0, shift=False, txt_tokens=32, lora="schnell.safetensors"
+    # the shipped ones: but for the first, low-rank deltas of "tiny", made by the stages of `flux_edu.train`
+    "tiny": TINY_BASE,
+    "tiny-dev": replace(TINY_BASE, params=TINY_DEV, two_passes=False, lora="dev.safetensors"),
+    "tiny-fill": replace(TINY_BASE, params=TINY_FILL, guidance=1.5, lora="fill.safetensors"),
+    "tiny-canny": replace(TINY_BASE, params=TINY_CONTROL, lora="canny.safetensors"),
+    "tiny-kontext": replace(TINY_BASE, lora="kontext.safetensors"),
+    "tiny-redux": replace(TINY_BASE, lora="redux.safetensors"),
+    "tiny-schnell": replace(
+        TINY_BASE, num_steps=4, guidance=0.0, shift=False, two_passes=False, lora="schnell.safetensors"
     ),
 }
 

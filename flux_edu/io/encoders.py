@@ -6,13 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    CLIPTextModel,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-    T5EncoderModel,
-)
+from transformers import AutoTokenizer, CLIPTextModel, PretrainedConfig, PreTrainedTokenizerBase, T5EncoderModel
 from transformers.utils import logging
 
 from flux_edu.io.checkpoint import CheckpointError, LazyStateDict, check_finite, listed

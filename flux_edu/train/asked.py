@@ -127,10 +127,10 @@ def tint(rgba: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, fl
     return picture, float(chosen.sum() / there.sum())
 
 
-def with_tints(drawings: Drawings, least: float = 0.6) -> Drawings:
+def with_tints(drawings: Drawings) -> Drawings:
     """The drawings, and behind them those of `FREE` in seven colours, under names of their own: "red balloon".
 
-    Only drawings of which at least this share has the main colour.
+    Only drawings of which at least 60 % has the main colour.
     """
     names, pixels, style, concept = list(drawings.names), [drawings.pixels], [drawings.style], [drawings.concept]
     for c, entry in enumerate(drawings.names):
@@ -141,7 +141,7 @@ def with_tints(drawings: Drawings, least: float = 0.6) -> Drawings:
             names.append(entry | {"en": of_colour, "zh": f"{CHINESE[colour]}色{entry['zh']}", "tint": colour})
             for i in np.flatnonzero(drawings.concept == c):
                 picture, share = tint(drawings.pixels[i].cpu().numpy(), COLOURS[colour])
-                if share >= least:
+                if share >= 0.6:
                     pixels.append(torch.from_numpy(picture)[None].to(drawings.pixels.device))
                     style.append(drawings.style[i : i + 1])
                     concept.append(np.array([len(names) - 1]))
@@ -297,8 +297,8 @@ def asked_captions(
 # ---------------------------------------------------------------- what is to be seen
 
 
-def regions(pictures: Float[Tensor, "B 3 H W"], least: float = 0.004) -> list[Bool[np.ndarray, "k H W"]]:
-    """The connected regions of each picture that are unlike its background, those of at least this share of it.
+def regions(pictures: Float[Tensor, "B 3 H W"]) -> list[Bool[np.ndarray, "k H W"]]:
+    """The connected regions of each picture that are unlike its background, those of at least 0.4 % of it.
 
     The background is the median of the outermost two pixels. Gaps of a pixel are closed.
     """
@@ -309,7 +309,7 @@ def regions(pictures: Float[Tensor, "B 3 H W"], least: float = 0.004) -> list[Bo
         unlike = ((picture - ground[:, None, None]).abs().amax(dim=0) > 0.2).byte().cpu().numpy()
         k, labels = cv2.connectedComponents(cv2.morphologyEx(unlike, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
         every = labels == np.arange(1, k)[:, None, None]
-        masks.append(every[every.mean(axis=(1, 2)) >= least])
+        masks.append(every[every.mean(axis=(1, 2)) >= 0.004])
     return masks
 
 

@@ -216,8 +216,8 @@ def edit_verdict(
 # ---------------------------------------------------------------- places
 
 
-def scatter(scenes: Scenes, seed: int, share: float = 0.5) -> Scenes:
-    """Some of the scenes with smaller things that stand anywhere; in a pair each stays in its half."""
+def scatter(scenes: Scenes, seed: int) -> Scenes:
+    """Half of the scenes with smaller things that stand anywhere; in a pair each stays in its half."""
     rng, n = np.random.default_rng(seed), len(scenes)
     one, place = scenes.layout == ONE, scenes.place.copy()
     side = rng.uniform(0.45, 0.86, (n, 2)) * np.where(one, SIZE, SIZE / 2 + 8)[:, None]
@@ -226,7 +226,7 @@ def scatter(scenes: Scenes, seed: int, share: float = 0.5) -> Scenes:
         high[scenes.layout == layout, 0, axis] = low[scenes.layout == layout, 1, axis] = SIZE / 2
     reach = side[..., None] / 2
     moved = np.concatenate([side[..., None], rng.uniform(low + reach, high - reach)], axis=-1)
-    some = rng.random(n) < share
+    some = rng.random(n) < 0.5
     place[some] = moved[some]
     return Scenes(scenes.layout, scenes.drawing, place, scenes.colour)
 

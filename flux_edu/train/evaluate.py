@@ -125,9 +125,9 @@ def paint_prompts(
 # ---------------------------------------------------------------- sheets to look at
 
 
-def contact_sheet(pictures: UInt8[Tensor, "B 3 H W"], texts: list[str], columns: int = 8) -> Image.Image:
-    """The pictures in rows, each with its text below it."""
-    under, font = 58, ImageFont.load_default(size=11)
+def contact_sheet(pictures: UInt8[Tensor, "B 3 H W"], texts: list[str]) -> Image.Image:
+    """The pictures in rows of eight, each with its text below it."""
+    columns, under, font = 8, 58, ImageFont.load_default(size=11)
     height, width = pictures.shape[2:]
     page = Image.new("RGB", (columns * (width + 8), -(-len(texts) // columns) * (height + under)), "white")
     pen = ImageDraw.Draw(page)

@@ -67,14 +67,13 @@ def paint_with(
     guidance: float,
     steps: int = 28,
     seed: int = 0,
-    batch: int = 256,
 ) -> Float[Tensor, "B 3 128 128"]:
     """One picture for each text and its condition, each from its own noise, in 8 bits as they would be saved."""
     device, n = cond.device, len(cond)
     noise, timesteps = get_noise(n, SIZE, SIZE, "cpu", torch.float32, seed), schedule(configs[f"tiny-{name}"], steps)
     painted = []
-    for i in range(0, n, batch):
-        rows = slice(i, i + batch)
+    for i in range(0, n, 256):
+        rows = slice(i, i + 256)
         (txt, vec), picture, uncond = (part[rows] for part in text), cond[rows], empty
         img_cond, img_cond_seq = None, None
         if name == "kontext":

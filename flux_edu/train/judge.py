@@ -91,17 +91,17 @@ def training_crops(
     return augment(views(pictures)[picture, view]), drawing
 
 
-def find_duplicates(drawings: Drawings, limit: float = 0.5) -> list[list[int]]:
+def find_duplicates(drawings: Drawings) -> list[list[int]]:
     """Pairs of drawings that are one picture under two names.
 
-    The rule: premultiplied RGBA averaged to 32 × 32 differs by less than limit, of 255, in the mean over all numbers.
+    The rule: premultiplied RGBA averaged to 32 × 32 differs by less than 0.5, of 255, in the mean over all numbers.
     """
     x = torch.cat([F.avg_pool2d(part.float(), 4).flatten(1) for part in drawings.pixels.split(512)])
     duplicates: list[list[int]] = []
     for style in range(len(STYLES)):
         rows = np.flatnonzero(drawings.style == style)
         one = x[torch.from_numpy(rows).to(x.device)]
-        near = (torch.cdist(one, one, p=1) / x.shape[1] < limit).triu(1).nonzero().tolist()
+        near = (torch.cdist(one, one, p=1) / x.shape[1] < 0.5).triu(1).nonzero().tolist()
         duplicates += [[int(rows[i]), int(rows[j])] for i, j in near]
     return duplicates
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def orthogonalise(G: Float[Tensor, "n rows columns"], steps: int = 5) -> Float[Tensor, "n rows columns"]:
+def orthogonalise(G: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
     """About U Vᵀ of every G = U S Vᵀ: five rounds of X ← a X + (b A + c A²) X with A = X Xᵀ, in bfloat16 on a GPU.
 
     The three numbers are Jordan's: they bring singular values from anywhere in (0, 1] to between 0.7 and 1.2, fast
@@ -22,7 +22,7 @@ def orthogonalise(G: Float[Tensor, "n rows columns"], steps: int = 5) -> Float[T
     X = G.mT if wide else G
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     X = X.bfloat16() if X.is_cuda else X
-    for _ in range(steps):
+    for _ in range(5):
         A = X @ X.mT
         X = a * X + (b * A + c * A @ A) @ X
     return (X.mT if wide else X).to(G.dtype)

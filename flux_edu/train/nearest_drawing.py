@@ -12,14 +12,12 @@ from flux_edu.train.judge_model import object_crops, views
 NEAR = 20  # pixels a side that are compared
 
 
-def painted_region(
-    crops: Float[Tensor, "B 3 H W"], ground: Float[Tensor, "B 3"], threshold: float = 0.2
-) -> Float[Tensor, "B 3 20 20"]:
+def painted_region(crops: Float[Tensor, "B 3 H W"], ground: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 20 20"]:
     """What stands on the background, stretched to 20 × 20: the smallest box round all pixels unlike the background.
 
     A row or column with a single such pixel does not count, it may be an error of the autoencoder.
     """
-    unlike = (crops - ground[:, :, None, None]).abs().amax(1) > threshold
+    unlike = (crops - ground[:, :, None, None]).abs().amax(1) > 0.2
     boxes = []
     for axis in (1, 2):  # columns, then rows
         some = (unlike.sum(axis) > 1).float()

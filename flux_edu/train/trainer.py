@@ -36,7 +36,7 @@ Evaluate = Callable[[int], list[float]]  # of that number; what it returns goes 
 
 
 def arguments(
-    doc: str, out: str, seconds: float, batch: int, rate: float, report: int = 250, evaluate: int = 4, save: int = 1000
+    doc: str, out: str, seconds: float, batch: int, rate: float, report: int = 250, evaluate: int = 4
 ) -> argparse.ArgumentParser:
     """The options of every stage; the stage adds its own."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
@@ -51,7 +51,7 @@ def arguments(
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=int, default=report, help="steps between two lines of the log")
     parser.add_argument("--evaluate", type=int, default=evaluate, help="lines between two evaluations")
-    parser.add_argument("--save", type=int, default=save, help="steps between two states to resume from")
+    parser.add_argument("--save", type=int, default=1000, help="steps between two states to resume from")
     return parser
 
 
@@ -82,9 +82,9 @@ def make_adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: t
     return AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
-def learning_rate(progress: float, warm_up: float = 0.02, decay_from: float = 0.6) -> float:
+def learning_rate(progress: float, warm_up: float = 0.02) -> float:
     """In parts of the peak: up in a straight line, constant, and down to zero over the last 40 % of the time."""
-    return max(0.0, min(progress / warm_up, 1.0, (1 - progress) / (1 - decay_from)))
+    return max(0.0, min(progress / warm_up, 1.0, (1 - progress) / 0.4))
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

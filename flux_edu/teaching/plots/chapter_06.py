@@ -58,16 +58,14 @@ def euler_paths(num_steps: int = 6, wrong_sign: bool = False) -> Figure:
 # ---------------------------------------------------------------- 6.2: bfloat16
 
 
-def bf16_changes(
-    image_seq_len: int = 16384, num_steps: int = 50, numbers: int = 20_000
-) -> tuple[list[float], list[float]]:
+def bf16_changes(image_seq_len: int = 16384, num_steps: int = 50) -> tuple[list[float], list[float]]:
     """Share of the numbers of x that an Euler step in bfloat16 changes, at every step, for two velocities.
 
     First for v = ε - x_0 with independent unit Gaussians ε and x_0; then for v = x / t, what a model says that expects
     nothing but the mean, x̂_0 = 0, as any good model must at t = 1. x is the exact state at every step.
     """
     generator = torch.Generator().manual_seed(0)
-    noise, x_0 = torch.randn(2, numbers, generator=generator)
+    noise, x_0 = torch.randn(2, 20_000, generator=generator)
     t = get_schedule(num_steps, image_seq_len)
     shares = []
     for picture in (x_0, torch.zeros_like(x_0)):
