@@ -119,5 +119,5 @@ def test_a_quiz_shows_a_panel_a_question(monkeypatch):
     quiz("01")
     assert [ask.question for ask in shown] == questions("01")
     for ask in shown:
-        assert isinstance(ask, W.VBox) and list(ask.guess.options) == list(ask.question.choices)
+        assert isinstance(ask, W.VBox) and [choice for _, choice in ask.guess.options] == list(ask.question.choices)
         assert ask.guess.value is None and ask.guess.description and ask.button.description
