@@ -44,6 +44,14 @@ function fetchPictures(event) {
     .filter((picture) => picture.control === control)
     .map((picture) => Object.assign(new Image(), { src: box.dataset.folder + picture.file }));
 }
+// what the search finds in Chinese are pairs of characters behind a _ (bigrams.py), which no page has
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  const summary = Search.makeSearchSummary;
+  Search.makeSearchSummary = (page, words, anchor) =>
+    summary(page, new Set([...words].map((word) => word.replace(/^_/, ""))), anchor);
+});
+
 for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, fetchPictures);
 
 // an anywidget's render() on a model that remembers values and tells nobody else

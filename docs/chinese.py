@@ -32,8 +32,10 @@ from flux_edu.teaching.language import translate_numbers  # noqa: E402
 LAB = ROOT / "build" / "zh"
 PAGES = ["QUESTIONS", "WHAT_FLUX_IS_NOT"]
 TRANSLATED = {f"notebooks/{name}.ipynb": name for name in CHAPTERS} | {f"docs/{name}.md": name for name in PAGES}
+AFTER_FORMULA = re.compile(r"(?<=\$)(?=[：；])")  # where browsers would begin a line with the sign
 ALT = re.compile(r'(?<= alt=")[^"]*')
 PICTURES = re.compile(r'(?<=<script type="application/json">).*?(?=</script>)', re.DOTALL)  # of a panel
+THEME = {"Color mode": "明暗", "System Settings": "跟随系统"}  # what the theme does not say in Chinese
 TODO = "not written yet: replace the line that raises NotImplementedError, then run the cell again"
 
 QUERIES = {  # what the search of the Chinese pages finds among the first three
@@ -126,9 +128,13 @@ def write_notebooks(folder: Path = LAB) -> None:
     for texts in (translations("panels"), translations("pictures"), *map(headings, CHAPTERS)):
         for english, translated in texts.items():
             catalogue.add(english, translated)
+    write_catalogue(catalogue, folder, "flux_edu")
+
+
+def write_catalogue(catalogue: Catalog, folder: Path, domain: str) -> None:
     locale = folder / "locale" / "zh_CN" / "LC_MESSAGES"
     locale.mkdir(parents=True, exist_ok=True)
-    with (locale / "flux_edu.mo").open("wb") as file:
+    with (locale / f"{domain}.mo").open("wb") as file:
         write_mo(file, catalogue)
 
 
@@ -165,6 +171,10 @@ def stage(english: Path, target: Path, front: str) -> None:
         shutil.copy(english / name, target)
     shutil.copytree(english / "templates", target / "templates")
     shutil.copytree(english / "notebooks" / "img", target / "notebooks" / "img")
+    theme = Catalog("zh_CN")
+    for english_text, translated_text in THEME.items():
+        theme.add(english_text, translated_text)
+    write_catalogue(theme, target, "sphinx")
     (target / "docs").mkdir()
     for name in PAGES:
         text = replace((ROOT / "docs" / f"{name}.md").read_text("utf-8"), ".md", chinese(name))
@@ -201,7 +211,8 @@ def translated(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookN
     page = f"notebooks/{name}.ipynb"
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = relink(replace(cell.source, ".md", chinese(name)), page, in_book(page))
+            source = relink(replace(cell.source, ".md", chinese(name)), page, in_book(page))
+            cell.source = AFTER_FORMULA.sub("\u2060", source)
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 output.data["text/html"] = shown(output.data["text/html"]).replace('"../_static/', '"../../_static/')

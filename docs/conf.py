@@ -14,6 +14,7 @@ ADDRESSES = addresses()  # empty until pyproject.toml has them
 root_doc = "start"  # index.html is the map
 project = "flux_edu"
 author = "the authors of flux_edu"
+language = "en"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode", "links"]
 html_theme = "sphinx_book_theme"
 html_title = "FLUX.1, equation by equation"
@@ -47,6 +48,8 @@ myst_heading_slug_func = "links.jupyter_slug"
 if tags.has("chinese"):  # noqa: F821  built after the English pages, into their folder zh
     language = "zh_CN"
     html_title = "逐个公式读懂 FLUX.1"
+    author = "flux_edu 的作者"
+    html_theme_options |= {"search_bar_text": "搜索…"}
     extensions += ["sphinx.ext.intersphinx", "bigrams"]
     intersphinx_mapping = {"english": ("..", str(Path(__file__).resolve().parents[1] / "html" / "objects.inv"))}
     web = dict.fromkeys(("http", "https", "mailto"))
@@ -99,4 +102,6 @@ def marked(row: str) -> str:
 
 
 def setup(app):
+    if language == "zh_CN":
+        app.add_message_catalog("sphinx", str(Path(__file__).parent / "locale"))  # chinese.py writes it
     app.connect("autodoc-process-docstring", lambda *event: event[-1].__setitem__(slice(None), to_rst(event[-1])))

@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "docs" / "make")]
 from chinese import chinese  # noqa: E402  it lies beside this file
 from paintings import painted  # noqa: E402
 from tables import equations, marked_files, tags  # noqa: E402  in docs/make
-from translation import replace  # noqa: E402
+from translation import replace, translations  # noqa: E402
 
 from flux_edu.teaching.widgets.engine_files import copy_engine  # noqa: E402
 
@@ -111,7 +111,9 @@ def install_chinese(site: Path, page: str, book: dict) -> None:
     target.mkdir(parents=True, exist_ok=True)
     words = replace((PAGE / "words.js").read_text("utf-8"), ".js", chinese("live_map"))
     (target / "words.js").write_text(words, encoding="utf-8")
-    for known in book.values():
+    table = dict(re.findall(r"^\| ([\d.]+) \| (.*?) \|", "\n".join(translations("00_map").values()), re.MULTILINE))
+    for number, known in book.items():
+        known["equation"] = table.get(number, known["equation"])
         if not (site / known["section"].partition("#")[0]).exists():
             known["section"] = f"../{known['section']}"
         known["functions"] = [[name, f"../{address}"] for name, address in known["functions"]]

@@ -16,6 +16,7 @@ import nbformat
 
 from flux_edu.teaching.language import translate
 
+TICKED = {"yes": translate("yes"), "no": translate("no")}  # the places of a box
 INLINE = re.compile(r'src="data:image/(\w+);base64,([^"]+)"')
 
 
@@ -132,7 +133,7 @@ def control(control: dict) -> str:
             f"<output>{places[first]}</output></label>"
         )
     options = "".join(
-        f'<option value="{place}"{" selected" if place == first else ""}>{html.escape(text)}</option>'
+        f'<option value="{place}"{" selected" if place == first else ""}>{html.escape(TICKED.get(text, text))}</option>'
         for place, text in enumerate(places)
     )
     text = " data-text" if control["kind"] == "text" else ""

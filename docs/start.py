@@ -11,6 +11,7 @@ from translation import replace
 
 Chinese = Callable[[str], Callable[[str], str]]
 ROOT = Path(__file__).resolve().parents[1]
+REST = "07 到 18 各章目前只有英文，见[目录](en:../start.html)。"
 PICTURES = {  # a card shows the first picture of its notebook's first panel, or of this one, or a drawing
     "00_map": "_images/tiny_sheet.png",
     "01_schedule": "time_shift_curve",
@@ -42,9 +43,9 @@ def start_page(notebooks: dict[str, nbformat.NotebookNode], pages: list[str], ch
             for name, lesson, minutes in rows
         ]
     parts = {
-        "for whom": re.search(r"\*\*(?:For whom:|适合谁：)\*\*.*?(?=\n\n)", readme, re.DOTALL)[0],
+        "for whom": re.search(r"\*\*(?:For whom:\*\*|适合谁\*\*：).*?(?=\n\n)", readme, re.DOTALL)[0],
         "ways": re.search(r"## (?:Three ways to read|三种读法)\n\n(.*?)\n\n##", readme, re.DOTALL)[1],
-        "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>",
+        "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>" + ("\n\n" + REST if chinese else ""),
         "first": "各章" if chinese else "The chapters",
         "second": "更多" if chinese else "More",
         "notebooks": "\n".join(f"notebooks/{name}" for name in notebooks),

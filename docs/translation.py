@@ -42,7 +42,7 @@ SOURCES = {  # a catalogue and what it translates
 
 SEPARATOR = re.compile(r"(^```.*?^```$|^\$\$.*?\$\$$|\n{2,})", re.MULTILINE | re.DOTALL)  # of Markdown's paragraphs
 STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')  # of JavaScript
-SCRIPT = re.compile(r"(<script.*?</script>)", re.DOTALL)
+SCRIPT = re.compile(r"(<script.*?</script>|<pre.*?</pre>)", re.DOTALL)  # what is code in it
 SHOWN = re.compile(r'(?<=>)[^<>]+(?=<)|(?<=aria-label=")[^"]+|(?<=name="description" content=")[^"]+')  # of a page
 
 CODE = re.compile(r"`[^`]+`")

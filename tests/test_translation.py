@@ -66,6 +66,13 @@ def test_a_paragraph_that_changes_is_to_be_translated_again(tmp_path, monkeypatc
 # ---------------------------------------------------------------- notebooks
 
 
+def test_what_a_cell_shows_keeps_its_code():
+    """A panel's word may be a name in the source that `show` prints: width is not 宽度 there."""
+    code = '<div class="highlight"><pre><span></span><span class="n">width</span>: <span>int</span></pre></div>'
+    label = "<label><span>width</span></label>"
+    assert chinese.shown(code + label) == code + label.replace("width", "宽度")
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zh")

@@ -116,11 +116,14 @@ function engineOptions({ prompt, model, seed, steps, guidance, size }) {
   return { prompt, model, seed, guidance, num_steps: steps, ...size_of({ size }) };
 }
 
-/** The prompt’s words, each with the numbers of its pieces, as the package’s `words_of`. */
+const CHINESE = /[\u4e00-\u9fff]$/;
+
+/** The prompt’s words, each with the numbers of its pieces, as the package’s `words_of`; a Chinese character is a word. */
 function words(pieces, used) {
   const list = [];
   pieces.slice(0, used - 1).forEach(({ text }, i) => {
-    if (text.startsWith(" ") || !list.length) list.push(["", []]);
+    const begins = text.startsWith(" ") || !list.length || CHINESE.test(list.at(-1)[0]);
+    if (begins) list.push(["", []]);
     const word = list.at(-1);
     word[0] = (word[0] + text).trim();
     word[1].push(i);

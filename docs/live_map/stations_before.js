@@ -103,6 +103,8 @@ export function wordChips(painting, word, choose) {
   );
 }
 
+const BETWEEN_CHINESE = /(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])/g; // no blank was there
+
 export const spokenWords = (painting) => painting.words.filter(([name]) => name !== "(padding)");
 
 export function words(holder, { choose, engine }) {
@@ -123,7 +125,7 @@ export function words(holder, { choose, engine }) {
     const other = places.slice(0, -1).map(([name], i) => (i === word ? input.value : name));
     const [before, after] = [
       await engine.text(painting.prompt),
-      await engine.text(other.join(" ")),
+      await engine.text(other.join(" ").replace(BETWEEN_CHINESE, "")),
     ];
     changed.replaceChildren(rowChanges(before, after, painting));
   });
@@ -452,7 +454,7 @@ function lengthBars([before, after], texts, words, name) {
     };
     svg.append(bar(before[i], 0.35), bar(after[i], 1));
   }
-  svg.append(label(`${name}: ${words.before}, ${words.after}`, left, 16, { bold: true }));
+  svg.append(label(fill(words.norms, { name }), left, 16, { bold: true }));
   svg.append(
     label(round(most, 0), left - 4, base - tall + 6, { anchor: "end", size: 11 }),
     label("0", left - 4, base, { anchor: "end", size: 11 }),
@@ -536,8 +538,8 @@ function dials([q, k], { i, j }, text) {
       );
     }
   };
-  dial(84, [[q, "var(--blue)", "q"]], `${text.i}: ${i}`);
-  dial(244, [[k, "var(--orange)", "k"]], `${text.j}: ${j}`);
+  dial(84, [[q, "var(--blue)", "q"]], `${text.i} ${i}`);
+  dial(244, [[k, "var(--orange)", "k"]], `${text.j} ${j}`);
   dial(
     396,
     [

@@ -64,6 +64,7 @@ export function attention(holder, { choose, engine }) {
       ...known.map((i) => {
         const map = wordMap(painting.attention(step, i, head), n, first, places);
         const canvas = draw.overlay(painting.clean[step], map, h, w);
+        const share = draw.percent(map.reduce((a, b) => a + b, 0) / map.length);
         const button = element("button", {
           type: "button",
           class: "map",
@@ -71,11 +72,7 @@ export function attention(holder, { choose, engine }) {
         });
         button.append(
           canvas,
-          element(
-            "span",
-            {},
-            `${blockChipsName(i)}: ${draw.percent(map.reduce((a, b) => a + b, 0) / map.length)}`,
-          ),
+          element("span", {}, `${blockChipsName(i)} · ${share}`),
         );
         button.addEventListener("click", () => choose({ block: i }));
         return button;

@@ -119,8 +119,7 @@ export const stations = [
     text: "Text and picture have matrices of their own, so their queries come out in very different lengths. A long query would shout: its attention would fall on one token alone. The norm gives all of them nearly the same length before they meet.",
     picture:
       "First head of {block}. Before the norm the queries’ lengths lie between {low} and {high}, after it between {lowAfter} and {highAfter}.",
-    before: "before the norm (pale)",
-    after: "after",
+    norms: "{name}: before the norm (pale), after",
     names: ["queries q", "keys k"],
   },
   {

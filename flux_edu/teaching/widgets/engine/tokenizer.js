@@ -18,14 +18,16 @@ export class Tokenizer {
     const cut = [...ids.slice(0, this.max_length - 1), this.end];
     return [...cut, ...Array(this.max_length - cut.length).fill(this.special.get("<pad>"))];
   }
-  // [{id, text}] of every token, with the piece of text that it stands for.
+  // [{id, text}] of every token, with the piece of text that it stands for; a letter of several
+  // tokens stands with the last of them.
   pieces(text) {
     const bytes = new Map(this.letters.map((letter, byte) => [letter, byte]));
     const names = new Map([...this.vocabulary].map(([piece, id]) => [id, piece]));
+    const decoder = new TextDecoder();
     return this.tokens(text).map((id) => {
       if (id <= this.end) return { id, text: names.get(id) };
       const letters = [...names.get(id)].map((letter) => bytes.get(letter));
-      return { id, text: new TextDecoder().decode(Uint8Array.from(letters)) };
+      return { id, text: decoder.decode(Uint8Array.from(letters), { stream: true }) };
     });
   }
   // Normalised as the tokenizer says: letter by letter, since JavaScript would write a last Σ as ς.
