@@ -70,10 +70,7 @@ export function attention(holder, { choose, engine }) {
           class: "map",
           "aria-pressed": String(i === chosen),
         });
-        button.append(
-          canvas,
-          element("span", {}, `${blockChipsName(i)} · ${share}`),
-        );
+        button.append(canvas, element("span", {}, `${blockChipsName(i)} · ${share}`));
         button.addEventListener("click", () => choose({ block: i }));
         return button;
       }),
