@@ -141,6 +141,7 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch, tmp_path):
     assert main(["sample", "a fox", "--out=~/fox.png", *QUICK]) == 0
     assert [path.name for path in tmp_path.rglob("*.png")] == ["fox.png"] and not Path("~").exists()
     assert save_image(Image.new("RGB", (8, 8)), "~/red.png") == tmp_path / "home" / "red.png"
+    assert read_metadata("~/fox.png")["prompt"] == "a fox"
 
 
 def test_files_of_the_reader_with_names_of_modules_are_left_alone():

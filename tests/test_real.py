@@ -177,6 +177,18 @@ def test_a_closed_door_is_answered_with_two_steps(monkeypatch):
         assert "(2) run `hf auth login` here" in str(caught.value)
 
 
+def test_an_error_of_the_hub_in_many_lines_becomes_one(monkeypatch, capsys):
+    import huggingface_hub
+
+    def cut_off(*_, **__):
+        raise OSError("Consistency check failed: 12 of 34 bytes.\n\nThis is usually due to network issues.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cut_off)
+    assert main(["real", "flux-schnell", "--download"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("flux-edu: Consistency check failed") and last.endswith("due to network issues.")
+
+
 def test_only_what_is_needed_is_fetched(monkeypatch, tmp_path):
     import huggingface_hub
 
