@@ -11,7 +11,24 @@ from translation import replace
 
 Chinese = Callable[[str], Callable[[str], str]]
 ROOT = Path(__file__).resolve().parents[1]
-REST = "07 到 18 各章目前只有英文，见[目录](en:../start.html)。"
+ENGLISH = {
+    "lesson": "You will be able to {}.",
+    "picture": "A picture of this chapter",
+    "site": "",  # the way to the folder of pictures
+    "first": "The chapters",
+    "second": "More",
+    "rest": "",
+    "package": "The package <api/index>",
+}
+CHINESE = {
+    "lesson": "{}",
+    "picture": "本章的一张图",
+    "site": "../",
+    "first": "各章",
+    "second": "更多",
+    "rest": "\n\n07 到 18 各章目前只有英文，见[目录](en:../start.html)。",
+    "package": "",
+}
 PICTURES = {  # a card shows the first picture of its notebook's first panel, or of this one, or a drawing
     "00_map": "_images/tiny_sheet.png",
     "01_schedule": "time_shift_curve",
@@ -34,22 +51,20 @@ def start_page(notebooks: dict[str, nbformat.NotebookNode], pages: list[str], ch
     `chinese(catalogue)` looks texts up: with it the page is Chinese, and README.zh.md is what it draws on.
     """
     readme = (ROOT / ("README.zh.md" if chinese else "README.md")).read_text("utf-8")
-    rows = [row for row in NOTEBOOK.findall(readme) if row[0] in notebooks]
-    if chinese:
-        cards = [card(*row, chinese(row[0])(title(notebooks[row[0]])), notebooks[row[0]], "../") for row in rows]
-    else:
-        cards = [
-            card(name, f"You will be able to {lesson}.", minutes, title(notebooks[name]), notebooks[name])
-            for name, lesson, minutes in rows
-        ]
+    words = CHINESE if chinese else ENGLISH
+    cards = [
+        card(name, words["lesson"].format(lesson), minutes, notebooks[name], words, chinese)
+        for name, lesson, minutes in NOTEBOOK.findall(readme)
+        if name in notebooks
+    ]
     parts = {
         "for whom": re.search(r"\*\*(?:For whom:\*\*|适合谁\*\*：).*?(?=\n\n)", readme, re.DOTALL)[0],
         "ways": re.search(r"## (?:Three ways to read|三种读法)\n\n(.*?)\n\n##", readme, re.DOTALL)[1],
-        "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>" + ("\n\n" + REST if chinese else ""),
-        "first": "各章" if chinese else "The chapters",
-        "second": "更多" if chinese else "More",
+        "chapters": '<div class="flux-cards">\n' + "\n".join(cards) + "\n</div>" + words["rest"],
+        "first": words["first"],
+        "second": words["second"],
         "notebooks": "\n".join(f"notebooks/{name}" for name in notebooks),
-        "pages": "\n".join([f"docs/{name}" for name in pages] + ["The package <api/index>"] * (chinese is None)),
+        "pages": "\n".join([*(f"docs/{name}" for name in pages), words["package"]]),
     }
     page = (ROOT / "docs" / "start.md").read_text("utf-8")
     if chinese:
@@ -62,16 +77,17 @@ def title(notebook: nbformat.NotebookNode) -> str:
     return next(line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("# "))
 
 
-def card(name: str, lesson: str, minutes: str, heading: str, notebook: nbformat.NotebookNode, static: str = "") -> str:
+def card(name: str, lesson: str, minutes: str, notebook: nbformat.NotebookNode, words: dict, chinese: Chinese) -> str:
     """A notebook: its picture, its title, what one learns, how long it takes."""
+    heading = chinese(name)(title(notebook)) if chinese else title(notebook)
     return (
-        f'<a class="flux-card" href="notebooks/{name}.html">{picture(name, notebook, static)}'
+        f'<a class="flux-card" href="notebooks/{name}.html">{picture(name, notebook, words)}'
         f"<b>{html.escape(heading[2:])}</b><span>{html.escape(lesson)}</span><i>{minutes}</i></a>"
     )
 
 
-def picture(name: str, notebook: nbformat.NotebookNode, static: str) -> str:
-    """What a card shows, `static` the way to the site's folder; its words are those of the title below it."""
+def picture(name: str, notebook: nbformat.NotebookNode, words: dict) -> str:
+    """What a card shows; what it is about is said by the title below it."""
     address = PICTURES.get(name, "")
     if not address.startswith("_images/"):
         panels = notebook.metadata.get("sweep", [])
@@ -79,4 +95,4 @@ def picture(name: str, notebook: nbformat.NotebookNode, static: str) -> str:
         if not files:
             return ""  # a notebook without panels
         address = f"_static/frames/{name}/{files[0]}"
-    return f'<img src="{static}{address}" alt="{name}" loading="lazy">'
+    return f'<img src="{words["site"]}{address}" alt="{words["picture"]}" loading="lazy">'
