@@ -83,7 +83,7 @@ class ToolGenerator(FluxGenerator):
         been through the autoencoder; `Image.composite(painted, picture, mask)` puts back its very pixels.
         """
         self.check_tool("fill")
-        size = whole_tokens("picture", picture)
+        size = size_of_whole_tokens("picture", picture)
         options = self.tool_options(prompt, size, num_steps, guidance, seed)
         x = to_tensor(checked_picture("picture", picture)).to(self.device)
         m = mask_numbers(mask, size).to(self.device)
@@ -106,7 +106,7 @@ class ToolGenerator(FluxGenerator):
         A Depth model takes distances instead, near ones light. What is painted is as large; sides are multiples of 16.
         """
         self.check_tool("control")
-        options = self.tool_options(prompt, whole_tokens("edges", edges), num_steps, guidance, seed)
+        options = self.tool_options(prompt, size_of_whole_tokens("edges", edges), num_steps, guidance, seed)
         x = to_tensor(checked_picture("edges", edges))
         if "canny" in self.name:
             advise_outlines(x)
@@ -239,7 +239,7 @@ def tool_metadata(tool: str, **pictures: Image.Image) -> dict:
 # ---------------------------------------------------------------- pictures and masks
 
 
-def whole_tokens(name: str, picture: object) -> tuple[int, int]:
+def size_of_whole_tokens(name: str, picture: object) -> tuple[int, int]:
     """The size of a picture that is painted at its own: whole tokens, or an error."""
     check_picture(name, picture)
     w, h = upright(picture).size

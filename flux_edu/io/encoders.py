@@ -69,12 +69,12 @@ def read_config(path: Path, kind: Kind) -> PretrainedConfig:
     family = kind.config_class.model_type.split("_")[0]  # t5, clip
     if not str(described).startswith(family):
         raise CheckpointError(f"{path} is the folder of a {described}, not of a {kind.__name__}")
-    with in_words(f"{path / 'config.json'} cannot be read"):
+    with as_checkpoint_error(f"{path / 'config.json'} cannot be read"):
         return kind.config_class.from_pretrained(path, local_files_only=True)
 
 
 @contextmanager
-def in_words(problem: str) -> Iterator[None]:
+def as_checkpoint_error(problem: str) -> Iterator[None]:
     """What the library raises for a damaged file, which may be anything, becomes a CheckpointError of one line."""
     try:
         yield
@@ -91,7 +91,7 @@ def load_tokenizer(path: Path, kind: Kind, max_length: int) -> PreTrainedTokeniz
     places = (path, path.parent / TOKENIZERS[kind])
     for place in places:
         if any((place / name).is_file() for name in TOKENIZER_FILES):
-            with in_words(f"the tokenizer in {place} cannot be read"):
+            with as_checkpoint_error(f"the tokenizer in {place} cannot be read"):
                 return AutoTokenizer.from_pretrained(place, local_files_only=True, model_max_length=max_length)
     raise CheckpointError(
         f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)}), and {places[1]} has none either: put the folder"
