@@ -53,8 +53,8 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--no-graph"] * args.no_graph
     command += TOY if args.toy else []
     if name == "base":
-        command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide]
-        command += ["--muon", args.muon, "--rate", 0.4 * args.muon] + ([] if args.toy else ["--batch", 427])
+        command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
+        command += ["--muon", args.muon, "--rate", 0.4 * args.muon] + ([] if args.toy else ["--batch", 427, "--evaluate", 8])
     else:
         start = before(args, files(name)[0])
         command += ["--begin", start, "--rank", read_metadata(start)["rank"], "--weights", args.out / "family"]
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--asked", type=float, default=0.3, help="share of pictures of `train.asked`")
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-graph", action="store_true", help="neither compile nor record: slower, but no surprises")
+    parser.add_argument("--no-graph", action="store_true", help="start kernels one by one")
     parser.add_argument("--toy", action="store_true", help="two steps a stage, few prompts: a rehearsal on the CPU")
     for name, seconds in SECONDS.items():
         parser.add_argument(f"--{name}", type=float, default=seconds, help="seconds to train; 0: as it is in --begin")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec
-from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io import lora
 from flux_edu.io.checkpoint import State, load_strict, read, save_int8
 from flux_edu.io.images import picture_grid
@@ -24,7 +23,6 @@ from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, unpatchify
 from flux_edu.sampling import denoise
 from flux_edu.schedule import get_schedule
-from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import SIZE, Drawings, load_drawings
@@ -126,13 +124,12 @@ class Distillation:
         torch.manual_seed(trainer.seed_of(args.seed, process))
 
     def captured(self, flux: Flux, times: int = 1, inputs: Inputs = inputs, cond: Tensor | None = None) -> nn.Module:
-        """On a GPU the network is compiled and replayed as CUDA graphs, for so many times the batches of each size.
+        """On a GPU the network is replayed as CUDA graphs, for so many times the batches of each size.
 
         inputs makes what the network takes of latents, levels, texts, and of a row like cond if there is one.
         """
         if self.device.type != "cuda" or self.args.no_graph:
             return flux
-        trainer.compile_blocks(flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
         samples = {}
         for size in (size for size in self.pools.sizes if size in OFTEN):
             n, grid = times * batch_of(self.args.batch, size), grid_of(size)

@@ -6,6 +6,7 @@ over, and the same command goes on where it ended.
 """
 
 import math
+import time
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def main() -> None:
     model = TextToVelocity(spec, args.tokenizer).to(device)
     if args.begin:
         load_saved(model, args.begin)
-    ema = trainer.make_ema(model, decay=0.9995)
+    ema = trainer.make_ema(model, decay=0.999)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
     compose = partial(compose_scenes, asked=args.asked)
@@ -93,6 +94,7 @@ def main() -> None:
     run = trainer.Trainer(args, accelerator, model, ema, optimizers)
     accelerator.print("making latents", flush=True)
     pools.fill(run.clock.step)
+    accelerator.print(f"{time.monotonic() - args.started:.0f} s since the start", flush=True)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (9.1) at noise levels of Eq. (9.2)."""

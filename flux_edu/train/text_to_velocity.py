@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from flux_edu.configs import ModelSpec
-from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io.device import autocast
 from flux_edu.io.tiny import load_part, tiny_embedders
 from flux_edu.model import Flux
-from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.train.objectives import Text, inputs
-from flux_edu.train.trainer import capture_cuda_graphs, compile_blocks
+from flux_edu.train.trainer import capture_cuda_graphs
 
 
 class TextEncoders(nn.Module):
@@ -70,13 +68,10 @@ class TextToVelocity(nn.Module):
         return {"t5": self.texts.t5, "clip": self.texts.clip, "flux": self.flux}
 
     def capture(self, shapes: dict[int, int]) -> None:
-        """For training on a GPU: compile all three networks, and replay the transformer as a CUDA graph.
+        """For training on a GPU: replay the transformer as CUDA graphs.
 
         shapes has the number of pictures for each number of image tokens.
         """
-        self.texts.t5.compile(dynamic=True)
-        self.texts.clip.compile(dynamic=True)
-        compile_blocks(self.flux, DoubleStreamBlock, SingleStreamBlock, LastLayer)
         device = self.texts.t5.device
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             empty, samples = self.texts.read([""]), []
