@@ -1,10 +1,10 @@
 """Train the whole tiny family from one base, measure and pack it: `python docs/make/train_family.py --out runs/family`.
 
 The base comes first, on all GPUs. Then the deltas are trained on it, as many at a time as there are GPUs, each going on
-from the one that --begin holds or, failing that, from the shipped one; then both measures run. The same command goes on
-where an earlier one ended: what has trained its seconds is not trained again, what was interrupted resumes. --limit
-ends a command in time. On another machine --begin names the folder that `parts` made, and a stage of 0 seconds is taken
-from there as it is.
+from the one that --begin holds or, failing that, from the shipped one; a measure runs when the models that it needs are
+there. The same command goes on where an earlier one ended: what has trained its seconds is not trained again, what was
+interrupted resumes. --limit ends a command in time. On another machine --begin names the folder that `parts` made, and
+a stage of 0 seconds is taken from there as it is.
 """
 
 import argparse
@@ -26,7 +26,9 @@ MODULES = {"base": ["flow"], "dev": ["guidance"], "schnell": ["few_steps"]}
 MODULES |= {name: ["tools", name] for name in ("kontext", "fill", "canny", "redux")}
 SECONDS = {"base": 400, "dev": 230, "schnell": 300, "kontext": 200, "fill": 200, "canny": 150, "redux": 150}
 SIZES = ["96x96", "160x160", "192x192", "224x224", "256x256", "256x128", "128x256"]
-SPARE = 60  # seconds that a stage takes after its last step, to save and to paint sheets
+TOOLS = tuple(MODULES)[3:]
+NEEDS = {"evaluate": ("dev", "schnell"), "evaluate_sizes": ("schnell",), "evaluate_tools": TOOLS}
+SPARE = 40  # seconds that a stage takes after its last step, to save and to paint sheets
 TOY = "--steps 2 --pool 4 --batch 2 --report 1 --evaluate 9 --save 9 --renew 9".split()
 PART = 15 * 2**20  # bytes of a part of the parcel
 
@@ -54,10 +56,11 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     command += TOY if args.toy else []
     if name == "base":
         command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
-        command += ["--muon", args.muon, "--rate", 0.4 * args.muon] + ([] if args.toy else ["--batch", 427, "--evaluate", 8])
+        command += ["--muon", args.muon, "--rate", 0.4 * args.muon]
+        command += [] if args.toy else ["--batch", 427, "--evaluate", 8]
     else:
-        start = before(args, files(name)[0])
-        command += ["--begin", start, "--rank", read_metadata(start)["rank"], "--weights", args.out / "family"]
+        begin = before(args, files(name)[0])
+        command += ["--begin", begin, "--rank", read_metadata(begin)["rank"], "--weights", args.out / "family"]
         command += ["--muon", 2 * args.muon, "--rate", args.muon / 2] + ["--measure", "4"] * args.toy
     if name in ("base", "dev", "schnell"):
         command += ["--asked", args.asked]
@@ -65,7 +68,9 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
 
 
 def is_trained(args: argparse.Namespace, name: str) -> bool:
-    """Whether a stage has trained all of its time and left what it should."""
+    """Whether a stage has trained all of its time and left what it should, or is not to be trained."""
+    if not args.seconds[name]:
+        return True
     folder = run_folder(args, name)
     if not all((folder / file).is_file() for file in [*files(name), "state.safetensors"]):
         return False
@@ -73,44 +78,63 @@ def is_trained(args: argparse.Namespace, name: str) -> bool:
     return float(metadata["used"]) >= 0.99 * args.seconds[name] or args.toy and int(metadata["step"]) >= 2
 
 
+def keep(args: argparse.Namespace, name: str) -> None:
+    """Put what a stage has made into the family; what is not to be trained is taken from where it would begin."""
+    for file in files(name):
+        source = run_folder(args, name) / file if args.seconds[name] > 0 else before(args, file)
+        if source.is_file():
+            shutil.copyfile(source, args.out / "family" / file)
+
+
 def run_all(args: argparse.Namespace, commands: dict[str, list], gpus: list[str]) -> None:
-    """Run commands, each on one entry of gpus, until all have ended; none begins with too little time left."""
+    """Run commands, each on one entry of gpus and after what it needs; the end if some could not run to their end."""
     waiting, running, free = list(commands), {}, list(gpus)
-    while waiting or running:
-        while waiting and free and (left := args.deadline - time.monotonic()) > 2 * SPARE:
-            name, where = waiting.pop(0), free.pop(0)
-            command = commands[name] + (["--time-limit", int(left - SPARE)] if name in MODULES else [])
-            many = where.count(",") + 1
-            runner = ["-m", "torch.distributed.run", "--nproc-per-node", many] if many > 1 else []
-            words = [sys.executable, *map(str, runner + command)]
-            print(f"{left:.0f} s left, on {where or 'the CPU'}: {' '.join(words[1:])}", flush=True)
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": where, "PYTHONUNBUFFERED": "1"}
-            with (args.out / f"{name}.txt").open("ab") as log:
-                process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            running[name] = process, where
-        if not running:
-            raise SystemExit(f"no time left for {', '.join(waiting)}: the same command goes on from here")
+
+    def next_one() -> str | None:
+        ready = (name for name in waiting if all(is_trained(args, other) for other in NEEDS.get(name, ())))
+        return next(ready, None) if free and args.deadline - time.monotonic() > 2 * SPARE else None
+
+    while (name := next_one()) or running:
+        if name:
+            waiting.remove(name)
+            running[name] = start(args, name, commands[name], where := free.pop(0)), where
+            continue
         time.sleep(0.2)
         for name, (process, where) in list(running.items()):
+            if time.monotonic() > args.deadline:
+                process.kill()  # so that there is time to bring home what the others have made
+                process.wait()
             if process.poll() is not None:
                 del running[name]
                 free.append(where)
                 print(f"{name} ended with {process.returncode}", flush=True)
                 if process.returncode:
                     print((args.out / f"{name}.txt").read_text("utf-8")[-3000:], flush=True)
+                if name in MODULES:
+                    keep(args, name)
+    unfinished = [name for name in commands if name in MODULES and not is_trained(args, name)]
+    if left_over := waiting + [name for name in unfinished if name not in waiting]:
+        raise SystemExit(f"not run to the end: {', '.join(left_over)}; the same command goes on from here")
 
 
-def train(args: argparse.Namespace, names: list[str], gpus: list[str]) -> None:
-    """Train what is not trained yet, and put it into the family; the end if something is left over."""
-    wanted = [name for name in names if args.seconds[name] > 0]
-    run_all(args, {name: stage_command(args, name) for name in wanted if not is_trained(args, name)}, gpus)
+def start(args: argparse.Namespace, name: str, command: list, where: str) -> subprocess.Popen:
+    left = args.deadline - time.monotonic()
+    command = command + (["--time-limit", int(left - SPARE)] if name in MODULES else [])
+    many = where.count(",") + 1
+    runner = ["-m", "torch.distributed.run", "--nproc-per-node", many] if many > 1 else []
+    words = [sys.executable, *map(str, runner + command)]
+    print(f"{left:.0f} s left, on {where or 'the CPU'}: {' '.join(words[1:])}", flush=True)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": where, "PYTHONUNBUFFERED": "1"}
+    with (args.out / f"{name}.txt").open("ab") as log:
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def train(args: argparse.Namespace, names: list[str], gpus: list[str], then: dict[str, list] | None = None) -> None:
+    """Train what is not trained yet, and put it into the family; then run the commands of `then`."""
+    untrained = [name for name in names if not is_trained(args, name)]
     for name in names:
-        for file in files(name):
-            source = run_folder(args, name) / file if name in wanted else before(args, file)
-            if source.is_file():
-                shutil.copyfile(source, args.out / "family" / file)
-    if unfinished := [name for name in wanted if not is_trained(args, name)]:
-        raise SystemExit(f"{', '.join(unfinished)}: not trained to the end; the same command goes on from here")
+        keep(args, name)
+    run_all(args, {name: stage_command(args, name) for name in untrained} | (then or {}), gpus)
 
 
 def measures(args: argparse.Namespace) -> dict[str, list]:
@@ -180,8 +204,7 @@ def main() -> None:
     single = [str(i) for i in range(args.gpus)] or [""]
     try:
         train(args, ["base"], [",".join(single)])
-        train(args, [name for name in MODULES if name != "base"], single)
-        run_all(args, measures(args), single)
+        train(args, [name for name in MODULES if name != "base"], single, measures(args))
     finally:
         parts(args)
 
