@@ -287,7 +287,8 @@ def test_each_step_takes_one_size_at_as_many_tokens_and_its_own_levels(drawings,
     )
     assert np.mean([size == (64, 64) for size, _ in taken]) == pytest.approx(0.75, abs=0.07)
     assert len(made) == len(set(made)) > 60 and pools.at(7)[0] == taken[7][0]
-    assert sum(latent_pool.SHARES.values()) == pytest.approx(1) and latent_pool.SHARES[128, 128] == 0.28
+    assert sum(latent_pool.SHARES.values()) == pytest.approx(1)
+    assert max(latent_pool.SHARES, key=latent_pool.SHARES.get) == (128, 128)
     for size in latent_pool.SHARES:
         tokens = latent_pool.batch_of(427, size) * (math.prod(latent_pool.grid_of(size)) + 32)
         assert 0.99 * 427 * 96 < tokens <= 427 * 96

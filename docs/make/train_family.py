@@ -52,7 +52,7 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     out = run_folder(args, name)
     command = ["-m", f"flux_edu.train.{MODULES[name][0]}", *MODULES[name][1:], "--seconds", args.seconds[name]]
     command += ["--out", out if name in ("base", "dev", "schnell") else out.parent, "--seed", args.seed]
-    command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--no-graph"] * args.no_graph
+    command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--speed", args.speed]
     command += TOY if args.toy else []
     if name == "base":
         command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--asked", type=float, default=0.3, help="share of pictures of `train.asked`")
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-graph", action="store_true", help="start kernels one by one")
+    parser.add_argument("--speed", default="graph", help="how a GPU runs a step: plain, graph or compile")
     parser.add_argument("--toy", action="store_true", help="two steps a stage, few prompts: a rehearsal on the CPU")
     for name, seconds in SECONDS.items():
         parser.add_argument(f"--{name}", type=float, default=seconds, help="seconds to train; 0: as it is in --begin")

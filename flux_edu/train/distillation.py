@@ -29,7 +29,7 @@ from flux_edu.train.data import SIZE, Drawings, load_drawings
 from flux_edu.train.latent_pool import OFTEN, Compose, Pools, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import Text, inputs
-from flux_edu.train.text_to_velocity import TextEncoders
+from flux_edu.train.text_to_velocity import BLOCKS, TextEncoders
 
 Inputs = Callable[..., tuple[Tensor, ...]]
 
@@ -91,7 +91,6 @@ def arguments(doc: str, out: str, seconds: float, rank: int) -> argparse.Argumen
     parser.add_argument("--muon", type=float, default=4e-3, help="rate of Muon for the pairs; 0: AdamW alone")
     parser.add_argument("--measure", type=int, default=1024, help="held-out latents to measure on")
     parser.add_argument("--begin", type=Path, help="a delta of the same ranks to begin with")
-    parser.add_argument("--no-graph", action="store_true", help="start kernels one by one on a GPU too")
     return parser
 
 
@@ -128,8 +127,10 @@ class Distillation:
 
         inputs makes what the network takes of latents, levels, texts, and of a row like cond if there is one.
         """
-        if self.device.type != "cuda" or self.args.no_graph:
+        if self.device.type != "cuda" or self.args.speed == "plain":
             return flux
+        if self.args.speed == "compile":
+            trainer.compile_blocks(flux, *BLOCKS)
         samples = {}
         for size in (size for size in self.pools.sizes if size in OFTEN):
             n, grid = times * batch_of(self.args.batch, size), grid_of(size)

@@ -25,7 +25,7 @@ from flux_edu.train.distillation import one_noise, sample, schedule, sheet
 from flux_edu.train.latent_pool import OFTEN, SHARES, Pools, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, levels_of, logit_normal
-from flux_edu.train.text_to_velocity import TextToVelocity
+from flux_edu.train.text_to_velocity import BLOCKS, TextToVelocity
 
 
 @torch.no_grad()
@@ -69,7 +69,6 @@ def main() -> None:
         "--asked", type=float, default=0.0, help="share of pictures of train.asked: bare names, counts …"
     )
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
-    parser.add_argument("--no-graph", action="store_true", help="start kernels one by one on a GPU too")
     parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon, for blocks' matrices; 0: AdamW alone")
     args = parser.parse_args()
 
@@ -84,7 +83,9 @@ def main() -> None:
     compose = partial(compose_scenes, asked=args.asked)
     pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES, compose)
     held_out = {size: pools.held_out(size, seed=10) for size in OFTEN}
-    if device.type == "cuda" and not args.no_graph:
+    if device.type == "cuda" and args.speed != "plain":
+        if args.speed == "compile":
+            trainer.compile_blocks(model.flux, *BLOCKS)
         model.capture({math.prod(grid_of(size)): batch_of(args.batch, size) for size in OFTEN})
     matrices = set(model.matrices()) if args.muon else set()
     others = [p for p in model.parameters() if p not in matrices]

@@ -8,11 +8,15 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from flux_edu.configs import ModelSpec
+from flux_edu.double_stream import DoubleStreamBlock
 from flux_edu.io.device import autocast
 from flux_edu.io.tiny import load_part, tiny_embedders
 from flux_edu.model import Flux
+from flux_edu.single_stream import LastLayer, SingleStreamBlock
 from flux_edu.train.objectives import Text, inputs
 from flux_edu.train.trainer import capture_cuda_graphs
+
+BLOCKS = DoubleStreamBlock, SingleStreamBlock, LastLayer  # what is compiled, each by itself
 
 
 class TextEncoders(nn.Module):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import accelerate  # `start` imports it: whoever only reads or evaluates does without
 
 # settings that may change from one start of a run to the next
-FREE = {"out", "seconds", "steps", "time_limit", "started", "report", "evaluate", "save", "measure", "no_graph"}
+FREE = {"out", "seconds", "steps", "time_limit", "started", "report", "evaluate", "save", "measure", "speed"}
 COLUMNS = ("step", "seconds", "loss", "gradient", "ms")  # of the log, before the stage's own
 
 Loss = Callable[[nn.Module, int], Tensor]  # of the model and the number of steps made before
@@ -52,6 +52,12 @@ def arguments(
     parser.add_argument("--report", type=int, default=report, help="steps between two lines of the log")
     parser.add_argument("--evaluate", type=int, default=evaluate, help="lines between two evaluations")
     parser.add_argument("--save", type=int, default=1000, help="steps between two states to resume from")
+    parser.add_argument(
+        "--speed",
+        choices=("plain", "graph", "compile"),
+        default="graph",
+        help="on a GPU: start kernels one by one, replay them as CUDA graphs, or compile the blocks before that",
+    )
     return parser
 
 
