@@ -116,3 +116,13 @@ def test_a_measure_waits_for_its_models_and_what_is_made_is_kept(args, monkeypat
         train_family.run_all(args, measures | dict.fromkeys(("schnell", "dev", "fill", "kontext"), []), ["0"])
     assert started == ["schnell", "evaluate_sizes", "dev", "evaluate", "fill", "kontext"]
     assert {path.stem for path in (args.out / "family").iterdir()} == {"schnell", "dev", "kontext"}
+
+
+def test_one_stage_alone(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(train_family, "train", lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path), "--only", "base", "evaluate", "--gpus", "2"])
+    train_family.main()
+    (args, names, gpus), (_, others, single, then) = calls
+    assert (names, gpus, single, list(then)) == (["base"], ["0,1"], ["0", "1"], ["evaluate"])
+    assert {name for name, seconds in args.seconds.items() if seconds} == {"base"} and "schnell" in others

@@ -183,7 +183,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=570, help="seconds this command may take")
     parser.add_argument("--parcel", type=Path, help="where to put the parts of what was made")
     parser.add_argument(
-        "--only", nargs="+", help="of the stages and measures only these; what is missing is taken over"
+        "--only",
+        nargs="+",
+        choices=[*MODULES, *NEEDS],
+        help="of the stages and measures only these; what is missing is taken over",
     )
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument(
@@ -199,12 +202,16 @@ def main() -> None:
     args = parser.parse_args()
     args.deadline = time.monotonic() + args.limit
     args.seconds = {name: getattr(args, name) for name in SECONDS}
+    then = measures(args)
+    if args.only:
+        args.seconds = {name: seconds * (name in args.only) for name, seconds in args.seconds.items()}
+        then = {name: command for name, command in then.items() if name in args.only}
     args.parcel = args.parcel or args.out / "parcel"
     (args.out / "family").mkdir(parents=True, exist_ok=True)
     single = [str(i) for i in range(args.gpus)] or [""]
     try:
         train(args, ["base"], [",".join(single)])
-        train(args, [name for name in MODULES if name != "base"], single, measures(args))
+        train(args, [name for name in MODULES if name != "base"], single, then)
     finally:
         parts(args)
 
