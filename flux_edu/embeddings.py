@@ -13,8 +13,8 @@ def timestep_embedding(t: Float[Tensor, "B"], dim: int) -> Float[Tensor, "B dim"
     Eq. (4.1):  emb(t) = [cos(1000 t f_i), sin(1000 t f_i)],  f_i = 10000^{-i/128}
 
     i = 0 … 127, cosines first. The same function embeds the guidance number, also times
-    1000. float32 in and out: in bfloat16 t = 0.99 would become 988 thousandths instead
-    of 990. Vaswani et al. 2017, as adapted by diffusion models.
+    1000. float32 in and out: bfloat16 does not tell neighbouring thousandths apart.
+    Vaswani et al. 2017, as adapted by diffusion models.
     """
     assert dim % 2 == 0, f"dim = {dim}: must be even, half cosines and half sines"
     half = dim // 2

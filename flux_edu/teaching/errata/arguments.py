@@ -226,8 +226,8 @@ ENTRIES = [
     ),
     Erratum(
         25, PART, "metadata", METADATA, "imprecise",
-        "The reference adds one thing, the prompt. Seed, size, steps and guidance, without which the picture cannot be"
-        " painted again, are not stored. Here all of them are.",
+        "Of what paints a picture again the reference stores the prompt and the model's name. Seed, size, steps and"
+        " guidance are not stored. Here all of them are.",
         ("6.2",), ("06_sampling", "What a picture's file remembers"),
         Check("all that paints it again is stored", metadata_notes, metadata_right, True),
         "save_image in util.py of the reference",
