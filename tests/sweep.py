@@ -1,8 +1,8 @@
 """Every control of a panel moved over its places, and the pictures that come of it, kept for the book.
 
 `conftest.py` runs this file in a notebook's kernel after the last cell. Each control is moved from the panel's first
-picture, the others staying where they were: a slider to at most PLACES values, both ends among them, a menu to all its
-options, a box to both its states, a text field to EXAMPLES. Plots are kept as lossless WebP, other pictures as lossy.
+picture, the others staying where they were: a slider to some values, both ends among them, a menu to all its options,
+a box to both its states, a text field to EXAMPLES. Plots are kept as lossless WebP, other pictures as lossy.
 """
 
 import dataclasses
@@ -17,7 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
-PLACES = 11
+PLACES = 11  # of a slider above a plot
+PAINTED = 6  # above a picture that the model paints, which takes ten times as long
+SEEDS = 4  # of a seed, whose values have no order
 PICTURE = re.compile(r'<img alt="([^"]*)"[^>]*;base64,([^"]+)">(.*)', re.DOTALL)
 EXAMPLES = {  # by the first word of the text that stands in the field
     "a": [
@@ -37,18 +39,25 @@ class Move:
     control: str
     place: int
     value: object
-    seconds: float
+    seconds: float | None
     error: str | None
     file: str = ""
     alt: str = ""
     advice: str = ""
 
 
-def places(control, first) -> list[tuple[str, object]]:
+def most_places(panel, name: str) -> int:
+    """How many values a slider of this name is moved to, at most."""
+    if name == "seed":
+        return SEEDS
+    return PAINTED if "image-rendering: pixelated" in panel.picture.value else PLACES
+
+
+def places(control, first, most: int = PLACES) -> list[tuple[str, object]]:
     """Where a control is moved to, each place with its words; `first`, its first value, is one of them."""
     if hasattr(control, "min"):
         count = round((control.max - control.min) / control.step)
-        steps = {round(k * count / (PLACES - 1)) for k in range(PLACES)}
+        steps = {round(k * count / (most - 1)) for k in range(most)}
         values = {first, control.max, *(control.min + k * control.step for k in steps)}
         values = sorted({type(first)(round(value, 6)) for value in values if value <= control.max})
         return [(f"{value:g}", value) for value in values]
@@ -71,30 +80,33 @@ def keep(picture: str, folder: Path, name: str) -> dict[str, str]:
 
 
 def sweep(panel, folder: Path | None = None, number: int = 0) -> list[Move]:
-    """Every control at each of its places, from the first picture; then Reset, which is the first picture again.
+    """Every control at each of its places, from the first picture; last the first picture, which Reset brings back.
 
     The pictures go to `folder`, where there is one, under the panel's number.
     """
+
+    def now(name: str, place: int, value: object, seconds: float | None) -> Move:
+        kept = keep(panel.picture.value, folder, f"{number}-{name}-{place}") if folder and not panel.error else {}
+        return Move(name, place, value, seconds, panel.error, **kept)
+
     stops = [
         (name, place, value)
         for name, control in panel.controls.items()
-        for place, (_, value) in enumerate(places(control, panel.first[name]))
+        for place, (_, value) in enumerate(places(control, panel.first[name], most_places(panel, name)))
         if value != panel.first[name]
     ]
-    moves = []
-    for name, place, value in [*stops, ("Reset", 0, None)]:
+    moves, first = [], now("Reset", 0, None, None)
+    for name, place, value in stops:
         start = time.perf_counter()
-        panel.set(**(panel.first if name == "Reset" else panel.first | {name: value}))
-        move = Move(name, place, value, time.perf_counter() - start, panel.error)
-        if folder and not panel.error:
-            move = dataclasses.replace(move, **keep(panel.picture.value, folder, f"{number}-{name}-{place}"))
-        moves.append(move)
-    return moves
+        panel.set(**panel.first | {name: value})
+        moves.append(now(name, place, value, time.perf_counter() - start))
+    return [*moves, first]
 
 
-def described(name: str, control, first) -> dict:
+def described(panel, name: str) -> dict:
     """What the book's own control is made from."""
-    options = places(control, first)
+    control, first = panel.controls[name], panel.first[name]
+    options = places(control, first, most_places(panel, name))
     menu = hasattr(control, "options") or isinstance(first, bool)
     return {
         "name": name,
@@ -110,7 +122,7 @@ def record(panel, folder: Path, number: int) -> dict:
     return {
         "draw": getattr(panel.draw, "__name__", repr(panel.draw)),
         "model": panel.model_id,
-        "controls": [described(name, control, panel.first[name]) for name, control in panel.controls.items()],
+        "controls": [described(panel, name) for name in panel.controls],
         "moves": [dataclasses.asdict(move) for move in sweep(panel, folder, number)],
     }
 

@@ -14,14 +14,18 @@ from flux_edu.apps import batch
 from flux_edu.io.images import read_metadata
 
 PROMPTS = "a fox\n\na red apple\n蓝色背景上的立体狐狸\n"
-SHARDED = """
-import warnings
+OPTIONS = ["batch", "prompts.txt", "--model", "tiny-schnell", "--size", "32", "--steps", "1", "--seed", "5", "--cpu"]
+TWO = """
+import sys
 import torch, torch.distributed as dist
 from dataclasses import replace
+from flux_edu.__main__ import main
 from flux_edu.io import memory
 from flux_edu.speed.fsdp import shard
 from flux_edu.configs import configs
 from flux_edu.model import Flux
+
+assert main(sys.argv[1:]) == 0
 
 dist.init_process_group("gloo")
 params = replace(configs["tiny"].params, hidden_size=64, num_heads=2, axes_dim=(8, 12, 12), depth=2, vec_in_dim=16)
@@ -43,13 +47,18 @@ dist.destroy_process_group()
 """
 
 
-def torchrun(processes, *command, cwd=None):
-    """Run under torchrun, quietly; a failure shows what was said."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *command]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(run, capture_output=True, text=True, encoding="utf-8", env=env, cwd=cwd, timeout=240)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Where two processes of one torchrun have painted and then shared a model, and what they said."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "prompts.txt").write_text(PROMPTS, "utf-8")
+    (folder / "two.py").write_text(TWO, "utf-8")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    how = dict(capture_output=True, text=True, encoding="utf-8", env=environment, cwd=folder, timeout=240)
+    done = subprocess.run([*run, *OPTIONS, "--out", "two"], **how)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return folder, done.stdout
 
 
 def test_the_lines_are_shared_out():
@@ -60,22 +69,20 @@ def test_the_lines_are_shared_out():
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_two_processes_paint_what_one_paints(tmp_path, monkeypatch):
-    (tmp_path / "prompts.txt").write_text(PROMPTS, "utf-8")
-    options = ["prompts.txt", "--model", "tiny-schnell", "--size", "32", "--steps", "1", "--seed", "5", "--cpu"]
-    out = torchrun(2, "-m", "flux_edu", "batch", *options, "--out", "two", cwd=tmp_path)
+def test_two_processes_paint_what_one_paints(two_processes, monkeypatch):
+    folder, out = two_processes
     assert "process 0 of 2: 2 pictures" in out and "process 1 of 2: 1 pictures" in out
-    monkeypatch.chdir(tmp_path)
-    assert main(["batch", *options, "--out", "one"]) == 0
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    monkeypatch.chdir(folder)
+    assert main([*OPTIONS, "--out", "one"]) == 0
+    names = sorted(path.name for path in (folder / "one").iterdir())
     assert names == ["00000-a-fox.png", "00001-a-red-apple.png", "00002-蓝色背景上的立体狐狸.png"]
-    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert names == sorted(path.name for path in (folder / "two").iterdir())
     for i, name in enumerate(names):
-        one, two = (Image.open(tmp_path / folder / name) for folder in ("one", "two"))
+        one, two = (Image.open(folder / run / name) for run in ("one", "two"))
         assert np.abs(np.array(one, dtype=int) - np.array(two, dtype=int)).max() <= 1
-        assert read_metadata(tmp_path / "two" / name)["seed"] == 5 + i
-    assert main(["batch", *options, "--out", "one"]) == 2, "an earlier run's pictures are not replaced unasked"
-    assert main(["batch", *options, "--out", "one", "--overwrite"]) == 0
+        assert read_metadata(folder / "two" / name)["seed"] == 5 + i
+    assert main([*OPTIONS, "--out", "one"]) == 2, "an earlier run's pictures are not replaced unasked"
+    assert main([*OPTIONS, "--out", "one", "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -104,10 +111,9 @@ def test_a_file_that_is_no_list_of_prompts(content, message, tmp_path):
         batch.read_prompts(tmp_path / "prompts.txt")
 
 
-def test_two_processes_hold_half_a_model_each_and_compute_the_whole(tmp_path):
-    (tmp_path / "sharded.py").write_text(SHARDED, "utf-8")
+def test_two_processes_hold_half_a_model_each_and_compute_the_whole(two_processes):
     # both may write at once, and the second begin where the first has not yet ended its line
-    results = re.findall(r"RESULT (\d) ([\d.e-]+) ([\d.]+)", torchrun(2, str(tmp_path / "sharded.py")))
+    results = re.findall(r"RESULT (\d) ([\d.e-]+) ([\d.]+)", two_processes[1])
     assert sorted(rank for rank, *_ in results) == ["0", "1"]
     for _, error, held in results:
         assert float(error) < 1e-5 and 0.49 < float(held) < 0.51

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROFILE = os.environ.get("FLUX_EDU_PROFILE", "usual")  # "nightly": ten times as much of any input
+PROFILE = os.environ.get("FLUX_EDU_PROFILE", "usual")  # "nightly": fifteen times as much of any input
 
 RUNNER = """
 import contextlib, io, json, os, resource, sys, warnings

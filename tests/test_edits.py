@@ -2,6 +2,7 @@
 
 import json
 
+import evaluate_tools
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,6 @@ from flux_edu.io.checkpoint import read, save_int8
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
-from flux_edu.train import evaluate_tools
 from flux_edu.train.autoencoder import load_ae
 from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, render, seen
 from flux_edu.train.latent_pool import Pool

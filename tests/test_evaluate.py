@@ -5,15 +5,17 @@ import json
 import math
 from dataclasses import replace
 
+import evaluate
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from eval_configs import EvalConfig, comparisons, eval_configs, size_configs
+from evaluate import contact_sheet, gather, new_styles, parse_size, prompt_scenes, save_sheets
 from PIL import Image
 
 from flux_edu.io.checkpoint import CheckpointError, save_int8
 from flux_edu.io.tiny import tiny_tokenizer
-from flux_edu.train import evaluate
 from flux_edu.train.data import (
     ABOVE,
     BESIDE,
@@ -30,8 +32,6 @@ from flux_edu.train.data import (
     load_drawings,
     render,
 )
-from flux_edu.train.eval_configs import EvalConfig, comparisons, eval_configs, size_configs
-from flux_edu.train.evaluate import contact_sheet, gather, new_styles, parse_size, prompt_scenes, save_sheets
 from flux_edu.train.judge import augment, find_duplicates, save_index, training_crops
 from flux_edu.train.judge_model import (
     JUDGE_FOLDER,

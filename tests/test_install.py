@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from flux_edu.io.images import read_metadata
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -118,6 +120,7 @@ def test_the_wheel_paints_somewhere_else(elsewhere, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(elsewhere)}
     command = [script, *options] if os.name == "nt" else [sys.executable, script, *options]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-    code = "import flux_edu, flux_edu.io.images as i; print(flux_edu.__file__, i.read_metadata('fox.png')['model'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == [str(elsewhere / "flux_edu" / "__init__.py"), "tiny-schnell"]
+    assert read_metadata(tmp_path / "fox.png")["model"] == "tiny-schnell"
+    where = [sys.executable, "-c", "import flux_edu; print(flux_edu.__file__)"]
+    done = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(elsewhere / "flux_edu" / "__init__.py")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from evaluate_tools import paint_with
 from PIL import Image, ImageDraw
 
 from flux_edu import pipeline, tools
@@ -26,7 +27,6 @@ from flux_edu.patchify import patchify
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.schedule import get_schedule
 from flux_edu.text import embed_empty
-from flux_edu.train.evaluate_tools import paint_with
 
 NAMES = ("fill", "canny", "kontext", "redux")
 SHORT = {"num_steps": 2, "guidance": 2.0, "seed": 5}

@@ -111,7 +111,8 @@ def test_no_error_hides_in_a_widget(notebooks):
 def test_sliders_are_quick(notebooks, record_property):
     seconds = {}
     for name, _, move in moves(notebooks):
-        seconds.setdefault(name, []).append(move["seconds"])
+        if move["control"] != "Reset":
+            seconds.setdefault(name, []).append(move["seconds"])
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     times = ", ".join(f"{name[:2]} {1000 * each:.0f} ms" for name, each in medians.items())
     record_property("measured", f"median time to redraw: {times}")

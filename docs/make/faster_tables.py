@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from evaluate import prompt_scenes
 from torch import Tensor
 
 from flux_edu.apps.tools import ToolGenerator
@@ -24,7 +25,6 @@ from flux_edu.teaching.labs.solvers import euler, solve
 from flux_edu.text import embed_empty
 from flux_edu.tools import reference_tokens
 from flux_edu.train.data import captions, load_drawings
-from flux_edu.train.evaluate import prompt_scenes
 
 SEED = 100  # of the captions, and of the first one's noise
 SIZE, TOKENS = 128, 64

@@ -21,7 +21,7 @@ from pathlib import Path
 from flux_edu.io.checkpoint import read_metadata
 from flux_edu.io.tiny import TINY_FOLDER
 
-SHIPPED = Path(str(TINY_FOLDER))
+HERE, SHIPPED = Path(__file__).parent, Path(str(TINY_FOLDER))
 MODULES = {"base": ["flow"], "dev": ["guidance"], "schnell": ["few_steps"]}
 MODULES |= {name: ["tools", name] for name in ("kontext", "fill", "canny", "redux")}
 SECONDS = {"base": 400, "dev": 230, "schnell": 300, "kontext": 200, "fill": 200, "canny": 150, "redux": 150}
@@ -141,8 +141,8 @@ def measures(args: argparse.Namespace) -> dict[str, list]:
     """The commands of both measures, of the models that are there."""
     family = args.out / "family"
     few = ["--quick", "--device", "cpu"] if args.toy else []
-    evaluate = ["-m", "flux_edu.train.evaluate", "--data", args.data, "--weights", family, *few]
-    tools = ["-m", "flux_edu.train.evaluate_tools", "--data", args.data, "--weights", family, "--base", family]
+    evaluate = [HERE / "evaluate.py", "--data", args.data, "--weights", family, *few]
+    tools = [HERE / "evaluate_tools.py", "--data", args.data, "--weights", family, "--base", family]
     large = ["--models", "tiny", "tiny-schnell", "--sizes", *(SIZES[:1] if args.toy else SIZES)]
     return {
         "evaluate": [*evaluate, "--out", args.out / "evaluate", "--prompts", args.prompts],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flux_edu.train.data import ONE, Scenes
@@ -34,6 +34,15 @@ def fine_detail(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
     u, v = (torch.fft.fftfreq(side, dtype=power.dtype, device=power.device) for side in grey.shape[1:])
     high = torch.hypot(u[:, None], v[None]) > 0.2
     return power[:, high].sum(dim=1) / power.sum(dim=(1, 2)).clamp(min=1e-12)
+
+
+# ---------------------------------------------------------------- noise
+
+
+def psnr_where(one: Tensor, other: Tensor, where: Bool[Tensor, "B 1 H W"]) -> float:
+    """Peak signal to noise in decibel over these pixels of all pictures together; the range of a number is 2."""
+    error = (one - other).square().mean(dim=1, keepdim=True)
+    return float(10 * torch.log10(4 / error[where].double().mean()))
 
 
 # ---------------------------------------------------------------- intervals

@@ -1,4 +1,4 @@
-"""Measure the tiny tools on held-out combinations: `python -m flux_edu.train.evaluate_tools`.
+"""Measure the tiny tools on held-out combinations: `python docs/make/evaluate_tools.py`.
 
 Every edit has a true picture, painted from the same drawings, and three questions are asked of what the tool has made
 of it. Is it done, by the judge of `evaluate`, which also sees where things stand? Is what should stay the same as good
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from evaluate import prompt_scenes
+from jaxtyping import Float
+from nearest_drawing import NearestDrawing
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
@@ -43,10 +45,8 @@ from flux_edu.train.edits import (
     should_stay,
     wishes,
 )
-from flux_edu.train.evaluate import prompt_scenes
 from flux_edu.train.judge_model import load_classifier, verdict
-from flux_edu.train.metrics import wilson
-from flux_edu.train.nearest_drawing import NearestDrawing
+from flux_edu.train.metrics import psnr_where, wilson
 from flux_edu.train.objectives import Text
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import save_report
@@ -91,12 +91,6 @@ def paint_with(
 
 
 # ---------------------------------------------------------------- numbers
-
-
-def psnr_where(one: Tensor, other: Tensor, where: Bool[Tensor, "B 1 H W"]) -> float:
-    """Peak signal to noise in decibel over these pixels of all pictures together; the range of a number is 2."""
-    error = (one - other).square().mean(dim=1, keepdim=True)
-    return float(10 * torch.log10(4 / error[where].double().mean()))
 
 
 def shares(right: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Measure what the tiny models paint: `python -m flux_edu.train.evaluate`, with --quick in minutes on a CPU.
+"""Measure what the tiny models paint: `python docs/make/evaluate.py`, on a CPU with --quick.
 
 Prompts are captions of combinations that no training step has seen, half of one object, half of two, each with its
 style and its colour. Every configuration gets the same prompts and the same noise, so that two can be compared prompt
@@ -6,7 +6,7 @@ by prompt. Two judges look at the pictures: the trained one of `judge_model`, an
 where the drawings themselves are at hand. The trained one forgives blur, the strict one does not: read them together.
 Before that both judge real pictures, and negatives made of them, to show how far they can be trusted.
 With `--sizes` other sizes are painted too, few steps with three shifts of the schedule and four strengths of guidance.
-Several GPUs share the prompts: `torchrun --nproc-per-node 2 -m flux_edu.train.evaluate`.
+Several GPUs share the prompts: `torchrun --nproc-per-node 2 docs/make/evaluate.py`.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_configs
 from jaxtyping import Bool, Float, UInt8
+from nearest_drawing import NearestDrawing
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -56,10 +58,8 @@ from flux_edu.train.data import (
     render,
 )
 from flux_edu.train.distillation import build
-from flux_edu.train.eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_configs
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
 from flux_edu.train.metrics import Right, fine_detail, score_table, write_reports
-from flux_edu.train.nearest_drawing import NearestDrawing
 
 KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations that training has seen
 
