@@ -112,5 +112,6 @@ def exit_code(number: str, name: str) -> int:
 
     quiet = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:nbmake", "-o", "addopts="]
     quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the plugins are imported already
+    quiet += ["-p", "no:unraisableexception"]  # it collects garbage ten times at the end: four fifths of a run
     files = map(str, tables.marked_files().get(number, []))
     return pytest.main(["--equation", number, *quiet, f"--rootdir={tables.ROOT}", *files], plugins=[Mutant()])
