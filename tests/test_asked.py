@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from asked_verdict import asked_verdict, regions
 from tokenizers import Tokenizer
 
 from flux_edu.io.tiny import TINY_FOLDER
@@ -59,9 +60,9 @@ def test_captions_and_pictures_agree(catalogue, width, height):
     requests = asked.draw_asked(catalogue, n, 7, width=width, height=height, counted=0.6)
     texts = asked.asked_captions(drawings, requests, 7, chinese=0.0)
     pictures = asked.render_asked(drawings, requests, width, height)
-    grounds, right = ground_colour(pictures), asked.asked_verdict(catalogue, pictures, requests)
+    grounds, right = ground_colour(pictures), asked_verdict(catalogue, pictures, requests)
     seen = {"number": 0, "place": 0, "small": 0, "ground": 0}
-    for i, (text, masks) in enumerate(zip(texts, asked.regions(pictures), strict=True)):
+    for i, (text, masks) in enumerate(zip(texts, regions(pictures), strict=True)):
         entry = drawings.names[drawings.concept[requests.drawing[i]]]
         number = {"two": 2, "three": 3}.get(text.removeprefix("a picture of ").split()[0], 1)
         assert number == requests.count[i] and (entry["en"][0] in text or asked.plural(entry["en"][0]) in text)
@@ -91,8 +92,8 @@ def test_a_verdict_can_be_wrong(catalogue):
     requests = requests[np.flatnonzero(requests.count > 1)]
     pictures = asked.render_asked(catalogue.drawings, requests)
     requests.count = 5 - requests.count  # two for three, three for two
-    assert asked.asked_verdict(catalogue, pictures, requests)["count"].mean() < 0.05
-    turned = asked.asked_verdict(catalogue, pictures.roll(1, dims=1), requests)["tint"]
+    assert asked_verdict(catalogue, pictures, requests)["count"].mean() < 0.05
+    turned = asked_verdict(catalogue, pictures.roll(1, dims=1), requests)["tint"]
     assert turned.mean() < 0.5
 
 
@@ -102,9 +103,9 @@ def test_regions_are_counted_as_an_eye_would():
     picture[0, :, 8:20, 21:30] = 1  # a pixel of the ground between them is a flaw and no gap
     picture[0, 0, 40:52, 40:52] = 1
     picture[0, :, 60, 5] = 1  # a speck
-    (masks,) = asked.regions(picture)
+    (masks,) = regions(picture)
     assert [int(mask.sum()) for mask in masks] == [12 * 22, 144]
-    assert len(asked.regions(torch.zeros(1, 3, 64, 64))[0]) == 0
+    assert len(regions(torch.zeros(1, 3, 64, 64))[0]) == 0
 
 
 def test_a_tint_changes_the_main_colour_alone(catalogue):

@@ -48,7 +48,7 @@ def test_an_edit_changes_what_its_instruction_says_and_nothing_else(drawings, ki
     edits = ed.draw_edits(drawings, 24, 5 + kind, kinds=(kind,))
     before, after = ed.render_edits(drawings, edits)
     said = ed.instructions(drawings, edits, seed=0, chinese=0, named=0)
-    stay = ed.should_stay(drawings, edits)
+    stay = evaluate_tools.should_stay(drawings, edits)
     if kind != ed.SWAP:
         assert (before - after).abs().amax(1, keepdim=True)[stay].max() < 0.05
     assert (before - after).abs().amax(dim=(1, 2, 3)).min() > 0.1

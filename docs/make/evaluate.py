@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from asked_verdict import ROWS, asked_verdict
 from eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_configs
 from jaxtyping import Bool, Float, UInt8
 from nearest_drawing import NearestDrawing
 from PIL import Image, ImageDraw, ImageFont
+from reports import write_reports
 from torch import Tensor
 
 from flux_edu.io import lora
@@ -35,11 +37,9 @@ from flux_edu.sampling import denoise
 from flux_edu.text import embed_empty
 from flux_edu.train import trainer
 from flux_edu.train.asked import (
-    ROWS,
     Asked,
     Catalogue,
     asked_captions,
-    asked_verdict,
     draw_asked,
     make_catalogue,
     render_asked,
@@ -59,7 +59,7 @@ from flux_edu.train.data import (
 )
 from flux_edu.train.distillation import build
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
-from flux_edu.train.metrics import Right, fine_detail, score_table, write_reports
+from flux_edu.train.metrics import Right, fine_detail, score_table
 
 KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations that training has seen
 

@@ -27,25 +27,28 @@ from flux_edu.model import Flux
 from flux_edu.patchify import get_noise, patchify, unpatchify
 from flux_edu.tools import control_cond, fill_cond, hide, make_ref_ids
 from flux_edu.train.autoencoder import encode, load_ae, round_trip
-from flux_edu.train.data import SIZE, STYLES, Drawings, Scenes, captions, load_drawings, render
+from flux_edu.train.data import COLOURS, SIZE, STYLES, Drawings, Scenes, captions, load_drawings, render
 from flux_edu.train.distillation import sample, schedule
 from flux_edu.train.edits import (
+    BACKGROUND,
     KINDS,
+    REMOVE,
     STYLE,
+    SWAP,
+    Edits,
     draw_edits,
     draw_masks,
     draw_variations,
     drawing_table,
     edge_agreement,
-    edit_verdict,
     instructions,
+    opacity,
     outlines,
     render_edits,
     resolve_pronoun,
-    should_stay,
     wishes,
 )
-from flux_edu.train.judge_model import load_classifier, verdict
+from flux_edu.train.judge_model import FIRST_VIEW, ZeroShotClassifier, load_classifier, verdict, views
 from flux_edu.train.metrics import psnr_where, wilson
 from flux_edu.train.objectives import Text
 from flux_edu.train.text_to_velocity import TextEncoders
@@ -88,6 +91,47 @@ def paint_with(
             pictures = ae.decode(unpatchify(x, SIZE, SIZE)).float()
         painted.append(((pictures.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1)
     return torch.cat(painted)
+
+
+# ---------------------------------------------------------------- what should have come of an edit
+
+
+def should_stay(drawings: Drawings, edits: Edits) -> Bool[Tensor, "n 1 H W"]:
+    """The pixels that an edit has no business with.
+
+    Another background: the things. Another style, or one thing gone: what is background before and after, and in the
+    latter case the other thing too. Swapped: everything has its exact place in the picture after, so all of it.
+    """
+    before, after = opacity(drawings, edits.before), opacity(drawings, edits.after, edits.shown)
+    kind = torch.from_numpy(edits.kind).to(before.device)[:, None, None, None]
+    things, ground = after > 0.99, (before < 0.01) & (after < 0.01)
+    stay = torch.where(kind == BACKGROUND, things, ground)
+    return torch.where(kind == REMOVE, ground | things, torch.where(kind == SWAP, torch.ones_like(stay), stay))
+
+
+def edit_verdict(
+    classifier: ZeroShotClassifier, pictures: Float[Tensor, "n 3 H W"], edits: Edits
+) -> dict[str, Bool[np.ndarray, "n"]]:
+    """What is right in each picture, as `judge.verdict` says it of the scene that shall come of the edit.
+
+    Where a thing is to be gone, its half must be plain: less than one pixel in a hundred unlike the background. The
+    other thing is judged where it stands.
+    """
+    right = verdict(classifier, pictures, edits.after)
+    rows = np.flatnonzero(edits.kind == REMOVE)
+    if len(rows):
+        kept = (~edits.shown[rows, 0]).astype(int)  # which of the two is left
+        first, asked = FIRST_VIEW[edits.after.layout[rows]], edits.after.drawing[rows, kept]
+        crops, at = views(pictures[torch.from_numpy(rows).to(pictures.device)]), np.arange(len(rows))
+        concept, style = classifier.answers(classifier.similarity(crops[at, first + kept]))
+        drawing = torch.from_numpy(asked).to(pictures.device)
+        ground = torch.tensor(list(COLOURS.values()), device=pictures.device)[edits.after.colour[rows]] / 127.5 - 1
+        unlike = (crops[at, first + 1 - kept] - ground[:, :, None, None]).abs().amax(dim=1) > 0.2
+        right["object"][rows] = classifier.accepted[drawing, concept].cpu().numpy()
+        right["style"][rows] = (classifier.style[drawing] == style).cpu().numpy()
+        right["position"][rows] = (unlike.float().mean(dim=(1, 2)) < 0.01).cpu().numpy()
+        right["all"] = right["object"] & right["style"] & right["colour"] & right["position"]
+    return right
 
 
 # ---------------------------------------------------------------- numbers

@@ -1,0 +1,55 @@
+"""What is measured of pictures of one thing without a judge: the number of connected regions, and their colour."""
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flux_edu.train.asked import TINTS, Asked, Catalogue
+from flux_edu.train.data import COLOURS
+
+
+def regions(pictures: Float[Tensor, "B 3 H W"]) -> list[Bool[np.ndarray, "k H W"]]:
+    """The connected regions of each picture that are unlike its background, those of at least 0.4 % of it.
+
+    The background is the median of the outermost two pixels. Gaps of a pixel are closed.
+    """
+    masks = []
+    for picture in pictures.float():
+        rim = [picture[:, :2], picture[:, -2:], picture[:, :, :2], picture[:, :, -2:]]
+        ground = torch.cat([part.flatten(1) for part in rim], dim=1).median(dim=1).values
+        unlike = ((picture - ground[:, None, None]).abs().amax(dim=0) > 0.2).byte().cpu().numpy()
+        k, labels = cv2.connectedComponents(cv2.morphologyEx(unlike, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
+        every = labels == np.arange(1, k)[:, None, None]
+        masks.append(every[every.mean(axis=(1, 2)) >= 0.004])
+    return masks
+
+
+def asked_verdict(
+    catalogue: Catalogue, pictures: Float[Tensor, "B 3 H W"], asked: Asked
+) -> dict[str, Bool[np.ndarray, "B"]]:
+    """Whether there are as many connected regions as things were asked for, and whether the thing has its colour.
+
+    The colour is the named one nearest to the median over all regions; of a thing that is not tinted it is not judged
+    and right.
+    """
+    tints = torch.tensor([COLOURS[name] for name in TINTS]) / 127.5 - 1
+    right: dict[str, list[bool]] = {"count": [], "tint": []}
+    for i, masks in enumerate(regions(pictures)):
+        right["count"].append(len(masks) == asked.count[i])
+        name, there = catalogue.tint[asked.drawing[i]], torch.from_numpy(masks.any(axis=0))
+        median = pictures[i].float().cpu()[:, there].median(dim=1).values if there.any() else torch.zeros(3)
+        nearest = TINTS[int((tints - median).square().sum(dim=1).argmin())]
+        right["tint"].append(name in ("", nearest))
+    return {key: np.array(values) for key, values in right.items()}
+
+
+_ONE, _BARE = dict(tinted=0.0, counted=0.0, placed=0.0, small=0.0), dict(styled=0.0, grounded=0.0, chinese=0.0)
+# The rows of the evaluation: what is measured, what is drawn, and how it is said.
+ROWS = {
+    "bare names": ("object", _ONE, _BARE),
+    "Chinese measure words": ("object", _ONE, _BARE | {"chinese": 1.0}),
+    "counts": ("count", _ONE | {"counted": 2 / 3}, _BARE | {"grounded": 1.0}),
+    "a thing's colour": ("tint", _ONE | {"tinted": 1.0}, _BARE | {"grounded": 1.0}),
+}
