@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from evaluate import prompt_scenes
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nearest_drawing import NearestDrawing
 from torch import Tensor
 
