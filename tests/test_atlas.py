@@ -224,11 +224,13 @@ def test_all_heads_silent_is_a_block_without_attention(model, inputs, block):
         torch.testing.assert_close(silenced, model(**inputs))
 
 
-def test_hooks_go_after_an_error_and_wrong_heads_are_answered(model):
+def test_hooks_go_after_an_error_and_wrong_parts_are_answered(model):
     with pytest.raises(RuntimeError), ablate(model.single_blocks[0], [0, 2]):
         raise RuntimeError
     assert hooks(model) == 0
     with pytest.raises(ValueError, match="heads 0 to 2"), ablate(model.single_blocks[1], 3):
+        pass
+    with pytest.raises(ValueError, match="'attention', its 'MLP' or heads"), ablate(model.single_blocks[1], "mlp"):
         pass
     assert hooks(model) == 0
 
@@ -273,11 +275,6 @@ def test_a_survey_of_the_other_models():
 
 
 # ---------------------------------------------------------------- figures
-
-NAMES = ["double 0", "double 1", "single 0"]
-PICTURE = Image.new("RGB", (128, 128), "pink")
-MAP = torch.linspace(0, 1, 64).unflatten(0, (8, 8))
-PROFILES = torch.rand(3, 5, 15, 15, generator=torch.Generator().manual_seed(4))
 
 
 def test_places_and_offsets_have_names():

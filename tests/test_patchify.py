@@ -1,18 +1,12 @@
 """Chapter 2: noise, patches, ids and what the network reads, Eq. (2.1) to (2.5)."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity.parity_tools import draw
-from small_models import FLUX
 
 from flux_edu import patchify
-from flux_edu.model import Flux
-from flux_edu.rope import EmbedND
 from flux_edu.teaching.plots import chapter_02 as plots
 
 few = settings(max_examples=40, deadline=None)
@@ -190,53 +184,6 @@ def test_ids_are_float32_because_bfloat16_cannot_count():
 @pytest.mark.equation("2.5")
 def test_text_ids_are_the_origin():
     assert torch.equal(patchify.make_txt_ids(2, 7), torch.tensor([[[0.0, 0.0, 0.0]] * 7] * 2))
-
-
-def test_at_the_origin_nothing_is_turned():
-    pe = EmbedND(16, 10_000, (4, 6, 6))(patchify.make_txt_ids(2, 7))
-    assert torch.equal(pe, torch.eye(2).expand_as(pe))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return draw(Flux(replace(FLUX, in_channels=12, out_channels=12, guidance_embed=False)).double(), seed=0)
-
-
-@pytest.fixture(scope="module")
-def velocity(model):
-    g = torch.Generator().manual_seed(1)
-    img = patchify.patchify(torch.randn(1, 3, 10, 14, generator=g, dtype=torch.float64))
-    txt, y = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((1, 11, 13), (1, 11)))
-    inputs = {
-        "img": img,
-        "img_ids": patchify.make_img_ids(1, 5, 7),
-        "txt": txt,
-        "txt_ids": patchify.make_txt_ids(1, 11),
-    }
-    t = torch.tensor([0.6], dtype=torch.float64)
-    return inputs, lambda **changed: model(**(inputs | changed), timesteps=t, y=y)
-
-
-def test_the_network_does_not_see_the_order_of_text_tokens(velocity):
-    inputs, v = velocity
-    torch.testing.assert_close(v(txt=inputs["txt"][:, torch.randperm(11)]), v(), atol=1e-6, rtol=1e-6)
-    ordered = inputs["txt_ids"] + torch.arange(11.0)[None, :, None]
-    assert (v(txt_ids=ordered) - v()).norm() > 1e-3 * v().norm(), "with other ids it would"
-
-
-def test_image_tokens_are_told_apart_by_their_ids_only(velocity):
-    inputs, v = velocity
-    p = torch.randperm(35, generator=torch.Generator().manual_seed(2))
-    img, ids = inputs["img"][:, p], inputs["img_ids"][:, p]
-    torch.testing.assert_close(v(img=img, img_ids=ids), v()[:, p], atol=1e-6, rtol=1e-6)
-    for mistake in (
-        {"img": img},
-        {"img_ids": inputs["img_ids"][..., [0, 2, 1]]},
-        {"img_ids": inputs["img_ids"] * 0},
-        {"img": rearrange(inputs["img"], "b l (c p) -> b l (p c)", p=4)},
-    ):
-        right = v()[:, p] if "img" in mistake and mistake["img"] is img else v()
-        assert (v(**mistake) - right).norm() > 1e-3 * right.norm()
 
 
 # ---------------------------------------------------------------- prepare
