@@ -18,11 +18,10 @@ PAGE = ROOT / "docs" / "live_map"
 sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "docs" / "make")]
 
 from chinese import chinese  # noqa: E402  it lies beside this file
+from engine_files import copy_engine  # noqa: E402
 from paintings import painted  # noqa: E402
 from tables import equations, marked_files, tags  # noqa: E402  in docs/make
 from translation import replace, translations  # noqa: E402
-
-from flux_edu.teaching.widgets.engine_files import copy_engine  # noqa: E402
 
 IMPORTS = '<script type="importmap">{"imports": {"../live_map/words.js": "./live_map/words.js"}}</script>'
 CHINESE_PAGE = {  # what is another in the Chinese page, beside its words

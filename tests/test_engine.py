@@ -9,9 +9,9 @@ from pathlib import Path
 
 import kernels
 import pytest
+from engine_files import copy_engine
 
 import flux_edu
-from flux_edu.teaching.widgets.engine_files import copy_engine
 
 
 def test_the_kernels_were_built_from_this_source():

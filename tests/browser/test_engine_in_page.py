@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine_files import copy_engine
 from engine_page import HELPERS, encoded, floats, open_page, paint
 from lab import QUIET, find_browser
 from PIL import Image, ImageDraw
@@ -29,7 +30,6 @@ from flux_edu.io.tiny import TINY_FOLDER, tiny_tokenizer
 from flux_edu.patchify import get_noise
 from flux_edu.rope import apply_rope
 from flux_edu.schedule import get_schedule
-from flux_edu.teaching.widgets.engine_files import copy_engine
 
 BUSY = 2.5  # how much slower and larger a busy machine may be
 PROMPT = "a 3d dog face left of a red apple on a blue background"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_edu.io.tiny import TINY_FOLDER
 
-ENGINE = Path(__file__).parent / "engine"
+ENGINE = Path(__file__).resolve().parents[1] / "flux_edu" / "teaching" / "widgets" / "engine"
 PARTS = ("flux", "t5", "clip", "ae", "schnell", "dev", "fill", "canny", "kontext")
 
 
