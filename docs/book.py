@@ -67,7 +67,7 @@ def executed(names: list[str]) -> dict[str, nbformat.NotebookNode]:
 
 def is_fresh(name: str) -> bool:
     """True when what was executed is what the notebook says now, and to its end: every widget has a state, every
-    move of a panel a picture."""
+    move of a panel a picture, and what its function draws from is kept as well."""
     path = EXECUTED / f"{name}.ipynb"
     if not path.exists():
         return False
@@ -75,8 +75,10 @@ def is_fresh(name: str) -> bool:
     same = [(cell.cell_type, cell.source) for cell in now.cells] == [
         (cell.cell_type, cell.source) for cell in then.cells
     ]
-    moves = [move for panel in then.metadata.get("sweep", []) for move in panel["moves"]]
-    drawn = all((EXECUTED / "frames" / name / move.get("file", "-")).exists() for move in moves)
+    panels = then.metadata.get("sweep", [])
+    files = [move.get("file", "-") for panel in panels for move in panel["moves"]]
+    files += [file for panel in panels for file in panel.get("inputs", {"": "-"}).values()]
+    drawn = all((EXECUTED / "frames" / name / file).exists() for file in files)
     return same and drawn and views(then) <= set(widget_states(then.metadata))
 
 
@@ -189,12 +191,17 @@ def copy_mathjax(target: Path) -> None:
 
 
 def lighten(site: Path) -> None:
-    """Leave out the theme's script of 1.6 MB that draws its icons: book.css takes the dozen from the theme's font."""
+    """Leave out the theme's 2,000 icons, of which book.css draws a dozen, and the index where nobody searches."""
     for page in site.rglob("*.html"):
-        text = page.read_text("utf-8")
-        page.write_text(re.sub(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>", "", text), encoding="utf-8")
+        unused = ["scripts/fontawesome"]
+        if page.name != "search.html":
+            unused += ["searchtools", "language_data", "searchindex"]
+        text = re.sub(rf"<script[^>]*(?:{'|'.join(unused)})\.js[^>]*></script>", "", page.read_text("utf-8"))
+        page.write_text(text, encoding="utf-8")
     for file in (site / "_static" / "scripts").glob("fontawesome.js*"):
         file.unlink()
+    for file in site.rglob("pydata-sphinx-theme.css"):
+        file.write_text(re.sub(r'\.fa-[\w-]+\{--fa:"[^"]*"\}', "", file.read_text("utf-8")), encoding="utf-8")
 
 
 # ---------------------------------------------------------------- what the pages must not do

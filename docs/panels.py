@@ -101,6 +101,8 @@ class Widgets:
             if move["error"]:
                 raise Broken(f"{panel['draw']}, {move['control']} = {move['value']}: {move['error']}")
             shutil.copy(self.frames / move["file"], folder)
+        for file in panel["inputs"].values():  # paint.js starts from them
+            shutil.copy(self.frames / file, folder)
         kept = ("control", "place", "file", "alt", "advice")
         pictures = [{key: move[key] for key in kept} for move in panel["moves"]]
         first = pictures[-1]  # of Reset
@@ -108,7 +110,8 @@ class Widgets:
         data = json.dumps(pictures, ensure_ascii=False).replace("<", "\\u003c")
         address = f"../_static/frames/{self.frames.name}/"
         return (
-            f'<div class="flux-frames" data-draw="{panel["draw"]}" data-folder="{address}">'
+            f'<div class="flux-frames" data-draw="{panel["draw"]}" data-folder="{address}"'
+            f' data-inputs="{html.escape(json.dumps(panel["inputs"]))}">'
             f'<div class="flux-controls">{"".join(controls)}</div>{self.mask(panel["model"])}'
             f'<img alt="{html.escape(first["alt"])}" src="{address}{first["file"]}" loading="lazy">'
             f'<div class="flux-advice" role="status">{first["advice"]}</div>'

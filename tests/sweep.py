@@ -117,10 +117,26 @@ def described(panel, name: str) -> dict:
     }
 
 
+def inputs(panel, folder: Path, number: int) -> dict[str, str]:
+    """Name → file of the notebook's pictures that the drawing function takes; those of a dict are NAME.KEY."""
+    code, cells = getattr(panel.draw, "__code__", None), getattr(panel.draw, "__globals__", {})
+    pictures = {name: cells.get(name) for name in (code.co_names if code else ())}
+    for name, value in list(pictures.items()):
+        if isinstance(value, dict):
+            pictures |= {f"{name}.{key}": picture for key, picture in value.items()}
+    files = {}
+    for name, picture in pictures.items():
+        if isinstance(picture, Image.Image):
+            files[name] = f"{number}-{name.replace(' ', '_')}.png"
+            picture.save(folder / files[name])
+    return files
+
+
 def record(panel, folder: Path, number: int) -> dict:
-    """A panel, its controls and what came of moving them."""
+    """A panel, its controls, what it draws from, and what came of moving them."""
     return {
         "draw": getattr(panel.draw, "__name__", repr(panel.draw)),
+        "inputs": inputs(panel, folder, number),
         "model": panel.model_id,
         "controls": [described(panel, name) for name in panel.controls],
         "moves": [dataclasses.asdict(move) for move in sweep(panel, folder, number)],

@@ -34,7 +34,11 @@ READY = importlib.util.find_spec("sphinx_book_theme") and importlib.util.find_sp
 # ---------------------------------------------------------------- widgets
 
 
+PAPERS = {"red paper": Image.new("RGB", (4, 4), "red"), "number": 3}
+
+
 def draw(gate=0.0, note="short", bold=False, words="a word"):
+    assert PAPERS
     picture = Image.new("RGB", (4, 4), (int(10 * gate) % 256, len(note), int(bold)))
     picture.info["alt"] = f"<{gate:g}> {note} {bold} {words}"
     return picture
@@ -68,6 +72,8 @@ def test_a_panel_becomes_native_controls_over_its_pictures(swept, tmp_path):
     widgets.models[swept["model"]] = widget("VBoxModel")
     page = widgets.as_html(swept["model"], "explore(draw)")
     assert page.count('type="range"') == 1 and page.count("<select") == 3 and "In the notebook" not in page
+    assert swept["inputs"] == {"PAPERS.red paper": "0-PAPERS.red_paper.png"} and "PAPERS.red paper" in page
+    assert (tmp_path / "static" / "frames" / "frames" / "0-PAPERS.red_paper.png").exists()
     assert '<img alt="&lt;0&gt; short False a word" src="../_static/frames/frames/0-Reset-0.webp"' in page
     copied = {file.name for file in (tmp_path / "static" / "frames" / "frames").glob("*.webp")}
     shown = json.loads(re.search(r'<script type="application/json">(.*)</script>', page)[1])

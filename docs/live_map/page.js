@@ -235,7 +235,7 @@ function go(station) {
 
 /** The engine for the stations: what goes wrong is said, and nothing comes back. */
 const guarded = Object.fromEntries(
-  ["text", "decode", "without"].map((name) => [
+  ["text", "decode", "without", "guidance"].map((name) => [
     name,
     (...args) => painter[name](...args).catch((error) => say(error.message)),
   ]),

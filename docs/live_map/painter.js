@@ -3,12 +3,15 @@
 import { Engine } from "../engine/engine.js";
 import { Files } from "../engine/files.js";
 import { Painted, toCanvas } from "./painting.js";
-import { gathered, lengths, changes, modulation, WANTED } from "./trace.js";
+import { gathered, guidancePlane, lengths, changes, modulation, WANTED } from "./trace.js";
+
+const GUIDED = { walks: [0, 1, 3, 6], steps: 8, walk: 2, told: [1, 2, 3, 4, 5, 6] }; // of station 11
 
 const size_of = ({ size }) => ({ width: size, height: size });
 
 export class Painter {
   loaded = new Set(); // models
+  turn = 0; // of walks: an older one's next picture is not wanted any more
   constructor(weights) {
     this.weights = weights;
     this.files = new Files(weights);
@@ -40,6 +43,7 @@ export class Painter {
   }
   /** Paint; onStep(i) after each step. preview(tokens) makes the strip’s pictures until the decoder has. */
   async paint(options, onStep, preview) {
+    this.turn += 1;
     const velocities = [];
     const levels = [];
     const picture = await this.engine.paint(engineOptions(options), ({ step, t, v }) => {
@@ -103,6 +107,37 @@ export class Painter {
     const changes = { leave_out: block === undefined ? null : blockName(block), unseen: tokens };
     const picture = await this.engine.paint({ ...engineOptions(painting), ...changes });
     return picture && toCanvas(picture);
+  }
+  /** What station 11 shows, for a painting of the reader's own: `planes` at four levels of a walk of tiny, and its
+   * pictures. null when the reader has asked for another picture meanwhile. */
+  async guidance(painting) {
+    const mine = (this.turn += 1);
+    this.last = null;
+    for (const model of ["tiny-dev", "tiny"]) await this.load(model, () => {});
+    const options = { ...engineOptions(painting), num_steps: GUIDED.steps };
+    const [walks, guided] = [[], []];
+    for (const guidance of GUIDED.walks) {
+      if (mine !== this.turn) return null;
+      const walk = [];
+      const keep = ({ t, x }) => walk.push({ t, x });
+      const picture = await this.engine.paint({ ...options, model: "tiny", guidance }, keep);
+      if (!picture) return null;
+      walks.push(walk);
+      guided.push(toCanvas(picture));
+    }
+    const states = walks[GUIDED.walk].filter((_, i) => i % 2 === 0);
+    const ask = (state, model, more) =>
+      this.engine.velocity({ ...options, ...state, model, ...more });
+    const tiny = states.map((state) =>
+      ["", painting.prompt].map((prompt) => ask(state, "tiny", { prompt, guidance: 1 })),
+    );
+    const dev = states.map((state) =>
+      GUIDED.told.map((guidance) => ask(state, "tiny-dev", { guidance })),
+    );
+    const planes = states.map(async ({ t }, i) =>
+      guidancePlane(t, ...(await Promise.all(tiny[i])), await Promise.all(dev[i])),
+    );
+    return { planes: await Promise.all(planes), guided };
   }
   async text(prompt) {
     const { txt, vec } = await this.engine.encode(prompt);

@@ -317,16 +317,26 @@ function plane(walk, answers, now, text) {
 
 // ---------------------------------------------------------------- 11: guidance
 
-export function guidance(holder, { kept }) {
+export function guidance(holder, { kept, engine }) {
   const text = stations[11];
   const chart = element("div");
   const message = draw.caption();
   const pictures = element("div", { class: "pair small" });
+  const own = element("button", { type: "button" });
   let view;
   let w = 3;
   let numbers = {};
+  own.onclick = async () => {
+    const { painting } = view;
+    own.disabled = true;
+    const found = await engine.guidance(painting).finally(() => (own.disabled = false));
+    if (found) Object.assign(painting, found);
+    if (found && view.painting === painting) redraw();
+  };
   const redraw = () => {
     const painting = view.painting.planes ? view.painting : kept();
+    own.hidden = !view.ready || painting === view.painting;
+    own.textContent = fill(text.own, { prompt: view.painting.prompt });
     const i = Math.min(3, Math.floor((view.step * 4) / view.painting.steps));
     const here = painting.planes[i];
     const [along] = here.dev[w - 1];
@@ -336,6 +346,7 @@ export function guidance(holder, { kept }) {
       w,
       along: round(along),
       off: round(here.off[w - 1]),
+      prompt: painting.prompt,
     });
     pictures.replaceChildren(
       ...painting.guided.map((canvas, k) => shown(canvas, `w = ${[0, 1, 3, 6][k]}`)),
@@ -347,7 +358,7 @@ export function guidance(holder, { kept }) {
     w = value;
     redraw();
   });
-  holder.append(chart, knob, message, pictures);
+  holder.append(chart, knob, message, pictures, own);
   return (now) => {
     view = now;
     redraw();

@@ -91,6 +91,26 @@ export function lengths(numbers, used) {
   });
 }
 
+/** Station 11, as guidance_plane of docs/paintings.py: where velocities `dev` lie in the plane of v_∅ and v_c. */
+export function guidancePlane(t, none, text, dev) {
+  const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  const minus = (a, b, share = 1) => a.map((x, i) => x - share * b[i]);
+  const ofLengthOne = (a) => a.map((x) => x / Math.sqrt(dot(a, a)));
+  const difference = minus(text, none);
+  const unit = Math.sqrt(dot(difference, difference));
+  const along = ofLengthOne(difference);
+  const across = ofLengthOne(minus(none, along, dot(none, along)));
+  const places = dev.map((v) => {
+    const away = minus(v, none);
+    return [along, across].map((axis) => dot(away, axis) / unit);
+  });
+  const off = dev.map((v, i) => {
+    const far = minus(minus(v, none), difference, i + 1);
+    return Math.sqrt(dot(far, far)) / unit;
+  });
+  return { t, dev: places, off };
+}
+
 /** By how much each block changes [text, picture]: ‖after − before‖ / ‖before‖. */
 export function changes(numbers) {
   const size = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0));

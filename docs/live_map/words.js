@@ -179,7 +179,8 @@ export const stations = [
     title: "How can a model listen harder?",
     text: "Ask twice, without the prompt and with it. The difference is what the prompt adds; guidance goes w times as far along it. tiny-dev was trained to give that answer in one pass when it is told w: its dots follow the line, but not exactly.",
     picture:
-      "t = {t}, w = {w}: v_w lies {w} times the prompt’s difference from v_∅. What tiny-dev says went {along} along and lies {off} away from v_w in all.",
+      "“{prompt}”, t = {t}, w = {w}: v_w lies {w} times the prompt’s difference from v_∅. What tiny-dev says went {along} along and lies {off} away from v_w in all.",
+    own: "Draw this for “{prompt}” (by tiny and tiny-dev, 3 MB more)",
     axis: "along v_c − v_∅",
     w: "w of the arrows",
     pictures: "tiny at w = {list}, same seed",

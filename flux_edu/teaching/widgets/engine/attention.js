@@ -36,9 +36,9 @@ export class SelfAttention {
 }
 
 // Eq. (4.9):  A = Softmax(Q̃ K̃ᵀ / √d_h) V with Q̃ = R(p) Q and K̃ = R(p) K, rotated in place. A
-// takes the place of V, head by head. FLUX masks nothing; `unseen`, an experiment, lists keys that
-// nobody is to look at.
-export function attention(q, k, v, pe, heads, name, unseen = []) {
+// takes the place of V, head by head. FLUX masks nothing; for experiments, `unseen` lists keys that
+// nobody is to look at, and a head whose name is left out gives nothing.
+export function attention(q, k, v, pe, heads, name, { unseen = [], leave_out }) {
   show(`${name}.q`, q);
   show(`${name}.k`, k);
   show(`${name}.v`, v);
@@ -50,7 +50,11 @@ export function attention(q, k, v, pe, heads, name, unseen = []) {
   const hide = (scores) => {
     for (const key of unseen) scores.columns(key, key + 1).fill(-1e30);
   };
-  for (let h = 0; h < heads; h++) one_head(Q[h], K[h], V[h], V[h], `${name}.attention.${h}`, hide);
+  for (let h = 0; h < heads; h++) {
+    const head = `${name}.attention.${h}`;
+    one_head(Q[h], K[h], V[h], V[h], head, hide);
+    if (head === leave_out) V[h].fill(0);
+  }
   show(`${name}.A`, v);
   return v;
 }

@@ -26,10 +26,10 @@ export function read(buffer) {
   return state;
 }
 
-// A state dict, and maybe a low-rank delta put onto it:  W' = W + B A
+// A state dict, and maybe a low-rank delta put onto it:  W' = W + scale B A
 export class Weights {
-  constructor(state, delta = new Map()) {
-    Object.assign(this, { state, delta });
+  constructor(state, delta = new Map(), scale = 1) {
+    Object.assign(this, { state, delta, scale });
   }
   has(name) {
     return this.state.has(name) || this.delta.has(name);
@@ -65,7 +65,7 @@ export class Weights {
   vector(name) {
     return tensor(this.get(name).numbers, 1);
   }
-  // A layer's matrix with its delta,  W' = W + B A,  and new columns of zeros if it is to be wider
+  // A layer's matrix with its delta,  W' = W + scale B A,  and new columns of zeros if it is to be wider
   matrix(name, columns) {
     const [N, width] = this.shape(`${name}.weight`);
     const W = empty(N, columns);
@@ -73,6 +73,8 @@ export class Weights {
     this.rows(`${name}.weight`, (r) => W.view(r));
     if (this.delta.has(name + A)) {
       const [B_, A_] = [name + B, name + A].map((each) => this.get(each)).map(as_matrix);
+      for (let r = 0; r < A_.rows; r++)
+        A_.view(r).forEach((x, i, row) => (row[i] = this.scale * x));
       matmul(B_, columns_of(A_), W, 0, true);
     }
     return W;
@@ -81,7 +83,7 @@ export class Weights {
     const more = this.delta.get(name + B_BIAS)?.numbers;
     if (!this.has(`${name}.bias`)) return [];
     const { numbers } = this.get(`${name}.bias`);
-    return more ? numbers.map((x, n) => x + more[n]) : numbers;
+    return more ? numbers.map((x, n) => x + this.scale * more[n]) : numbers;
   }
   // The names "prefix.0", "prefix.1" … of the blocks there are.
   each(prefix) {

@@ -28,7 +28,7 @@ export class DoubleStreamBlock {
     this.txt_attn = new SelfAttention(weights, `${name}.txt_attn`, num_heads);
     this.txt_mlp = new MLP(weights, `${name}.txt_mlp`);
   }
-  forward(img, txt, silu_vec, pe, unseen) {
+  forward(img, txt, silu_vec, pe, experiment) {
     scope(() => {
       const L_txt = txt.rows;
       const L = L_txt + img.rows;
@@ -38,7 +38,7 @@ export class DoubleStreamBlock {
       this.img_attn.heads(modulate(img, img_mod1), qkv.row(L_txt, L)); // Eq. (4.5) to (4.7)
       this.txt_attn.heads(modulate(txt, txt_mod1), qkv.row(0, L_txt));
       // Eq. (4.8) to (4.10)
-      const A = attention(...qkv.chunk(3), pe, this.num_heads, this.name, unseen);
+      const A = attention(...qkv.chunk(3), pe, this.num_heads, this.name, experiment);
       const [txt_A, img_A] = [A.row(0, L_txt), A.row(L_txt, L)];
       add_gated(img, img_mod1.gate, this.img_attn.proj.forward(img_A)); // Eq. (4.11)
       add_gated(txt, txt_mod1.gate, this.txt_attn.proj.forward(txt_A));

@@ -19,6 +19,8 @@
 //   128, 128, the model's own and 0. progress has x_t, x̂_0 and v as tokens, rows of 64 numbers.
 // stop(): the paintings that run end at their next step, the waiting one at once.
 // decode({ x, width, height }) → the picture of tokens, in 0.2 s at 128 × 128.
+// velocity({ x, t, ...options }) → v of tokens x at level t, for the options of `paint`, of a model
+//   that is loaded.
 // inspect(step, names) → {name: {shape, numbers}} of what passed at that step of the last painting;
 //   without names {name: {shape}} of all there is. numbers is a Float32Array, row by row.
 // tokens(prompt) → [{id, text}], 32 of them.
@@ -77,6 +79,9 @@ export class Engine {
   }
   decode(options) {
     return this.pool[0].ask("decode", options);
+  }
+  velocity(options) {
+    return this.pool[0].ask("velocity", options);
   }
   inspect(step, names) {
     return this.last.ask("inspect", { step, names });

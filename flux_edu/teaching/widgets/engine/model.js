@@ -12,7 +12,7 @@ const EMBEDDING_WIDTH = 256; // of the sinusoids of time and guidance
 
 export class Flux {
   constructor(weights, { in_channels, num_heads, axes_dim, theta, guidance_embed }) {
-    Object.assign(this, { axes_dim, theta, leave_out: null });
+    Object.assign(this, { axes_dim, theta });
     this.img_in = new Linear(weights, "img_in", in_channels);
     this.txt_in = new Linear(weights, "txt_in");
     this.time_in = new MLPEmbedder(weights, "time_in");
@@ -34,9 +34,9 @@ export class Flux {
     }
     return add(vec, show("vector_in", this.vector_in.forward(tensor(y, 1))));
   }
-  // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3,
-  // `unseen` those of txt that no block is to look at.
-  forward(img, img_ids, txt, txt_ids, timestep, y, guidance, unseen) {
+  // The velocity v_θ(x_t, t) of every image token; img and txt are rows of numbers, ids rows of 3.
+  // An experiment names a block or a head to leave out, and lists the rows of txt left unseen.
+  forward(img, img_ids, txt, txt_ids, timestep, y, guidance, experiment = {}) {
     return scope(() => {
       // 1. both inputs to the model's width, in one sequence, text first
       const L_txt = txt_ids.length;
@@ -51,11 +51,11 @@ export class Flux {
       // 3. positions to rotations, text first
       const pe = show("pe", embed_nd([...txt_ids, ...img_ids], this.theta, this.axes_dim));
       // 4. two streams, then one; a block left out hands its tokens on as they came
-      const kept = (blocks) => blocks.filter(({ name }) => name !== this.leave_out);
+      const kept = (blocks) => blocks.filter(({ name }) => name !== experiment.leave_out);
       for (const block of kept(this.double_blocks)) {
-        block.forward(img_x, txt_x, silu_vec, pe, unseen);
+        block.forward(img_x, txt_x, silu_vec, pe, experiment);
       }
-      for (const block of kept(this.single_blocks)) block.forward(x, silu_vec, pe, unseen);
+      for (const block of kept(this.single_blocks)) block.forward(x, silu_vec, pe, experiment);
       // 5. the text has done its work
       return show("v", this.final_layer.forward(img_x, silu_vec)).numbers();
     });

@@ -81,9 +81,12 @@ export function unpatchify(x, h, w) {
   return out;
 }
 
-// Eq. (2.4):  id = (first, row, column); first is 0 for the picture painted, 1 for a reference
-export function make_img_ids(h, w, first = 0) {
-  return Array.from({ length: h * w }, (_, i) => [first, Math.floor(i / w), i % w]);
+// Eq. (2.4):  id = (first, row, column); first is 0 for the picture painted, 1 for a reference. For
+// an experiment, rows and columns begin elsewhere.
+export function make_img_ids(h, w, first = 0, [row, column] = [0, 0]) {
+  return Array.from({ length: h * w }, (_, i) => {
+    return [first, row + Math.floor(i / w), column + (i % w)];
+  });
 }
 
 // Eq. (2.5):  id = (0, 0, 0)

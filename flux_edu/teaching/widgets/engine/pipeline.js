@@ -14,7 +14,13 @@ import {
   token_grid,
   unpatchify,
 } from "./patchify.js";
-import { denoise, image_to_image_start, predict_x0, velocity_field } from "./sampling.js";
+import {
+  denoise,
+  guided_between,
+  image_to_image_start,
+  predict_x0,
+  velocity_field,
+} from "./sampling.js";
 import { get_schedule } from "./schedule.js";
 import { CLIP, T5 } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -36,36 +42,40 @@ export class FluxGenerator {
   add_delta(name, file) {
     this.deltas[name] = read(file);
   }
-  // Make `name` the model that paints. Memory is a stack, with the one transformer on top of the
-  // parts that all models share; the encoder is made when the first picture comes in.
-  load(name, with_encoder = false) {
+  // Make `name`, its delta at a scale, the model that paints. Memory is a stack, with the one
+  // transformer on top of the parts that all models share; the encoder is made when the first
+  // picture comes in.
+  load(name, lora_scale = 1, with_encoder = false) {
     const needs_encoder = with_encoder && !this.ae.encoder;
-    if (this.name === name && !needs_encoder) return;
+    if (this.name === name && this.lora_scale === lora_scale && !needs_encoder) return;
     release(this.shared);
     this.name = null;
     if (needs_encoder) this.ae.load_encoder();
     this.shared = mark();
     this.spec = get_spec(name);
-    this.model = new Flux(new Weights(this.base, this.deltas[this.spec.lora]), this.spec.params);
-    this.name = name;
+    const weights = new Weights(this.base, this.deltas[this.spec.lora], lora_scale);
+    this.model = new Flux(weights, this.spec.params);
+    Object.assign(this, { name, lora_scale });
   }
-  prepare(prompt) {
-    const ids = this.tokenizer.tokens(prompt);
-    return { txt: this.t5.forward(ids), vec: this.clip.forward(ids) };
+  prepare(prompt, clip_prompt = prompt) {
+    const [txt_ids, vec_ids] = [prompt, clip_prompt].map((text) => this.tokenizer.tokens(text));
+    return { txt: this.t5.forward(txt_ids), vec: this.clip.forward(vec_ids) };
   }
   // Paint one picture. options: model, prompt, width, height (multiples of 16), num_steps,
   // guidance, seed, and what a tool or image to image takes, as {data, width, height} with 4 bytes
   // a pixel: picture and mask (tiny-fill), edges (tiny-canny), picture (tiny-kontext), or
-  // init_image with image2image_strength. For experiments, leave_out names a block that is to do
-  // nothing, and unseen lists the prompt's tokens that attention is not to see.
+  // init_image with image2image_strength. For experiments: leave_out names a block or a head that
+  // is to do nothing; unseen lists the prompt's tokens that attention is not to see; clip_prompt is
+  // what CLIP reads; timesteps are the levels; moved is where the rows and columns of the ids
+  // begin; guided is the range of t with guidance; lora_scale is how much of its delta a model has.
   // callback(i, t, x, v) is that of `denoise`; the result is null if it ended the walk.
   async paint(options, callback = () => {}) {
     check(options);
     const { model, width, height, num_steps, seed, init_image } = options;
-    this.load(model, Boolean(options.picture ?? options.edges ?? init_image));
+    this.load(model, options.lora_scale, Boolean(options.picture ?? options.edges ?? init_image));
     const [h, w] = token_grid(height, width);
     let latent = get_noise(height, width, seed);
-    let timesteps = get_schedule(num_steps, h * w, this.spec.shift);
+    let timesteps = options.timesteps ?? get_schedule(num_steps, h * w, this.spec.shift);
     if (init_image) {
       const z = this.ae.encode(to_tensor(init_image), height, width);
       const strength = options.image2image_strength;
@@ -80,12 +90,21 @@ export class FluxGenerator {
     });
     return x && this.decode(x, h, w);
   }
-  velocity({ prompt, guidance, h, w, conditions, leave_out, unseen }) {
-    this.model.leave_out = leave_out;
-    const uncond = this.spec.two_passes && guidance !== 1 ? this.prepare("") : null;
-    const ids = { img_ids: make_img_ids(h, w), txt_ids: make_txt_ids(TXT_TOKENS) };
-    const inputs = { ...ids, ...this.prepare(prompt), unseen };
-    return velocity_field(this.model, inputs, guidance, { ...conditions, uncond });
+  velocity({ conditions = {}, guidance, guided = [0, 1], h, w, ...options }) {
+    const { prompt, clip_prompt, moved, leave_out, unseen } = options;
+    const ids = { img_ids: make_img_ids(h, w, 0, moved), txt_ids: make_txt_ids(TXT_TOKENS) };
+    const text = { ...this.prepare(prompt, clip_prompt), experiment: { leave_out, unseen } };
+    const field = (more) => velocity_field(this.model, { ...ids, ...text }, guidance, more);
+    if (!this.spec.two_passes || guidance === 1) return field(conditions);
+    const uncond = { ...this.prepare(""), experiment: { leave_out } };
+    return guided_between(field({ ...conditions, uncond }), field(conditions), ...guided);
+  }
+  // v at tokens x and a level t, for the options of `paint`
+  velocity_at({ model, x, t, ...options }) {
+    check({ model, ...options });
+    this.load(model);
+    const [h, w] = token_grid(options.height, options.width);
+    return this.velocity({ ...options, h, w })(x, t);
   }
   // What goes in beside the text, Eq. (12.1) to (12.3).
   conditions({ model, picture, mask, edges, width, height }) {
@@ -106,9 +125,9 @@ export class FluxGenerator {
   // What passed at a step of the last picture, by name: {name: {shape, numbers}}. Without names,
   // the names and shapes of all that can be asked for.
   inspect(step, names) {
-    const { model, states, timesteps, h, w } = this.walk ?? { states: [] };
+    const { model, lora_scale, states, timesteps, h, w } = this.walk ?? { states: [] };
     if (!states[step]) throw new Error(`No picture has been painted up to step ${step}.`);
-    this.load(model);
+    this.load(model, lora_scale);
     return observe(names, () => {
       const v = this.velocity(this.walk)(states[step], timesteps[step]);
       if (names && !names.some((name) => name.startsWith("decoder."))) return;

@@ -30,8 +30,8 @@ export function image_to_image_start(z, noise, timesteps, strength) {
 export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq, uncond }) {
   const L = inputs.img_ids.length;
   const img_ids = img_cond_seq ? [...inputs.img_ids, ...img_cond_seq.ids] : inputs.img_ids;
-  const pass = (img, t, { txt, vec, unseen }) => {
-    return model.forward(img, img_ids, txt, inputs.txt_ids, t, vec, guidance, unseen);
+  const pass = (img, t, { txt, vec, experiment }) => {
+    return model.forward(img, img_ids, txt, inputs.txt_ids, t, vec, guidance, experiment);
   };
   return (x, t) => {
     let img = img_cond ? join_channels(x, img_cond, L) : x;
@@ -41,6 +41,11 @@ export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq
     return without ? guide(without.subarray(0, x.length), v, guidance) : v;
   };
 }
+
+// Eq. (18.5):  v(x, t) = v_w(x, t)  if low < t ≤ high,  else v_c(x, t)
+export const guided_between = (guided, plain, low, high) => (x, t) => {
+  return low < t && t <= high ? guided(x, t) : plain(x, t);
+};
 
 export function join_channels(x, cond, L) {
   const [a, b] = [x.length / L, cond.length / L];

@@ -18,7 +18,7 @@ export class SingleStreamBlock {
     this.norm = new QKNorm(weights, `${name}.norm`);
     this.modulation = new Modulation(weights, `${name}.modulation`, false);
   }
-  forward(x, silu_vec, pe, unseen) {
+  forward(x, silu_vec, pe, experiment) {
     scope(() => {
       const D = x.cols;
       const [mod] = this.modulation.forward(silu_vec);
@@ -27,7 +27,7 @@ export class SingleStreamBlock {
       const m = qkvm.columns(3 * D, qkvm.cols);
       this.norm.forward(q, k, this.num_heads);
       // its result stands where v stood
-      attention(q, k, v, pe, this.num_heads, this.name, unseen);
+      attention(q, k, v, pe, this.num_heads, this.name, experiment);
       show(`${this.name}.mlp`, gelu(m));
       add_gated(x, mod.gate, this.linear2.forward(qkvm.columns(2 * D, qkvm.cols)));
     });

@@ -12,7 +12,7 @@ let stopped; // whether the painting that runs is to end
 
 const tasks = {
   // Read the files of a model that are not here yet, and make it the one that paints.
-  async load({ model, weights, relaxed = has_relaxed() }, progress) {
+  async load({ model, lora_scale, weights, relaxed = has_relaxed() }, progress) {
     const start = performance.now();
     const files = new Files(weights);
     const { lora } = get_spec(model);
@@ -25,7 +25,7 @@ const tasks = {
       generator = new FluxGenerator(read);
     }
     if (lora in read) generator.add_delta(lora, read[lora]);
-    generator.load(model);
+    generator.load(model, lora_scale);
     const seconds = (performance.now() - start) / 1000;
     return { seconds, memory: memory_bytes(), relaxed };
   },
@@ -39,6 +39,7 @@ const tasks = {
     });
     return picture && { ...picture, seconds: (performance.now() - start) / 1000 };
   },
+  velocity: (options) => generator.velocity_at(options),
   stop: () => void (stopped = true),
   decode: ({ x, width, height }) => generator.decode(x, height / 16, width / 16),
   inspect: ({ step, names }) => generator.inspect(step, names),
@@ -54,7 +55,8 @@ function next_message() {
   });
 }
 
-// One load or painting after the other; what else is asked for comes between two steps.
+// One of these after the other; what else is asked for comes between two steps of a painting.
+const IN_TURN = ["load", "paint", "velocity"];
 let turn = Promise.resolve();
 
 onmessage = async ({ data: { id, task, options } }) => {
@@ -63,7 +65,7 @@ onmessage = async ({ data: { id, task, options } }) => {
       throw new Error("The model is not loaded yet.");
     return tasks[task](options, (progress) => postMessage({ id, progress }));
   };
-  const done = task === "load" || task === "paint" ? turn.then(run) : run();
+  const done = IN_TURN.includes(task) ? turn.then(run) : run();
   turn = Promise.allSettled([turn, done]);
   try {
     postMessage({ id, result: await done });
