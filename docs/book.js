@@ -1,7 +1,8 @@
 // The book without a kernel: panels whose controls choose one of the pictures drawn beforehand, figures that the browser
 // computes, and formulas that are made to fit.
 
-const picturesOf = (box) => (box.pictures ??= JSON.parse(box.querySelector("script").textContent));
+const picturesOf = (box) =>
+  (box.pictures ??= JSON.parse(box.querySelector('script[type="application/json"]').textContent));
 
 // a slider says in words where it stands
 function say(slider) {

@@ -153,7 +153,7 @@ function helpers(box, status) {
     // the lines, white on black, in the left half of the picture that a control has at its place
     async outlines(name) {
       const { value } = box.querySelector(`[data-control="${name}"]`);
-      const pictures = JSON.parse(box.querySelector("script").textContent);
+      const pictures = JSON.parse(box.querySelector('script[type="application/json"]').textContent);
       const there = ({ control, place }) => control === name && place === Number(value);
       const { file } = pictures.find(there) ?? pictures.at(-1);
       const lines = await pixels(folder + file, [256, 256]);

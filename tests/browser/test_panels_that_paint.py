@@ -170,6 +170,10 @@ def put(panel, control, place):
     wait_for_another(panel, before)
 
 
+def first_place(panel, move):
+    return panel.locator(f'[data-control="{move["control"]}"]').get_attribute("data-first")
+
+
 @pytest.mark.parametrize("name", PANELS)
 def test_panels_paint_what_their_notebooks_painted(browser, address, name, record_property):
     """Every slider and menu at the last place that the book has a picture of, the others at their first."""
@@ -179,8 +183,12 @@ def test_panels_paint_what_their_notebooks_painted(browser, address, name, recor
     apart = {}
     for draw in PANELS[name]:
         panel = tab.locator(f'.flux-frames[data-draw="{draw}"]')
-        moves = json.loads(panel.locator("script").text_content())
+        moves = json.loads(panel.locator("script[type='application/json']").text_content())
         last_places = {move["control"]: move for move in moves[:-1]}
+        put(panel, moves[0]["control"], moves[0]["place"])
+        kept = panel.locator("> img").get_attribute("src")
+        assert kept.endswith(moves[0]["file"]), "before the model is loaded"
+        put(panel, moves[0]["control"], first_place(panel, moves[0]))
         before = panel.locator("> img").get_attribute("src")
         panel.locator(".flux-load").click()
         wait_for_another(panel, before)
@@ -189,14 +197,13 @@ def test_panels_paint_what_their_notebooks_painted(browser, address, name, recor
             if move is not moves[-1]:
                 if control.get_attribute("type") == "text":
                     continue
-                first = control.get_attribute("data-first")
                 put(panel, move["control"], move["place"])
             picture = last_picture(panel)
             if draw not in FIGURES:
                 kept = frame(move, name, picture.size)
                 apart[f"{draw} {move['control']}"] = np.abs(np.array(picture).astype(int) - np.array(kept)).mean()
             if move is not moves[-1]:
-                put(panel, move["control"], first)
+                put(panel, move["control"], first_place(panel, move))
         expect(panel.locator(".flux-status")).to_contain_text("Painted in this page")
     tab.close()
     print({key: round(float(value), 2) for key, value in apart.items()})
