@@ -79,7 +79,8 @@ window.fluxLive = fluxLive;
 function fitFormulas() {
   for (const box of document.querySelectorAll("div.math")) {
     box.style.fontSize = "";
-    const share = box.clientWidth / box.scrollWidth;
+    const formula = box.querySelector("mjx-container"); // without a number it scrolls by itself
+    const share = box.clientWidth / Math.max(box.scrollWidth, formula?.scrollWidth ?? 0);
     if (share < 1) box.style.fontSize = `${Math.max(0.6, 0.98 * share)}em`;
   }
 }

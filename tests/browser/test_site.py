@@ -19,11 +19,16 @@ SITE = book.BOOK / "html"
 MB = 1_000_000
 PACKED = re.compile(r"\.(webp|png|woff2?)")  # files that are compressed already
 # What reaches beyond its box or the window, displayed formulas and panels among it.
-CUT = """() => [...document.querySelectorAll("article pre, article div.math, article table, article img, .flux-frames")]
+CUT = """() => [...document.querySelectorAll("article :is(pre, div.math, mjx-container, table, img, .flux-frames)")]
   .filter((e) => e.getBoundingClientRect().width)
   .filter((e) => e.scrollWidth > e.clientWidth + 2 || e.getBoundingClientRect().right > document.body.clientWidth + 1)
   .map((e) => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
-PAGES = "start notebooks/01_schedule notebooks/06_sampling notebooks/18_faster docs/NAMES api/flux2.model genindex"
+# Displayed formulas that reach beyond their box and cannot be scrolled.
+HIDDEN = """() => [...document.querySelectorAll("article div.math")]
+  .filter((e) => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).overflowX !== "auto")
+  .map((e) => e.textContent)"""
+PAGES = "start notebooks/01_schedule notebooks/06_sampling notebooks/08_autoencoder notebooks/18_faster"
+PAGES += " docs/NAMES api/flux2.model genindex"
 SLIDERS = '.flux-frames input[type="range"]'
 
 
@@ -92,6 +97,7 @@ def test_nothing_is_cut_off_on_a_screen_1280_pixels_wide(read, name):
     assert page.evaluate(CUT) == []
     narrow = read(f"{name}.html", width=360, color_scheme="dark")
     assert narrow.evaluate("() => document.documentElement.scrollWidth") <= 360
+    assert narrow.evaluate(HIDDEN) == []
 
 
 @pytest.mark.parametrize("name", ["index", "start", "notebooks/06_sampling", "notebooks/14_errata"])
