@@ -151,9 +151,10 @@ def last_picture(panel):
 
 
 def frame(move, name, size):
-    """The picture that the notebook drew for this place, twice as large, of a row the last one."""
+    """The picture that the notebook drew for this place, of a row the last one, many of them twice as large."""
     kept = Image.open(SITE / "_static" / "frames" / name / move["file"]).convert("RGB")
-    return kept.crop((kept.width - 2 * size[0], 0, kept.width, kept.height)).resize(size, Image.Resampling.BOX)
+    width = size[0] * kept.height // size[1]
+    return kept.crop((kept.width - width, 0, kept.width, kept.height)).resize(size, Image.Resampling.BOX)
 
 
 def wait_for_another(panel, before):

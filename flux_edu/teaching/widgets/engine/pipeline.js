@@ -3,6 +3,7 @@
 import { AutoEncoder } from "./autoencoder.js";
 import { read, Weights } from "./checkpoint.js";
 import { get_spec, TINY_AE, TXT_TOKENS } from "./configs.js";
+import { guided_between } from "./guidance_interval.js";
 import { mark, release } from "./kernels.js";
 import { Flux } from "./model.js";
 import { observe } from "./observe.js";
@@ -14,13 +15,7 @@ import {
   token_grid,
   unpatchify,
 } from "./patchify.js";
-import {
-  denoise,
-  guided_between,
-  image_to_image_start,
-  predict_x0,
-  velocity_field,
-} from "./sampling.js";
+import { denoise, image_to_image_start, predict_x0, velocity_field } from "./sampling.js";
 import { get_schedule } from "./schedule.js";
 import { CLIP, T5 } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";

@@ -42,11 +42,6 @@ export function velocity_field(model, inputs, guidance, { img_cond, img_cond_seq
   };
 }
 
-// Eq. (18.5):  v(x, t) = v_w(x, t)  if low < t ≤ high,  else v_c(x, t)
-export const guided_between = (guided, plain, low, high) => (x, t) => {
-  return low < t && t <= high ? guided(x, t) : plain(x, t);
-};
-
 export function join_channels(x, cond, L) {
   const [a, b] = [x.length / L, cond.length / L];
   const out = new Float32Array(L * (a + b));
