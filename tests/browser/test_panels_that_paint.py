@@ -208,7 +208,7 @@ def test_panels_paint_what_their_notebooks_painted(browser, address, name, recor
         expect(panel.locator(".flux-status")).to_contain_text("Painted in this page")
     tab.close()
     print({key: round(float(value), 2) for key, value in apart.items()})
-    assert not {key: value for key, value in apart.items() if value > 3}
+    assert not {key: value for key, value in apart.items() if value > 4}
 
 
 # ---------------------------------------------------------------- the live map's arrows
