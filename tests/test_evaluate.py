@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from eval_configs import EvalConfig, comparisons, eval_configs, size_configs
 from evaluate import contact_sheet, gather, new_styles, parse_size, prompt_scenes, save_sheets
 from PIL import Image
-from reports import markdown, write_reports
+from reports import markdown, score_table, write_reports
 
 from flux_edu.io.checkpoint import CheckpointError, save_int8
 from flux_edu.io.tiny import tiny_tokenizer
@@ -46,7 +46,6 @@ from flux_edu.train.judge_model import (
     verdict,
     views,
 )
-from flux_edu.train.metrics import score_table
 from flux_edu.train.objectives import contrastive_loss
 
 

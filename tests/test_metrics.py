@@ -7,10 +7,10 @@ import pytest
 import torch
 from evaluate import as_square, blurred, prompt_scenes
 from nearest_drawing import NearestDrawing, painted_region
-from reports import cell
+from reports import cell, mean_with_interval, paired_difference, score_table, wilson
 
 from flux_edu.train.data import Scenes, draw_scenes, load_drawings, render
-from flux_edu.train.metrics import fine_detail, mean_with_interval, paired_difference, score_table, wilson
+from flux_edu.train.metrics import fine_detail
 
 # ---------------------------------------------------------------- the strict judge
 

@@ -24,7 +24,7 @@ from eval_configs import SQUARE, EvalConfig, comparisons, eval_configs, size_con
 from jaxtyping import Bool, Float, UInt8
 from nearest_drawing import NearestDrawing
 from PIL import Image, ImageDraw, ImageFont
-from reports import write_reports
+from reports import Right, score_table, write_reports
 from torch import Tensor
 
 from flux_edu.io import lora
@@ -59,7 +59,7 @@ from flux_edu.train.data import (
 )
 from flux_edu.train.distillation import build
 from flux_edu.train.judge_model import JUDGE_FOLDER, load_classifier, verdict
-from flux_edu.train.metrics import Right, fine_detail, score_table
+from flux_edu.train.metrics import fine_detail
 
 KINDS = ("English", "Chinese", "trained")  # of prompts; the last: combinations that training has seen
 

@@ -14,6 +14,7 @@ import torch
 from evaluate import prompt_scenes
 from jaxtyping import Bool, Float
 from nearest_drawing import NearestDrawing
+from reports import wilson
 from torch import Tensor
 
 from flux_edu.autoencoder import AutoEncoder
@@ -49,7 +50,7 @@ from flux_edu.train.edits import (
     wishes,
 )
 from flux_edu.train.judge_model import FIRST_VIEW, ZeroShotClassifier, load_classifier, verdict, views
-from flux_edu.train.metrics import psnr_where, wilson
+from flux_edu.train.metrics import psnr_where
 from flux_edu.train.objectives import Text
 from flux_edu.train.text_to_velocity import TextEncoders
 from flux_edu.train.trainer import save_report

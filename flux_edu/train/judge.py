@@ -44,7 +44,6 @@ from flux_edu.train.judge_model import (
     verdict,
     views,
 )
-from flux_edu.train.metrics import score_table
 from flux_edu.train.objectives import contrastive_loss
 
 # ---------------------------------------------------------------- what it is shown
@@ -123,7 +122,13 @@ def accuracy(
             pictures = round_trip(ae, pictures, exact=False)
         parts.append(verdict(judge, pictures, scenes[i : i + 512]))
     right = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return {f"{row['measure']}_{row['objects']}": row["share"] for row in score_table("judge", right, scenes)}
+    chosen = {"one": scenes.layout == ONE, "two": scenes.layout != ONE}
+    return {
+        f"{kind}_{objects}": float(right[kind][rows].mean())
+        for objects, rows in chosen.items()
+        for kind in ("object", "style", "colour", "position", "all")
+        if rows.any()
+    }
 
 
 def main() -> None:
