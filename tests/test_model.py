@@ -5,6 +5,8 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from parity.parity_tools import draw
 from small_models import FLUX as PARAMS
 
@@ -75,6 +77,15 @@ def test_every_input_matters_and_nothing_is_kept_between_calls():
             else:
                 assert (other - right).norm() / right.norm() > 1e-3, name
     assert torch.equal(model(**x), right)
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 99))
+def test_text_tokens_may_come_in_any_order(seed):
+    """All text tokens stand at (0, 0, 0), so the network itself sees no order among them."""
+    model, x = make_model(), make_inputs(l_txt=6)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(model(**x | {"txt": x["txt"][:, order]}), model(**x), rtol=1e-9, atol=1e-9)
 
 
 def test_exchanging_rows_and_columns_of_the_ids_is_exchanging_the_tokens():

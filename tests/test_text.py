@@ -52,6 +52,16 @@ def clip(tokens=None, eos_token_id=1, length=LENGTH):
     return text.TextEmbedder(CLIPTextModel(config).eval(), tokens or tokenizer(), length)
 
 
+@pytest.mark.equation("7.2")
+def test_clip_gives_one_vector_the_state_at_the_end_of_the_text():
+    embedder = clip()
+    ids = torch.tensor([[2, 5, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
+    states = embedder.encoder(input_ids=ids).last_hidden_state
+    embedded = embedder(["red circle", ""])
+    assert embedded.shape == (2, 12)
+    torch.testing.assert_close(embedded, torch.stack([states[0, 2], states[1, 0]]))
+
+
 @pytest.mark.parametrize("make", [t5, clip])
 def test_a_batch_is_its_texts_one_by_one(make):
     embedder, texts = make(), ["red circle left", "", "blue star"]
