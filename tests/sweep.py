@@ -17,9 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-PLACES = 11  # of a slider above a plot
-PAINTED = 6  # above a picture that the model paints, which takes ten times as long
-SEEDS = 4  # of a seed, whose values have no order
+PLACES = 11  # of a slider, at most
+SEEDS = 6  # of a seed, whose values have no order
 PICTURE = re.compile(r'<img alt="([^"]*)"[^>]*;base64,([^"]+)">(.*)', re.DOTALL)
 EXAMPLES = {  # by the first word of the text that stands in the field
     "a": [
@@ -46,16 +45,10 @@ class Move:
     advice: str = ""
 
 
-def most_places(panel, name: str) -> int:
-    """How many values a slider of this name is moved to, at most."""
-    if name == "seed":
-        return SEEDS
-    return PAINTED if "image-rendering: pixelated" in panel.picture.value else PLACES
-
-
-def places(control, first, most: int = PLACES) -> list[tuple[str, object]]:
+def places(name: str, control, first) -> list[tuple[str, object]]:
     """Where a control is moved to, each place with its words; `first`, its first value, is one of them."""
     if hasattr(control, "min"):
+        most = SEEDS if name == "seed" else PLACES
         count = round((control.max - control.min) / control.step)
         steps = {round(k * count / (most - 1)) for k in range(most)}
         values = {first, control.max, *(control.min + k * control.step for k in steps)}
@@ -92,7 +85,7 @@ def sweep(panel, folder: Path | None = None, number: int = 0) -> list[Move]:
     stops = [
         (name, place, value)
         for name, control in panel.controls.items()
-        for place, (_, value) in enumerate(places(control, panel.first[name], most_places(panel, name)))
+        for place, (_, value) in enumerate(places(name, control, panel.first[name]))
         if value != panel.first[name]
     ]
     moves, first = [], now("Reset", 0, None, None)
@@ -106,7 +99,7 @@ def sweep(panel, folder: Path | None = None, number: int = 0) -> list[Move]:
 def described(panel, name: str) -> dict:
     """What the book's own control is made from."""
     control, first = panel.controls[name], panel.first[name]
-    options = places(control, first, most_places(panel, name))
+    options = places(name, control, first)
     menu = hasattr(control, "options") or isinstance(first, bool)
     return {
         "name": name,
