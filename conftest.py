@@ -136,10 +136,11 @@ def sweep(client, name):
     """Every panel's sliders moved, behind the notebook's back: cells and outputs stay as they are."""
     frames = EXECUTED / "frames" / name
     shutil.rmtree(frames, ignore_errors=True)
+    sweep_panels = f"__import__('runpy').run_path({str(SWEEP)!r})['sweep_panels']"  # no name of the notebook's is taken
     reply = run_sync(client.kc.execute_interactive)(
-        SWEEP.read_text("utf-8"),
+        "pass",
         store_history=False,
-        user_expressions={"sweep": f"sweep_panels({str(frames)!r})"},
+        user_expressions={"sweep": f"{sweep_panels}({str(frames)!r})"},
         allow_stdin=False,
         timeout=3 * client.timeout,
         output_hook=lambda message: None,
