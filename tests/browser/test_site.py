@@ -19,7 +19,7 @@ SITE = book.BOOK / "html"
 MB = 1_000_000
 PACKED = re.compile(r"\.(webp|png|woff2?)")  # files that are compressed already
 # What reaches beyond its box or the window, displayed formulas and panels among it.
-CUT = """() => [...document.querySelectorAll("article :is(pre, div.math, mjx-container, table, img, .flux-frames)")]
+CUT = """() => [...document.querySelectorAll("article :is(pre, div.math, div > mjx-container, table, img, .flux-frames)")]
   .filter((e) => e.getBoundingClientRect().width)
   .filter((e) => e.scrollWidth > e.clientWidth + 2 || e.getBoundingClientRect().right > document.body.clientWidth + 1)
   .map((e) => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
@@ -105,7 +105,7 @@ def test_a_page_s_first_view_is_light(read, record_property, name):
     """The lightest pages and the heaviest ones, as a server sends them that does not compress."""
     answers = []
     page = read("search.html")
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.context.new_cdp_session(page).send("Network.setCacheDisabled", {"cacheDisabled": True})
     page.goto(page.url.replace("search", name), wait_until="networkidle")
     bodies = [(answer.url, answer.body()) for answer in answers]
