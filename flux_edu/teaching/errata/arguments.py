@@ -216,7 +216,7 @@ ENTRIES = [
         Check("steps run at the default strength 0.0, of 28", strength_notes, strength_right, 0),
     ),
     Erratum(
-        22, PART, "strength, float error", r"$\text{image2image\_strength}$ is the strength", "missing",
+        22, PART, "strength, float error", r"$\mathrm{image2image\_strength}$ is the strength", "missing",
         "The reference behind this argument computes `int((1 - strength) * num_steps)`, and (1 − 0.8) · 50 is a hair"
         r" under 10 in floating point. Round instead: $i = \lfloor (1-\varsigma)N + ½ \rfloor$, guarded.",
         ("6.3",), ("06_sampling", "int() starts one level too early"),
