@@ -20,7 +20,7 @@ MB = 1_000_000
 PACKED = re.compile(r"\.(webp|png|woff2?)")  # files that are compressed already
 # What reaches beyond its box or the window, displayed formulas and panels among it.
 CUT = """() => [...document
-  .querySelectorAll("article :is(pre, .flux-frames, div.math, div > mjx-container, table, img)")]
+  .querySelectorAll("article :is(pre, .flux-frames, div.math, div > mjx-container, div:has(> table), table, img)")]
   .filter((e) => e.getBoundingClientRect().width)
   .filter((e) => e.scrollWidth > e.clientWidth + 2 || e.getBoundingClientRect().right > document.body.clientWidth + 1)
   .map((e) => `${e.tagName} ${e.textContent.trim().slice(0, 60)}`)"""
