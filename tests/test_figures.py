@@ -167,6 +167,7 @@ DRAWN = {
     "history_by_level": (dict(run=RUN), dict(mark=((2000, 3000),))),
     "logit_normal_levels": ({}, dict(a=(-2.0, 2.0), c=(0.2, 2.5))),
     "shifted_levels": ({}, dict(a=(-2.0, 2.0), c=(0.2, 2.0), **SIZES, steps=(1, 50))),
+    "size_buckets": ({}, {}),
     "composed": ({}, dict(layout=tuple(CHAPTERS[9].LAYOUTS), style=tuple(data.STYLES), colour=("white", "black"))),
     "guidance_by_level": (dict(timesteps=[0.1, 0.9], moved={1.5: [0.1, 0.2], 3.0: [0.2, 0.5]}), {}),
     "student_losses": (dict(losses=[0.3, 0.2, 0.1]), dict(other=((0.3, 0.25),))),

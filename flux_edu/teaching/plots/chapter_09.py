@@ -17,6 +17,7 @@ from flux_edu.schedule import get_lin_function, get_schedule, interpolate
 from flux_edu.teaching.labs.toy_flows import CENTRES, SPREAD, blob_velocity, draw_blobs, gaussian_floor, share_on_data
 from flux_edu.teaching.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 from flux_edu.train import data
+from flux_edu.train.latent_pool import OFTEN, SELDOM, SHARES, batch_of
 from flux_edu.train.objectives import shift_logit_normal
 
 # ---------------------------------------------------------------- 9.1: two blobs
@@ -255,6 +256,27 @@ def shifted_levels(a: float = 0.0, c: float = 1.0, width: int = 1024, height: in
         f" c = {deviation:.2f}) for {L} tokens; {trained:.0%} lie above 0.9, and of a schedule's {steps} levels"
         f" {walked:.0%}."
     )
+    return fig
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def size_buckets(batch: int = 427) -> Figure:
+    """How often a step takes pictures of a size, and how many: as many tokens as `batch` of 128 × 128 have."""
+    often, seldom = sorted(OFTEN, key=math.prod), sorted(SELDOM)
+    names = [f"{width} × {height}" for width, height in often] + [f"{len(seldom)} others"]
+    shares = [SHARES[size] for size in often] + [sum(SHARES[size] for size in seldom)]
+    pictures = [batch_of(batch, size) for size in often] + [np.mean([batch_of(batch, size) for size in seldom])]
+    fig, (left, right) = new_figure(1, 2, width=8.4, height=3.2, margins=(0.13, 0.98, 0.16, 0.98), sharey=True)
+    left.barh(names, [100 * share for share in shares], color=BLUE)
+    left.set(xlabel="share of the steps, %")
+    right.barh(names, pictures, color=ORANGE)
+    right.set(xlabel="pictures in a step's batch")
+    left.invert_yaxis()
+    bars = zip(names, shares, pictures, strict=True)
+    summary = "; ".join(f"{name}: {share:.0%} of the steps, {n:.0f} pictures" for name, share, n in bars)
+    fig.set_label(f"Sizes of the training's pictures. {summary}.")
     return fig
 
 
