@@ -8,6 +8,11 @@ const YES = "yes"; // the words of a box that is ticked
 // For each panel, by its drawing function: from what its controls say to the pictures shown, left to right. `paint` asks
 // the engine, `input` gives a picture of the notebook, and `outlines` the lines that the kept picture of a place shows.
 const PAINTERS = {
+  // 00
+  any_shape: async (size, { paint }) => {
+    const prompt = "a 3d fox on a blue background";
+    return [await paint({ ...size, model: "tiny-schnell", prompt, num_steps: 4 })];
+  },
   // 01
   paint: async ({ mu, steps }, { paint }) => {
     const levels = Array.from({ length: steps + 1 }, (_, i) => time_shift(mu, 1, 1 - i / steps));

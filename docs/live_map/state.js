@@ -19,7 +19,7 @@ const LIMITS = {
   seed: [0, 2 ** 32 - 1],
   steps: [1, 28],
   guidance: [0, 8],
-  size: [64, 256],
+  size: [96, 256],
   station: [0, 13],
   step: [0, 27],
   word: [0, 31],
@@ -28,7 +28,7 @@ const LIMITS = {
   head: [-1, 4],
 };
 export const MODELS = ["tiny-schnell", "tiny-dev", "tiny"];
-export const SIZES = [64, 96, 128, 192, 256];
+export const SIZES = [96, 128, 160, 192, 224, 256];
 const LONGEST_PROMPT = 300;
 
 /** The state of an address; what is missing or makes no sense there is as at first. */
