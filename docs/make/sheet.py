@@ -1,7 +1,10 @@
-"""README's first picture, drawn by `python docs/make/sheet.py`: the tiny FLUX on eight prompts."""
+"""README's first picture, and with --card the three sheets of the model card: `python docs/make/sheet.py [--card]`."""
 
+import argparse
 import hashlib
+import re
 import textwrap
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,6 +13,7 @@ from PIL import Image
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.plots.style import new_figure
+from flux_edu.train.data import SIXTEEN
 
 PROMPTS = (
     "a 3d dog face on a white background",
@@ -23,6 +27,9 @@ PROMPTS = (
 )
 SEED = 0
 PATH = Path(__file__).parents[2] / "notebooks" / "img" / "tiny_sheet.png"
+WEIGHTS = Path(str(TINY_FOLDER)).parent
+SIZES = ((96, 96), (256, 128), (256, 256))  # of the card's third sheet
+AT_ALL_SIZES = tuple(SIXTEEN[i] for i in (0, 4, 6, 12))
 
 
 def sheet(pictures: list[Image.Image], prompts: tuple[str, ...] = PROMPTS) -> Figure:
@@ -43,11 +50,45 @@ def weights_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
+def unseen_prompts() -> list[str]:
+    """The held-out combinations that the card lists by number."""
+    return re.findall(r"^\d+\. (an? .+)$", (WEIGHTS / "MODEL_CARD.md").read_text("utf-8"), re.MULTILINE)
+
+
+def rows_of(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
+    """Pictures of one size in rows, without a gap."""
+    width, height = pictures[0].size
+    page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        page.paste(picture, (i % columns * width, i // columns * height))
+    return page
+
+
+def below_each_other(parts: list[Image.Image]) -> Image.Image:
+    """Pictures of any width, the first at the top, all at the left."""
+    page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    y = 0
+    for part in parts:
+        page.paste(part, (0, y))
+        y += part.height
+    return page
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--card", action="store_true", help="the card's sheets too, five minutes on a CPU")
+    args = parser.parse_args()
     generator = FluxGenerator("tiny", device="cpu")
-    spec = generator.spec
-    pictures = [generator.generate_image(128, 128, spec.num_steps, spec.guidance, SEED, prompt) for prompt in PROMPTS]
+    paint = partial(
+        generator.generate_image, num_steps=generator.spec.num_steps, guidance=generator.spec.guidance, seed=SEED
+    )
+    pictures = [paint(128, 128, prompt=prompt) for prompt in PROMPTS]
     sheet(pictures).savefig(PATH, dpi=150, metadata={"weights": weights_hash()})
+    if args.card:
+        for name, prompts in (("sixteen", SIXTEEN), ("unseen", unseen_prompts())):
+            rows_of([paint(128, 128, prompt=prompt) for prompt in prompts]).save(WEIGHTS / f"{name}.webp", quality=70)
+        sizes = [rows_of([paint(*size, prompt=prompt) for prompt in AT_ALL_SIZES]) for size in SIZES]
+        below_each_other(sizes).save(WEIGHTS / "sizes.webp", quality=70)
 
 
 if __name__ == "__main__":
