@@ -214,7 +214,7 @@ def rope_precision(errors: dict[str, Float[Tensor, "L"]]) -> Figure:
 # ---------------------------------------------------------------- beyond the trained size
 
 
-def angles_beyond(factor: int = 2, trained: int = 8, dim: int = 28, log10_theta: float = 4.0) -> Figure:
+def angles_beyond(factor: int = 2, trained: int = 16, dim: int = 28, log10_theta: float = 4.0) -> Figure:
     """The largest angle of every pair of an axis in pictures of the trained size, and of `factor` times that side.
 
     A pair that has turned once round within the trained size meets no new angle beyond it; a slower one does.
