@@ -7,12 +7,16 @@ import time
 from argparse import Namespace
 from importlib import import_module
 
+import family_tables
 import pytest
 import torch
 import train_family
 from torch.distributed.run import get_args_parser
 
 from flux_edu.io.checkpoint import save
+from flux_edu.train.eval_configs import EvalConfig
+from flux_edu.train.metrics import write_reports
+from flux_edu.train.trainer import save_report
 
 
 @pytest.fixture
@@ -126,3 +130,29 @@ def test_one_stage_alone(tmp_path, monkeypatch):
     (args, names, gpus), (_, others, single, then) = calls
     assert (names, gpus, single, list(then)) == (["base"], ["0,1"], ["0", "1"], ["evaluate"])
     assert {name for name, seconds in args.seconds.items() if seconds} == {"base"} and "schnell" in others
+
+
+def test_tables_are_made_of_what_was_measured(tmp_path, monkeypatch, capsys):
+    """The shares of one setting and its difference, both with intervals; --card writes between the card's marks."""
+    for name in ("evaluate_sizes", "evaluate_tools"):
+        (tmp_path / name).mkdir()
+    own = EvalConfig("tiny", 4, 3.0, size=(256, 256))
+    measured = dict(objects="one", measure="all", n=512)
+    share = measured | dict(what=str(own), share=0.912, low=0.884, high=0.933)
+    difference = measured | dict(what=f"{own}, no shift − {own}", share=-0.121, low=-0.16, high=-0.0802)
+    write_reports(tmp_path / "evaluate_sizes", [share], [difference], {})
+    parts = {key: [0.979, 0.962, 0.988] for key in ("object", "style", "all")}
+    save_report(
+        tmp_path / "evaluate_tools" / "fill.json", {"w = 1": parts | {"stays_db": 33.5, "autoencoder_db": 35.4}}
+    )
+    card = tmp_path / "card.md"
+    card.write_text("<!-- sizes -->\nold\n<!-- /sizes -->\n", "utf-8")
+    monkeypatch.setattr(family_tables, "CARD", card)
+    monkeypatch.setattr(sys, "argv", ["family_tables.py", str(tmp_path), "--card"])
+    family_tables.main()
+    printed = capsys.readouterr().out
+    assert "| tiny, 4 steps, w = 3 | – / – | – / – | – / – | 91.2 (88.4–93.3) / – |" in printed  # for notebook 01
+    assert "no shift − tiny, 4 steps, w = 3, 256 × 256 | −12.1 (−16.0 to −8.0) |" in printed
+    fill = "97.9 (96.2–98.8)"
+    assert f"| fill, w = 1 | {fill} | {fill} | {fill} | 33.5 dB beside 35.4 |" in printed
+    assert "91.2 (88.4–93.3)" in card.read_text("utf-8") and "old" not in card.read_text("utf-8")
