@@ -140,9 +140,9 @@ def main() -> None:
         "differences": settings_table(read(usual, "differences"), COLUMNS, points),
         "requests": settings_table(requests, REQUESTS | DETAIL),
         "few steps": settings_table(few, JUDGED),
-        "sizes": sizes_table(sized, SIZES),
+        "sizes": sizes_table(shares | sized, SIZES),
         "sizes, every measure": settings_table(sized, COLUMNS | DETAIL),
-        "sizes, notebook 01": sizes_table(sized, IN_NOTEBOOK_01),
+        "sizes, notebook 01": sizes_table(shares | sized, IN_NOTEBOOK_01),
         "size differences": settings_table(read(sizes, "differences"), JUDGED, points),
         "tools": tools_table(args.folder / "evaluate_tools"),
     }
