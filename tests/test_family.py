@@ -11,11 +11,11 @@ import family_tables
 import pytest
 import torch
 import train_family
+from eval_configs import EvalConfig
+from reports import write_reports
 from torch.distributed.run import get_args_parser
 
 from flux_edu.io.checkpoint import save
-from flux_edu.train.eval_configs import EvalConfig
-from flux_edu.train.metrics import write_reports
 from flux_edu.train.trainer import save_report
 
 

@@ -9,10 +9,9 @@ import json
 import re
 from pathlib import Path
 
+from eval_configs import EvalConfig
+from evaluate_tools import TOOLS
 from pack_weights import CARD
-
-from flux_edu.train.eval_configs import EvalConfig
-from flux_edu.train.evaluate_tools import TOOLS
 
 Rows = dict[str, dict[tuple[str, str], dict]]  # setting → (one or two, measure) → the row of evaluate.json
 COLUMNS = {
