@@ -1,7 +1,7 @@
 // Panels that paint. Their pictures were painted beforehand, one control moved at a time; once the reader has loaded
 // the model they are painted in the page, from all controls together and from words of the reader's own.
 
-import { time_shift } from "../engine/schedule.js";
+import { get_schedule, time_shift } from "../engine/schedule.js";
 
 const YES = "yes"; // the words of a box that is ticked
 
@@ -18,6 +18,13 @@ const PAINTERS = {
     const levels = Array.from({ length: steps + 1 }, (_, i) => time_shift(mu, 1, 1 - i / steps));
     const prompt = "a 3d dog face on a blue background";
     return [await paint({ model: "tiny-dev", prompt, timesteps: levels })];
+  },
+  paint_at: async ({ side, steps, shift, w }, { paint }) => {
+    const tokens = shift === "4,096 tokens" ? 4096 : (side / 16) ** 2;
+    const timesteps = get_schedule(steps, tokens, shift !== "no shift");
+    const prompt = "a 3d dog face on a blue background";
+    const size = { width: side, height: side };
+    return [await paint({ model: "tiny", prompt, ...size, timesteps, guidance: w })];
   },
   // 03
   moved_picture: async ({ down, right }, { paint }) => {

@@ -36,7 +36,8 @@ from flux_edu.text import embed_empty
 SITE = book.BOOK / "html"
 PROMPT, SEED = "a 3d dog face left of a red apple on a blue background", 4
 PANELS = {  # notebook → drawing functions; those of the second row show figures of several pictures
-    "01_schedule": ["paint"],
+    "00_map": ["any_shape"],
+    "01_schedule": ["paint", "paint_at"],
     "03_rope": ["moved_picture"],
     "06_sampling": ["easel", "from_start"],
     "07_text_encoders": ["two_prompts"],
