@@ -37,6 +37,7 @@ from flux_edu.train.data import (
     paste,
     render,
 )
+from flux_edu.train.flow import kept_loss
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, inputs, levels_of, logit_normal, shift_logit_normal
@@ -251,7 +252,7 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
     ae = AutoEncoder(spec.ae_params).requires_grad_(False)
     pool = Pool(drawings, ae, model.texts, size=6, seed=(0,))
     pool.refresh(0)
-    x_0, tokens = pool.batch(6)
+    x_0, tokens, *_ = pool.batch(6)
     x_0, noise, t = (x_0 - x_0.mean()) / x_0.std(), torch.randn_like(x_0), logit_normal(0.0, 1.0, 6)
     assert model(x_0, t, tokens).abs().max() == 0
     ema = make_ema(model, decay=0.9)
@@ -332,11 +333,26 @@ def test_muon_in_stacks_is_torchs_and_goes_on_after_a_reload():
         assert (p - q).norm() < 0.03 * (p - W).norm()  # torch's rounds are in bfloat16 here too
 
 
+def test_what_a_teacher_knows_is_learned_from_it_and_new_pictures_from_themselves():
+    x_0, noise, t = torch.randn(4, 64, 8), torch.randn(4, 64, 8), torch.rand(4)
+    read = []
+
+    def model(x, t, tokens, grid=None, to_clip=None):
+        read.append(to_clip)
+        return 0.5 * x
+
+    new = torch.tensor([False, True, False, True])
+    loss = kept_loss(model, model, x_0, noise, t, new, torch.zeros(4, 3), (8, 8), "hidden")
+    alone = flow_loss(model, x_0[new], noise[new], t[new], torch.zeros(2, 3))
+    assert loss.item() == pytest.approx(alone.item() / 2)  # the other half is what the teacher says
+    assert read[:2] == [None, "hidden"]  # the teacher reads all of the caption
+
+
 def test_empty_captions_come_as_often_as_asked(drawings):
     pool = Pool.__new__(Pool)  # the draw alone, without pictures
     pool.parts = torch.zeros(3, 64, 64, dtype=torch.bfloat16), torch.full((3, 4), 7, dtype=torch.int16)
     pool.empty = torch.tensor([[1, 0, 0, 0]], dtype=torch.int16)
-    x, tokens = pool.batch(5000, empty=0.1)
+    x, tokens, *_ = pool.batch(5000, empty=0.1)
     dropped = (tokens == pool.empty).all(1)
     assert x.dtype == torch.float32 and dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert (tokens[~dropped] == 7).all()

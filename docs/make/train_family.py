@@ -57,7 +57,8 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     if name == "base":
         command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
         command += ["--muon", args.muon, "--rate", 0.4 * args.muon]
-        command += [] if args.toy else ["--batch", 427, "--evaluate", 8]
+        command += [] if args.toy else ["--batch", args.batch, "--evaluate", 8]
+        command += ["--keep", args.keep] if args.keep else []
     else:
         begin = before(args, files(name)[0])
         command += ["--begin", begin, "--rank", read_metadata(begin)["rank"], "--weights", args.out / "family"]
@@ -193,6 +194,8 @@ def main() -> None:
         "--muon", type=float, default=1.5e-3, help="peak of Muon's rate, of the base; deltas take twice"
     )
     parser.add_argument("--asked", type=float, default=0.3, help="share of pictures of `train.asked`")
+    parser.add_argument("--batch", type=int, default=427, help="pictures of 128 × 128 in a step of the base, a GPU")
+    parser.add_argument("--keep", type=Path, help="folder of a base to learn from at 128 × 128")
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", default="graph", help="how a GPU runs a step: plain, graph or compile")
