@@ -37,7 +37,6 @@ from flux_edu.train.data import (
     paste,
     render,
 )
-from flux_edu.train.flow import kept_loss
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.muon import Muon
 from flux_edu.train.objectives import flow_loss, inputs, levels_of, logit_normal, shift_logit_normal
@@ -331,21 +330,6 @@ def test_muon_in_stacks_is_torchs_and_goes_on_after_a_reload():
         torchs.step()
     for W, p, q in zip(matrices, ours, theirs, strict=True):
         assert (p - q).norm() < 0.03 * (p - W).norm()  # torch's rounds are in bfloat16 here too
-
-
-def test_what_a_teacher_knows_is_learned_from_it_and_new_pictures_from_themselves():
-    x_0, noise, t = torch.randn(4, 64, 8), torch.randn(4, 64, 8), torch.rand(4)
-    read = []
-
-    def model(x, t, tokens, grid=None, to_clip=None):
-        read.append(to_clip)
-        return 0.5 * x
-
-    new = torch.tensor([False, True, False, True])
-    loss = kept_loss(model, model, x_0, noise, t, new, torch.zeros(4, 3), (8, 8), "hidden")
-    alone = flow_loss(model, x_0[new], noise[new], t[new], torch.zeros(2, 3))
-    assert loss.item() == pytest.approx(alone.item() / 2)  # the other half is what the teacher says
-    assert read[:2] == [None, "hidden"]  # the teacher reads all of the caption
 
 
 def test_empty_captions_come_as_often_as_asked(drawings):
