@@ -1,10 +1,11 @@
 """Train the whole tiny family from one base, measure and pack it: `python docs/make/train_family.py --out runs/family`.
 
-The base comes first, on all GPUs. Then the deltas are trained on it, as many at a time as there are GPUs, each going on
-from the one that --begin holds or, failing that, from the shipped one; a measure runs when the models that it needs are
-there. The same command goes on where an earlier one ended: what has trained its seconds is not trained again, what was
-interrupted resumes. --limit ends a command in time. On another machine --begin names the folder that `parts` made, and
-a stage of 0 seconds is taken from there as it is.
+The base comes first, on all GPUs. Then the deltas are trained on it, --beside of them at a time on each GPU (one waits
+for the processor, or compiles, while another computes), each going on from the one that --begin holds or, failing that,
+from the shipped one; a measure runs when the models that it needs are there. The same command goes on where an earlier
+one ended: what has trained its seconds is not trained again, what was interrupted resumes. --limit ends a command in
+time. On another machine --begin names the folder that `parts` made, and a stage of 0 seconds is taken from there as it
+is.
 """
 
 import argparse
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--begin", type=Path, default=SHIPPED, help="folder of an earlier leg's weights to go on from")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--gpus", type=int, default=1, help="0: the CPU")
+    parser.add_argument("--beside", type=int, default=1, help="deltas or measures that share a GPU at a time")
     parser.add_argument("--limit", type=float, default=570, help="seconds this command may take")
     parser.add_argument("--parcel", type=Path, help="where to put the parts of what was made")
     parser.add_argument(
@@ -214,7 +216,7 @@ def main() -> None:
     single = [str(i) for i in range(args.gpus)] or [""]
     try:
         train(args, ["base"], [",".join(single)])
-        train(args, [name for name in MODULES if name != "base"], single, then)
+        train(args, [name for name in MODULES if name != "base"], single * args.beside, then)
     finally:
         parts(args)
 
