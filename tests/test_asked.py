@@ -141,8 +141,8 @@ def test_a_pool_mixes_scenes_requests_and_pairs_in_pixels(monkeypatch):
     pool = Pool(drawings, ae, texts, 4, (0,))
     monkeypatch.setattr(latent_pool, "encode", lambda ae, pictures: torch.zeros(len(pictures), 16, 8, 16))
     monkeypatch.setattr(pool, "tokens", lambda captions: written.extend(captions) or torch.zeros(len(captions), 32))
-    latents, tokens = compose_scenes(pool, 120, 3, width=256, height=128, asked=0.3)
-    assert len(latents) == len(tokens) == len(written) == 120
+    latents, tokens, new = compose_scenes(pool, 120, 3, width=256, height=128, asked=0.3)
+    assert len(latents) == len(tokens) == len(written) == 120 and new.nonzero()[0] == 84 and new.sum() == 36
     pairs = [text for text in written[78:84] if " of a" in text or "above" in text or "below" in text or "在" in text]
     assert len(pairs) == 6 and sum("pixel" in text or "像素" in text for text in written[78:84]) >= 4
     assert sum(text.startswith(("two", "three", "a picture")) or "一" in text for text in written[84:]) > 8

@@ -24,7 +24,8 @@ def args(tmp_path):
     (tmp_path / "family").mkdir()
     seconds = dict.fromkeys(train_family.MODULES, 30.0)
     paths = dict(out=tmp_path, begin=train_family.SHIPPED, data=tmp_path / "emoji", parcel=tmp_path / "parcel")
-    others = dict(toy=False, speed="plain", seed=3, muon=1e-3, hide=0.2, asked=0.3, prompts=64)
+    others = dict(toy=False, speed="plain", seed=3, muon=1e-3, hide=0.2, asked=0.3, prompts=64, batch=32)
+    others["keep"] = train_family.SHIPPED
     return Namespace(**paths, **others, seconds=seconds, deadline=time.monotonic() + 1000)
 
 

@@ -251,7 +251,7 @@ def test_before_training_the_guess_is_zero_and_steps_make_it_better(drawings):
     ae = AutoEncoder(spec.ae_params).requires_grad_(False)
     pool = Pool(drawings, ae, model.texts, size=6, seed=(0,))
     pool.refresh(0)
-    x_0, tokens = pool.batch(6)
+    x_0, tokens, *_ = pool.batch(6)
     x_0, noise, t = (x_0 - x_0.mean()) / x_0.std(), torch.randn_like(x_0), logit_normal(0.0, 1.0, 6)
     assert model(x_0, t, tokens).abs().max() == 0
     ema = make_ema(model, decay=0.9)
@@ -336,7 +336,7 @@ def test_empty_captions_come_as_often_as_asked(drawings):
     pool = Pool.__new__(Pool)  # the draw alone, without pictures
     pool.parts = torch.zeros(3, 64, 64, dtype=torch.bfloat16), torch.full((3, 4), 7, dtype=torch.int16)
     pool.empty = torch.tensor([[1, 0, 0, 0]], dtype=torch.int16)
-    x, tokens = pool.batch(5000, empty=0.1)
+    x, tokens, *_ = pool.batch(5000, empty=0.1)
     dropped = (tokens == pool.empty).all(1)
     assert x.dtype == torch.float32 and dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert (tokens[~dropped] == 7).all()

@@ -1,10 +1,11 @@
 """Train the whole tiny family from one base, measure and pack it: `python docs/make/train_family.py --out runs/family`.
 
-The base comes first, on all GPUs. Then the deltas are trained on it, as many at a time as there are GPUs, each going on
-from the one that --begin holds or, failing that, from the shipped one; a measure runs when the models that it needs are
-there. The same command goes on where an earlier one ended: what has trained its seconds is not trained again, what was
-interrupted resumes. --limit ends a command in time. On another machine --begin names the folder that `parts` made, and
-a stage of 0 seconds is taken from there as it is.
+The base comes first, on all GPUs. Then the deltas are trained on it, --beside of them at a time on each GPU (one waits
+for the processor, or compiles, while another computes), each going on from the one that --begin holds or, failing that,
+from the shipped one; a measure runs when the models that it needs are there. The same command goes on where an earlier
+one ended: what has trained its seconds is not trained again, what was interrupted resumes. --limit ends a command in
+time. On another machine --begin names the folder that `parts` made, and a stage of 0 seconds is taken from there as it
+is.
 """
 
 import argparse
@@ -57,7 +58,8 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     if name == "base":
         command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
         command += ["--muon", args.muon, "--rate", 0.4 * args.muon]
-        command += [] if args.toy else ["--batch", 427, "--evaluate", 8]
+        command += [] if args.toy else ["--batch", args.batch, "--evaluate", 8]
+        command += ["--keep", args.keep] if args.keep else []
     else:
         begin = before(args, files(name)[0])
         command += ["--begin", begin, "--rank", read_metadata(begin)["rank"], "--weights", args.out / "family"]
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--begin", type=Path, default=SHIPPED, help="folder of an earlier leg's weights to go on from")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--gpus", type=int, default=1, help="0: the CPU")
+    parser.add_argument("--beside", type=int, default=1, help="deltas or measures that share a GPU at a time")
     parser.add_argument("--limit", type=float, default=570, help="seconds this command may take")
     parser.add_argument("--parcel", type=Path, help="where to put the parts of what was made")
     parser.add_argument(
@@ -193,6 +196,8 @@ def main() -> None:
         "--muon", type=float, default=1.5e-3, help="peak of Muon's rate, of the base; deltas take twice"
     )
     parser.add_argument("--asked", type=float, default=0.3, help="share of pictures of `train.asked`")
+    parser.add_argument("--batch", type=int, default=427, help="pictures of 128 × 128 in a step of the base, a GPU")
+    parser.add_argument("--keep", type=Path, help="folder of a base to learn from at 128 × 128")
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", default="graph", help="how a GPU runs a step: plain, graph or compile")
@@ -211,7 +216,7 @@ def main() -> None:
     single = [str(i) for i in range(args.gpus)] or [""]
     try:
         train(args, ["base"], [",".join(single)])
-        train(args, [name for name in MODULES if name != "base"], single, then)
+        train(args, [name for name in MODULES if name != "base"], single * args.beside, then)
     finally:
         parts(args)
 

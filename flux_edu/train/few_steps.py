@@ -37,7 +37,7 @@ class Rollouts:
     """Latents on their way from noise to picture, as many at each of the student's steps."""
 
     def __init__(self, pool: Pool, texts: TextEncoders, timesteps: list[float], n: int):
-        x_0, tokens = pool.batch(n)
+        x_0, tokens, *_ = pool.batch(n)
         self.pool, self.texts, self.text = pool, texts, texts(tokens)
         self.timesteps = torch.tensor(timesteps, device=x_0.device)
         self.k = torch.arange(n, device=x_0.device) % (len(timesteps) - 1)

@@ -3,6 +3,9 @@
 Pictures are encoded once and kept as latents on the device; a part of them is replaced now and then. Each step takes
 pictures of one size, at the noise levels of that size. A run can be parted: --time-limit ends it before the schedule is
 over, and the same command goes on where it ended.
+
+With --keep an earlier network is the teacher at 128 × 128, so that what it paints there is not lost while others are
+learned: Li and Hoiem, "Learning without forgetting", 2016.
 """
 
 import math
@@ -11,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,14 +22,28 @@ from flux_edu.autoencoder import AutoEncoder
 from flux_edu.configs import ModelSpec, configs
 from flux_edu.io.checkpoint import save_int8
 from flux_edu.io.tiny import TIED, TINY_FOLDER, load_part
+from flux_edu.schedule import interpolate
 from flux_edu.train import trainer
 from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.data import SIXTEEN, load_drawings
+from flux_edu.train.data import SIXTEEN, SIZE, load_drawings
 from flux_edu.train.distillation import one_noise, sample, schedule, sheet
 from flux_edu.train.latent_pool import OFTEN, SHARES, Pools, Size, batch_of, compose_scenes, grid_of
 from flux_edu.train.muon import Muon
-from flux_edu.train.objectives import flow_loss, levels_of, logit_normal
+from flux_edu.train.objectives import Velocity, flow_loss, levels_of, logit_normal
 from flux_edu.train.text_to_velocity import BLOCKS, TextToVelocity
+
+
+def kept_loss(
+    model: Velocity, teacher: Velocity, x_0: Tensor, noise: Tensor, t: Tensor, new: Tensor, tokens: Tensor, *condition
+) -> Tensor:
+    """Eq. (9.1) for new pictures; for the others the teacher's velocity in place of ε - x_0, whose mean it has learned.
+
+    The teacher reads the whole caption, also where condition hides it from CLIP.
+    """
+    x_t = interpolate(x_0, noise, t)
+    with torch.no_grad():
+        v = torch.where(new[:, None, None], noise - x_0, teacher(x_t, t, tokens).float())
+    return F.mse_loss(model(x_t, t, tokens, *condition).float(), v)
 
 
 @torch.no_grad()
@@ -69,6 +87,9 @@ def main() -> None:
         "--asked", type=float, default=0.0, help="share of pictures of train.asked: bare names, counts …"
     )
     parser.add_argument("--hide", type=float, default=0.0, help="share of captions that T5 alone gets to read")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of 8-bit weights to learn from at 128 × 128, but for pictures of train.asked"
+    )
     parser.add_argument("--muon", type=float, default=3e-3, help="rate of Muon, for blocks' matrices; 0: AdamW alone")
     args = parser.parse_args()
 
@@ -77,15 +98,19 @@ def main() -> None:
     model = TextToVelocity(spec, args.tokenizer).to(device)
     if args.begin:
         load_saved(model, args.begin)
+    teacher = TextToVelocity(spec, args.tokenizer).to(device).requires_grad_(False).eval() if args.keep else None
+    if teacher:
+        load_saved(teacher, args.keep)
     ema = trainer.make_ema(model, decay=0.999)
     ae = load_ae(args.ae).to(device, memory_format=torch.channels_last)
     drawings = load_drawings(args.data).to(device)
     compose = partial(compose_scenes, asked=args.asked)
     pools = Pools(drawings, ae, model.texts, args.pool, (args.seed, process), args.renew, SHARES, compose)
-    held_out = {size: pools.held_out(size, seed=10) for size in OFTEN}
+    held_out = {size: pools.held_out(size, seed=10)[:2] for size in OFTEN}
     if device.type == "cuda" and args.speed != "plain":
         if args.speed == "compile":
-            trainer.compile_blocks(model.flux, *BLOCKS)
+            for network in filter(None, (model, teacher)):
+                trainer.compile_blocks(network.flux, *BLOCKS)
         model.capture({math.prod(grid_of(size)): batch_of(args.batch, size) for size in OFTEN})
     matrices = set(model.matrices()) if args.muon else set()
     others = [p for p in model.parameters() if p not in matrices]
@@ -98,13 +123,15 @@ def main() -> None:
     accelerator.print(f"{time.monotonic() - args.started:.0f} s since the start", flush=True)
 
     def loss(model: nn.Module, step: int) -> Tensor:
-        """Eq. (9.1) at noise levels of Eq. (9.2)."""
+        """Eq. (9.1) at noise levels of Eq. (9.2); what a teacher knows is learned from it."""
         size, pool = pools.at(step)
-        x_0, tokens = pool.batch(batch_of(args.batch, size))
-        t = logit_normal(*levels_of(x_0.shape[1]), len(x_0), device)
+        x_0, tokens, asked = pool.batch(batch_of(args.batch, size))
+        t, noise = logit_normal(*levels_of(x_0.shape[1]), len(x_0), device), torch.randn_like(x_0)
         hidden = torch.rand(len(x_0), 1, device=device) < args.hide
-        to_clip = torch.where(hidden, pool.empty, tokens)
-        return flow_loss(model, x_0, torch.randn_like(x_0), t, tokens, grid_of(size), to_clip)
+        condition = tokens, grid_of(size), torch.where(hidden, pool.empty, tokens)
+        if not teacher or size != (SIZE, SIZE):
+            return flow_loss(model, x_0, noise, t, *condition)
+        return kept_loss(model, teacher, x_0, noise, t, asked > 0, *condition)
 
     def measure() -> dict[str, float]:
         return {f"{w}x{h}": validation_loss(ema.module, *held_out[w, h], (w, h)) for w, h in OFTEN}

@@ -89,7 +89,7 @@ def main() -> None:
     def loss(model: nn.Module, step: int) -> Tensor:
         """Eq. (10.2): the student's one pass beside the teacher's two."""
         size, pool = stage.pools.at(step)
-        x_0, tokens = pool.batch(batch_of(args.batch, size))
+        x_0, tokens, *_ = pool.batch(batch_of(args.batch, size))
         t = training_levels(len(x_0), x_0.shape[1], device)
         w = LOWEST + (HIGHEST - LOWEST) * torch.rand(len(x_0), device=device)  # one a picture
         x_t, v_theta = interpolate(x_0, torch.randn_like(x_0), t), partial(velocity, teacher, grid=grid_of(size))

@@ -33,8 +33,8 @@ SHARES |= dict.fromkeys(sorted(SELDOM), (1 - sum(SHARES.values())) / len(SELDOM)
 
 def compose_scenes(
     pool: "Pool", n: int, seed: int, unseen: bool = False, width: int = SIZE, height: int = SIZE, asked: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Scenes of one size with their captions; in training a share `asked` of the pictures is of `train.asked`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scenes of one size, their captions, and which are of `train.asked`, in training a share `asked`.
 
     A sixth as many are pairs in pixel style, which is learned last.
     """
@@ -51,7 +51,7 @@ def compose_scenes(
         requests = draw_asked(catalogue, m, seed, **size)
         pictures = torch.cat([pictures, render_asked(catalogue.drawings, requests, **size)])
         texts += asked_captions(catalogue.drawings, requests, seed)
-    return patchify(encode(pool.ae, pictures)), pool.tokens(texts)
+    return patchify(encode(pool.ae, pictures)), pool.tokens(texts), torch.arange(n, device=pictures.device) >= n - m
 
 
 def grid_of(size: Size) -> tuple[int, int]:

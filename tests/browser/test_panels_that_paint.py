@@ -9,7 +9,6 @@ import json
 import time
 from itertools import pairwise
 
-import book
 import numpy as np
 import paintings
 import pytest
@@ -18,7 +17,7 @@ from engine_page import encode_exactly, encoded, open_page, paint, write_site
 from lab import open_browser
 from PIL import Image
 from playwright.sync_api import expect
-from web import serve
+from web import SITE, serve, serve_book
 
 from flux_edu.apps.tools import ToolGenerator, outline
 from flux_edu.io import lora
@@ -33,7 +32,6 @@ from flux_edu.speed.guidance_interval import guided_between
 from flux_edu.teaching.labs.activations import ablate
 from flux_edu.text import embed_empty
 
-SITE = book.BOOK / "html"
 PROMPT, SEED = "a 3d dog face left of a red apple on a blue background", 4
 PANELS = {  # notebook → drawing functions; those of the second row show figures of several pictures
     "00_map": ["any_shape"],
@@ -139,9 +137,7 @@ def test_a_delta_at_half_its_scale(page, generators, monkeypatch):
 
 @pytest.fixture(scope="module")
 def address(browser):
-    if not (SITE / "start.html").exists():
-        pytest.skip("build it first: python run.py book --no-open")
-    with serve(SITE) as address:
+    with serve_book() as address:
         yield address
 
 

@@ -13,9 +13,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from lab import open_browser
 from printed import print_chapters
-from web import serve
+from web import SITE, serve_book
 
-SITE = book.BOOK / "html"
 MB = 1_000_000
 PACKED = re.compile(r"\.(webp|png|woff2?)")  # files that are compressed already
 # What reaches beyond its box or the window, displayed formulas and panels among it.
@@ -41,9 +40,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(browser):
-    if not (SITE / "start.html").exists():
-        pytest.skip("build it first: python run.py book --no-open")
-    with serve(SITE) as address:
+    with serve_book() as address:
         yield address
 
 

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import book
+import pytest
+
+SITE = book.BOOK / "html"
 
 
 @contextmanager
@@ -15,3 +18,12 @@ def serve(folder: Path) -> Iterator[str]:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
+
+
+@contextmanager
+def serve_book() -> Iterator[str]:
+    """The address of the book that `run.py book` has built; a skipped test if there is none."""
+    if not (SITE / "start.html").exists():
+        pytest.skip("build it first: python run.py book --no-open")
+    with serve(SITE) as address:
+        yield address

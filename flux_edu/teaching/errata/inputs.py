@@ -7,9 +7,7 @@ import torch
 from flux_edu.io.tiny import TINY_FOLDER, tiny_embedders
 from flux_edu.patchify import get_noise, make_img_ids, make_txt_ids, patchify, prepare
 from flux_edu.teaching.errata.arguments import small_flux, small_inputs
-from flux_edu.teaching.errata.entry import Check, Erratum
-
-PART = "图片和prompt预处理, preparing picture and prompt"
+from flux_edu.teaching.errata.entry import Check
 
 
 def signature_notes():
@@ -93,54 +91,20 @@ def serial_right():
     return step_down([(grid[2, 1], grid[1, 1]) for grid in grids])
 
 
-COORDINATES = "'img_ids'是图片的坐标，'txt_ids'是文本的坐标，目前为0"
-
-ENTRIES = [
-    Erratum(
-        29, PART, "the signature", "`def prepare(self, img: Tensor, prompt: str | list[str]) -> dict[str, Tensor]:`",
-        "imprecise",
-        "In the reference it is a plain function, `prepare(t5, clip, img, prompt)`. Its `vec` is what the network"
-        " takes as `y`, and guidance is no part of it: a number a picture, made where the network is called.",
-        ("4.3",), ("02_patchify", "What `prepare` returns"),
-        Check("arguments of prepare", signature_notes, signature_right, ("t5", "clip", "img", "prompt")),
+CHECKS = [
+    Check(29, "imprecise", "arguments of prepare", signature_notes, signature_right, ("t5", "clip", "img", "prompt")),
+    Check(38, "missing", "two pictures, three prompts", batch_notes, batch_right, "refused", speaker="the reference"),
+    Check(32, "right", "vec and txt", encoders_notes, encoders_right, ("one vector a text", "one vector a token")),
+    Check(
+        28,
+        "missing",
+        "shuffling text tokens changes the velocity",
+        order_notes,
+        order_right,
+        False,
+        (moved_by_shuffling,),
+        "a guess",
     ),
-    Erratum(
-        38, PART, "pictures and prompts that do not match", "`if txt.shape[0] == 1 and bs > 1:`", "missing",
-        "Repeats one text for many pictures, or one picture for many texts. Two pictures and three texts go through in"
-        " silence and fail deep inside the network. Here they are refused at once.",
-        (), ("02_patchify", "Everything the network reads: `prepare`"),
-        Check("two pictures, three prompts", batch_notes, batch_right, "refused", speaker="the reference"),
-    ),
-    Erratum(
-        32, PART, "two text encoders", "一个是clip, 一个是t5,分别用于global的文本特征和局部的文本特征", "right",
-        "CLIP-L gives one pooled vector (it reads 77 tokens), T5-XXL a row a token (512, schnell 256). SD3 reads the"
-        " prompt with CLIP-L, CLIP-G and T5, so FLUX is simpler indeed.",
-        ("7.1", "7.2"), ("07_text_encoders", "Eq. 7.1 · T5 gives one state a token"),
-        Check("vec and txt", encoders_notes, encoders_right, ("one vector a text", "one vector a token")),
-        "Stable Diffusion 3, arXiv 2403.03206",
-    ),
-    Erratum(
-        28, PART, "text ids are zero", COORDINATES, "missing",
-        "The consequence: $R(0) = I$, so text tokens get no position at all and stand where patch (0, 0) stands."
-        " Shuffle them and the velocity stays exactly the same. Word order reaches FLUX only because an encoder has"
-        " put it into what it hands over: T5 into each row, or CLIP into its vector (notebook 07).",
-        ("2.5", "3.2"), ("02_patchify", "What follows from (0, 0, 0)"),
-        Check("shuffling text tokens changes the velocity", order_notes, order_right, False,
-              (moved_by_shuffling,), "a guess"),
-        "the question is put in flux#71 and OminiControl#12; the makers have not answered it there",
-    ),
-    Erratum(
-        26, PART, "what is cut into 2 × 2", r"因为整张图片会被分成很多个$2\times 2$ 的小块", "imprecise",
-        "The **latent** is cut, 8 times smaller than the picture and of 16 channels. So a token is 16 × 16 pixels and"
-        " 64 numbers.",
-        ("2.2",), ("02_patchify", "The latent is cut, not the picture"),
-        Check("tokens of 1024 × 1024 pixels", pieces_notes, pieces_right, 4096),
-    ),
-    Erratum(
-        27, PART, "img_ids", "这个'img_ids'记录的就是每个小块的编号", "imprecise",
-        "Coordinates, as the notes themselves say two lines before, and not serial numbers: (0, row, column). One step"
-        " down is (0, 1, 0) in a picture of any width. The first axis is 1 for Kontext's reference picture.",
-        ("2.4",), ("02_patchify", "Coordinates, not serial numbers"),
-        Check("one step down, 4 and 7 tokens wide", serial_notes, serial_right, ((0, 1, 0), (0, 1, 0))),
-    ),
-]  # fmt: skip
+    Check(26, "imprecise", "tokens of 1024 × 1024 pixels", pieces_notes, pieces_right, 4096),
+    Check(27, "imprecise", "one step down, 4 and 7 tokens wide", serial_notes, serial_right, ((0, 1, 0), (0, 1, 0))),
+]

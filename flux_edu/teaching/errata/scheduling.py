@@ -8,9 +8,7 @@ from flux_edu.attention import join_streams
 from flux_edu.configs import configs
 from flux_edu.patchify import token_grid
 from flux_edu.schedule import get_lin_function, get_schedule, time_shift
-from flux_edu.teaching.errata.entry import Check, Erratum
-
-PART = "time scheduling"
+from flux_edu.teaching.errata.entry import Check
 
 
 def timesteps(*t: float) -> torch.Tensor:
@@ -117,86 +115,40 @@ def schnell_right():
     return get_schedule(4, 4096, shift=configs["flux-schnell"].shift)
 
 
-LINE = r"$m = \frac{y_2 - y_1}{x_2 - x_1}, \quad b = y_1 - m \cdot x_1$"
-
-ENTRIES = [
-    Erratum(
-        13, PART, "what μ controls", r"\(\mu\)：控制函数曲线的中心位置。", "imprecise",
-        r"Half true: the half-point moves, but the curve is not moved sideways. μ multiplies the odds of every level by"
-        r" the same factor, $t'/(1-t') = e^\mu\,(t/(1-t))^\sigma$, and leaves both ends where they are.",
-        ("1.3", "1.4"), ("01_schedule", "μ multiplies the odds"),
-        Check("odds of t' over odds of t at t = 0.2, 0.5, 0.8 (e^1.15)", centre_notes, centre_right, (3.15819,) * 3),
+CHECKS = [
+    Check(
+        13,
+        "imprecise",
+        "odds of t' over odds of t at t = 0.2, 0.5, 0.8 (e^1.15)",
+        centre_notes,
+        centre_right,
+        (3.15819,) * 3,
     ),
-    Erratum(
-        15, PART, "t = 0", r"取值范围为 \([0, 1]\)", "imprecise",
-        r"At t = 0 the formula divides by zero. In PyTorch the value survives ($1/0 = \infty$), the gradient is NaN,"
-        r" and a Python number raises. Equal and safe: $t' = e^\mu t^\sigma / (e^\mu t^\sigma + (1-t)^\sigma)$, with"
-        r" slope $e^\mu$ at 0 for σ = 1.",
-        ("1.3",), ("01_schedule", "The slope at t = 0"),
-        Check("(value, slope) at t = 0 for μ = 1.15", end_notes, end_right, (0.0, 3.15819)),
+    Check(15, "imprecise", "(value, slope) at t = 0 for μ = 1.15", end_notes, end_right, (0.0, 3.15819)),
+    Check(12, "wrong", "the t that becomes one half, μ = 1.15", direction_notes, direction_right, 0.240489),
+    Check(
+        14, "imprecise", "slope for σ = 2 at t = 0.02, 0.5, 0.98", steep_notes, steep_right, (0.042464, 2.0, 0.042464)
     ),
-    Erratum(
-        12, PART, "the direction of μ", r"当 \(\mu\) 增大时，函数曲线向右偏移", "wrong",
-        r"In the plot of t' over t it moves to the **left**: the half-point is $t^* = 1/(1+e^{\mu/\sigma})$, 0.5,"
-        " 0.378 and 0.240 for μ = 0, 0.5 and 1.15, and t' > t for μ > 0. Plotted over the step index, along which t"
-        " falls, the same curve does bulge to the upper right; perhaps that was meant. Name the axes.",
-        ("1.3", "1.4"), ("01_schedule", "A larger μ moves the curve to the left"),
-        Check("the t that becomes one half, μ = 1.15", direction_notes, direction_right, 0.240489),
-        figure=(
-            "The figure has the same shift twice. In which of the two does a larger μ move the curve to the right?",
-            "explore(plots.mu_directions, mu=(-1, 3.5, 0.05), steps=(4, 50, 1))",
-        ),
+    Check(
+        34,
+        "right",
+        "μ(1000), four unshifted steps, order of six tokens",
+        line_notes,
+        line_right,
+        (0.625937, (1, 0.75, 0.5, 0.25, 0), tuple("txtimg")),
     ),
-    Erratum(
-        14, PART, "what σ controls", r"当 \(\sigma\) 增大时，函数曲线变得更陡峭", "imprecise",
-        r"Steeper near the half-point only, flatter at both ends: $dt'/dt = \sigma\,t'(1-t')/(t(1-t))$. FLUX always has"
-        " σ = 1; with μ = 0 that is no change at all.",
-        ("1.3", "1.4"), ("01_schedule", "What σ does to the slope"),
-        Check("slope for σ = 2 at t = 0.02, 0.5, 0.98", steep_notes, steep_right, (0.042464, 2.0, 0.042464)),
+    Check(16, "imprecise", "μ of 1024 × 1024 pixels", tokens_notes, tokens_right, 1.15),
+    Check(37, "imprecise", "μ of 128 × 128 pixels, 64 tokens", base_notes, base_right, 0.4675),
+    Check(17, "wrong", "μ of 2048 × 2048 pixels", maximum_notes, maximum_right, 3.23),
+    Check(
+        46,
+        "imprecise",
+        "for four steps: how many numbers, the first, the last",
+        lengths_notes,
+        lengths_right,
+        (5, 1.0, 0.0),
     ),
-    Erratum(
-        34, PART, "the line, the spacing, two orders", LINE, "right",
-        r"The line through two points, the spacing $\Delta = 1/N$ of the unshifted levels, text before image in the"
-        " joint attention, and attention before MLP in the residuals are as in the code (the last of them is taken"
-        " apart in notebook 04).",
-        ("1.2", "1.5", "4.8", "4.11", "4.12"), ("01_schedule", "Eq. 1.2 · μ from the number of tokens"),
-        Check("μ(1000), four unshifted steps, order of six tokens", line_notes, line_right,
-              (0.625937, (1, 0.75, 0.5, 0.25, 0), tuple("txtimg"))),
+    Check(
+        18, "missing", "schnell's four steps", schnell_notes, schnell_right, (1, 0.75, 0.5, 0.25, 0), speaker="a guess"
     ),
-    Erratum(
-        16, PART, "what μ depends on",
-        r"也就是根据分辨率计算时间步长的调整参数。256 对应的 \(\mu\) 值为 0.5", "imprecise",
-        r"It is read off the number of **image tokens**, $L = \lceil H/16 \rceil \lceil W/16 \rceil$: 256 × 256 pixels"
-        r" have 256 of them, 1024 × 1024 have 4096. $\mu(L) = 0.456667 + 1.692708 \cdot 10^{-4} L$.",
-        ("1.2",), ("01_schedule", "L counts tokens, not pixels"),
-        Check("μ of 1024 × 1024 pixels", tokens_notes, tokens_right, 1.15),
-    ),
-    Erratum(
-        37, PART, "base_shift", r"\(\text{base\_shift}\)：时间调整的基础值。", "imprecise",
-        "No base that everything else is added to, and no least value: it is μ at 256 tokens. Smaller pictures get"
-        " less.",
-        ("1.2",), ("01_schedule", "Eq. 1.2 · μ from the number of tokens"),
-        Check("μ of 128 × 128 pixels, 64 tokens", base_notes, base_right, 0.4675),
-    ),
-    Erratum(
-        17, PART, "max_shift", r"\(\text{max\_shift}\)：时间调整的最大值。", "wrong",
-        "It is μ at 4096 tokens, a point on a line and not a maximum. Nothing is clamped.",
-        ("1.2",), ("01_schedule", "`max_shift` is no maximum"),
-        Check("μ of 2048 × 2048 pixels", maximum_notes, maximum_right, 3.23),
-    ),
-    Erratum(
-        46, PART, "levels, not lengths", "生成从 1 到 0 的等间隔时间步长。", "imprecise",
-        "时间步长 is the *length* of a step. What the list holds are noise **levels** (噪声水平), N + 1 of them for N"
-        " steps; the lengths are their N differences, $t_i - t_{i+1}$, and shifted ones are not equal. `num_steps`"
-        " counts the lengths, `timesteps` holds the levels.",
-        ("1.5",), ("01_schedule", "Eq. 1.5 · The schedule"),
-        Check("for four steps: how many numbers, the first, the last", lengths_notes, lengths_right, (5, 1.0, 0.0)),
-    ),
-    Erratum(
-        18, PART, "is there always a shift?", r"\(\text{shift}\)：是否对时间步长进行调整。", "missing",
-        "When is it off? For schnell: its levels stay evenly spaced, whatever the size. Only the dev family is"
-        " shifted.",
-        ("1.5",), ("01_schedule", "schnell has no shift"),
-        Check("schnell's four steps", schnell_notes, schnell_right, (1, 0.75, 0.5, 0.25, 0), speaker="a guess"),
-    ),
-]  # fmt: skip
+]

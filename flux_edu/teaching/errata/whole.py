@@ -11,9 +11,7 @@ from flux_edu.model import Flux
 from flux_edu.modulation import ModulationOut, modulate
 from flux_edu.rope import EmbedND
 from flux_edu.teaching.errata.arguments import small_flux, small_inputs
-from flux_edu.teaching.errata.entry import Check, Erratum
-
-MODEL, END = "the parts of the Flux Model", "their own completeness (总结)"
+from flux_edu.teaching.errata.entry import Check
 
 
 def count(*modules: torch.nn.Module) -> int:
@@ -89,42 +87,19 @@ def spread_right():
     return modulate(TOKEN, nothing).std(unbiased=False)
 
 
-PARTS = [
-    Erratum(
-        40, MODEL, "the list of parts", "它主要的结构包括", "missing",
-        "Three are left out: the matrices that bring picture and text to the network's width (`img_in`, `txt_in`),"
-        " and the pooled text's way into `vec` (`vector_in`). Guidance has an embedding in dev only, not in schnell.",
-        ("4.3",), ("05_single_stream", "The whole network in five stages"),
-        Check("parameters of dev", parts_notes, parts_right, 11_901_408_320),
+CHECKS = [
+    Check(40, "missing", "parameters of dev", parts_notes, parts_right, 11_901_408_320),
+    Check(
+        41,
+        "missing",
+        "where text tokens are dropped",
+        dropped_notes,
+        dropped_right,
+        "after the last single block",
+        speaker="a guess",
     ),
-    Erratum(
-        41, MODEL, "named, not explained", "- single stream block", "missing",
-        "Nor are the time and guidance embedding (4.1 to 4.3), RoPE (3.1 to 3.5) and the output layer (5.5). The"
-        " single block runs attention and MLP side by side over text *and* image, under one gate; text is dropped"
-        " after the last of them.",
-        ("5.1", "5.2", "5.3", "5.4", "5.5"), ("05_single_stream", "Two leftovers of the reference"),
-        Check("where text tokens are dropped", dropped_notes, dropped_right, "after the last single block",
-              speaker="a guess"),
-        "Dehghani et al., arXiv 2302.05442, for the parallel form",
+    Check(
+        48, "imprecise", "spread of a token (−5, −5, 5, 5) when shift and scale are 0", spread_notes, spread_right, 1.0
     ),
-]  # fmt: skip
-
-NORMALISES = r"利用**动态调制参数**（由向量 \(\mathbf{v}\) 生成）对特征进行归一化和仿射变换"
-
-CLOSING = [
-    Erratum(
-        48, END, "what modulation does", NORMALISES, "imprecise",
-        "It transforms only. A layer norm without parameters normalises each token by the token's own mean and"
-        " variance, whatever the modulation says; scale and shift come after it, the gate later still.",
-        ("4.5",), ("04_double_stream", "Eq. 4.5 · Modulate: a norm with borrowed numbers"),
-        Check("spread of a token (−5, −5, 5, 5) when shift and scale are 0", spread_notes, spread_right, 1.0),
-    ),
-    Erratum(
-        45, END, "complete?", "数学公式完整描述了代码中的张量操作与信息流动。", "wrong",
-        "The formulas leave out the SiLU before the modulation, the biases, the kind of activation, the order of"
-        " chunks and heads, and RoPE. Even the second residual alone, with the activation put right and nothing else,"
-        " is another one.",
-        ("4.4", "4.12"), ("04_double_stream", "The whole block by hand"),
-        Check("the second residual is the block's own", whole_notes, whole_right, True),
-    ),
-]  # fmt: skip
+    Check(45, "wrong", "the second residual is the block's own", whole_notes, whole_right, True),
+]
