@@ -87,6 +87,22 @@ function fitFormulas() {
 window.addEventListener("load", () => window.MathJax?.startup?.promise.then(fitFormulas));
 window.addEventListener("resize", fitFormulas);
 
+// in a table a name of the code may break behind a dot or an underscore, and not behind its dashes
+function lettingNamesBreak() {
+  for (const name of document.querySelectorAll(".bd-article td code span.pre")) {
+    const parts = name.textContent.split(/(?<=[._\s])(?=\S)/).map((part) => {
+      const span = document.createElement("span");
+      span.textContent = part;
+      if (part.startsWith("-")) span.style.whiteSpace = "nowrap";
+      return span;
+    });
+    name.replaceChildren(
+      ...parts.flatMap((part) => [document.createElement("wbr"), part]).slice(1),
+    );
+  }
+}
+document.addEventListener("DOMContentLoaded", lettingNamesBreak);
+
 // on paper everything is shown, and nothing waits to be scrolled to
 function unfold() {
   for (const picture of document.querySelectorAll("img")) picture.loading = "eager";

@@ -91,13 +91,24 @@ def views(notebook: nbformat.NotebookNode) -> set[str]:
 # ---------------------------------------------------------------- what Sphinx reads
 
 
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """What a cell printed as one text, in however many messages it came, without warnings."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.get("name") == "stdout" and kept and kept[-1].get("name") == "stdout":
+            kept[-1].text += output.text
+        elif output.get("name") != "stderr":
+            kept.append(output)
+    return kept
+
+
 def still(name: str, notebook: nbformat.NotebookNode, static: Path) -> nbformat.NotebookNode:
     """A notebook without anything that asks for a kernel; files that its panels need go to `static`."""
     widgets = Widgets(notebook, EXECUTED / "frames" / name, static)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = joined(cell.outputs)
         for output in cell.outputs:
             if VIEW in output.get("data", {}):
                 output.data = {"text/html": widgets.as_html(output.data[VIEW]["model_id"], cell.source)}

@@ -24,6 +24,8 @@ html_js_files = ["book.js", "language.js", ("paint.js", {"type": "module"})]
 html_search_scorer = str(Path(__file__).parent / "scorer.js")  # else looked for where one stands
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
 html_theme_options |= {"navbar_persistent": [], "show_navbar_depth": 1}
+toc_object_entries_show_parents = "hide"
+smartquotes_action = "qe"  # no dashes: of --out they would make –out
 html_theme_options |= {"article_header_end": ["language", "article-header-buttons"]}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_context["translated"] = [path.rsplit(".", 1)[0] for path in chinese.TRANSLATED] + ["start", "search"]
@@ -40,7 +42,6 @@ if tags.has("part"):  # noqa: F821  Sphinx puts `tags` here
     suppress_warnings += ["myst.xref_missing", "ref.ref"]
 
 nb_execution_mode = "off"  # what is shown was executed by the tests
-nb_merge_streams = True
 nb_render_markdown_format = "myst"  # the glossary's formulas
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
 myst_heading_anchors = 4

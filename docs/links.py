@@ -65,10 +65,29 @@ def name_section(app: Sphinx, formula: nodes.math_block) -> None:
     formula[0] = nodes.Text(formula.astext().replace(r"\\", r"\cr "))
 
 
+def keep_together(formula: nodes.math) -> None:
+    """A bracket before a formula and a mark behind it stay on its line."""
+    parent, whole = formula.parent, nodes.inline("", "", classes=["flux-together"])
+    at = parent.index(formula)
+    before, after = ("" if not 0 <= i < len(parent) else parent[i] for i in (at - 1, at + 1))
+    opened = re.search(r"[(（]?$", before)[0] if isinstance(before, nodes.Text) else ""
+    mark = re.match("\u2060?[.,;:!?)，。：；、）]*", after)[0] if isinstance(after, nodes.Text) else ""
+    if not opened + mark:
+        return
+    parent[at] = whole
+    whole += [nodes.Text(opened), formula, nodes.Text(mark)]
+    if opened:
+        parent[at - 1] = nodes.Text(before[: -len(opened)])
+    if mark:
+        parent[at + 1] = nodes.Text(after[len(mark) :])
+
+
 def on_read(app: Sphinx, tree: document) -> None:
     for link in list(tree.findall(pending_xref)):
         if link["reftype"] == "myst" and link["refdomain"] is None:
             point_into_the_package(app.env.docname, link)
+    for formula in list(tree.findall(nodes.math)):
+        keep_together(formula)
     for formula in list(tree.findall(nodes.math_block)):
         if TAG.search(formula.astext()):
             name_section(app, formula)

@@ -71,10 +71,9 @@ def tests_page() -> str:
             f"<h3>{escape(file)}</h3><pre tabindex=0><code>{escape(code)}</code></pre>"
             for file, code in marked_tests(number)
         )
+        formula = re.sub(r"`(.+?)`", r"<code>\1</code>", escape(equation))
         anchor = f"eq-{number.replace('.', '-')}"
-        parts.append(
-            f"<section id={anchor}><h2>Eq. {number}</h2><p class=formula>{escape(equation)}</p>{tests}</section>"
-        )
+        parts.append(f"<section id={anchor}><h2>Eq. {number}</h2><p class=formula>{formula}</p>{tests}</section>")
     return (PAGE / "tests.html").read_text("utf-8").replace("<!-- the tests -->", "\n".join(parts))
 
 

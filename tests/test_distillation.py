@@ -257,13 +257,14 @@ class SmallStage(Distillation):
         self.device, self.base = torch.device("cpu"), small(in_channels=64, out_channels=64).state_dict()
         self.pools, self.texts, self.drawings = FakePools(), FakeTexts(), None
         self.empty = self.texts.read([""])
-        self.held_out = FakePool64().batch(9)[0], self.texts.read(list("abcdefghi"))
+        x, _, *others = FakePool64().batch(9)
+        self.held_out = x, self.texts.read(list("abcdefghi")), *others
         self.ae = None
 
 
 class FakePool64(FakePool):
-    def batch(self, n, empty=0.1):
-        return torch.randn(n, 64, 64), torch.randint(1, 9, (n, L_TXT))
+    def batch(self, n, empty=0.1):  # as many parts as `compose_scenes` makes
+        return torch.randn(n, 64, 64), torch.randint(1, 9, (n, L_TXT)), torch.zeros(n)
 
 
 class FakePools(Pools):

@@ -215,4 +215,4 @@ export function caption(...parts) {
   return element("p", { class: "caption" }, ...parts);
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+export const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}\u00a0%`;

@@ -384,9 +384,9 @@ function guidancePlane({ dev }, w, text) {
       label(name, cx, cy + dy, { color, bold: true, anchor: "middle" }),
     );
   };
-  dev.forEach((point, i) =>
-    mark(point, "var(--orange)", i + 1 === w ? text.dev : "", -12, i + 1 === w ? 7 : 4),
-  );
+  dev.forEach((point, i) => mark(point, "var(--orange)", "", 0, i + 1 === w ? 7 : 4));
+  const name = { color: "var(--orange)", bold: true, anchor: "middle" };
+  svg.append(label(text.dev, at(dev[w - 1])[0], at([0, high])[1] - 12, name)); // above all of its dots
   mark([0, 0], "var(--ink)", text.none, 22);
   mark([1, 0], "var(--ink)", text.prompted, 22);
   if (w > 1) mark([w, 0], "var(--blue)", text.guided, 22);

@@ -30,7 +30,7 @@ def check(number: object, answer: Callable) -> bool:
     try:
         diagnosis = exercise.diagnose(answer)
     except NotImplementedError:
-        todo = translate("not written yet: replace the line that raises NotImplementedError, then run the cell again")
+        todo = translate("not written yet: replace the line that raises NotImplementedError, then run it again")
         print(f"○ {number}  {todo}")
         return False
     except Exception as error:

@@ -80,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     spec = configs["tiny-dev"]
     stage = Distillation(args, spec, SHARES, partial(compose_scenes, asked=args.asked))
-    device, empty, (x_held_out, text_held_out) = stage.device, stage.empty, stage.held_out
+    device, empty, (x_held_out, text_held_out, _) = stage.device, stage.empty, stage.held_out
     plain = build(configs["tiny"], stage.base)  # the teacher again, not captured, for other sizes of batch
     teacher = stage.captured(build(configs["tiny"], stage.base), 2)
     student = make_student(stage.base, args.rank)

@@ -9,7 +9,8 @@ takes playwright's Firefox: both for .github/workflows/rot.yml.
 import json
 import os
 import random
-import time
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -290,9 +291,18 @@ SLIDE = """async (workers) => {
 }"""
 
 
+# in a process without the shape checks of the tests, which cost as much again
+KERNEL = f"""
+from timeit import repeat
+from flux_edu.pipeline import FluxGenerator
+generator = FluxGenerator("tiny-schnell", "cpu")
+print(min(repeat(lambda: generator.generate_image(128, 128, 4, 0.0, 0, {PROMPT!r}), number=1, repeat=6)))
+"""
+
+
 @pytest.mark.skipif(os.environ.get("FLUX_EDU_BROWSER") == "firefox", reason="measured in Chromium")
 @pytest.mark.parametrize(("workers", "rate", "most"), [(1, 3.5, 450), (2, 6.0, 700)])
-def test_it_is_quick_and_fits(launch, address, workers, rate, most, generators, record_property):
+def test_it_is_quick_and_fits(launch, address, workers, rate, most, record_property):
     browser = launch()  # one of its own: nothing else is in its processes
     page = open_page(browser, address)
     load, four, second = page.evaluate(SLIDE, workers)
@@ -300,18 +310,15 @@ def test_it_is_quick_and_fits(launch, address, workers, rate, most, generators, 
     paint(page, model="tiny-schnell", prompt=PROMPT, width=256, height=256, num_steps=1)
     large = peak_memory(browser)
     browser.close()
-    kernel = []
-    for _ in range(4):
-        start = time.perf_counter()
-        generators("tiny-schnell").generate_image(128, 128, 4, 0.0, 0, PROMPT)
-        kernel.append(time.perf_counter() - start)
+    kernel = float(subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, check=True).stdout)
     record_property(
         "measured",
         f"the engine, {workers} worker(s): ready in {load:.1f} s (aim 2.5), 4 steps and decoding {four:.2f} s (0.6;"
-        f" PyTorch on {torch.get_num_threads()} thread(s) {min(kernel):.2f} s), {second:.1f} pictures a second at one"
+        f" PyTorch on {torch.get_num_threads()} thread(s) {kernel:.2f} s), {second:.1f} pictures a second at one"
         f" step ({rate}), {memory:.0f} MB ({most}) at 128 × 128 pixels and {large:.0f} MB at 256 × 256",
     )
     assert load < 2.5 * BUSY and four < 0.6 * BUSY and second > rate / BUSY and memory < most * BUSY
+    assert kernel < 1.3 * four, "JupyterLab's panels paint in the kernel because it is the quicker one"
 
 
 def test_only_the_newest_waits_and_stop_ends_a_walk(page):

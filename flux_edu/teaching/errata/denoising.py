@@ -67,7 +67,7 @@ def derivative_right():
 
 
 def condition_notes():
-    f = lambda x, t: x / t  # noqa: E731  some function of x and t alone
+    f = lambda x, t: x / t  # some function of x and t alone  # noqa: E731
     x = small_inputs()["img"]
     return bool((f(x, 0.5) != f(x, 0.5)).any())
 

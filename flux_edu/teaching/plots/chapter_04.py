@@ -198,7 +198,7 @@ def qkv_rows(heads: int = 3, width: int = 4) -> Figure:
     orders = {"(qkv h k): FLUX": "qkv h k", "(qkv k h)": "qkv k h", "(h qkv k)": "h qkv k"}
     kind, head, _ = torch.meshgrid(torch.arange(3), torch.arange(heads), torch.arange(width), indexing="ij")
     colours = np.array([to_rgb(SKY), to_rgb(ORANGE), to_rgb(GREEN)])
-    fig, axes = new_figure(3, 1, width=8, height=2.5, margins=(0.13, 0.985, 0.18, 0.98), sharex=True)
+    fig, axes = new_figure(3, 1, width=8, height=2.5, margins=(0.15, 0.985, 0.18, 0.98), sharex=True)
     fig.subplots_adjust(hspace=0.35)
     right, summaries = torch.stack([kind, head]).flatten(1), []
     for ax, (name, order) in zip(axes, orders.items(), strict=True):

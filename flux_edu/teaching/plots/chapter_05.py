@@ -96,7 +96,7 @@ def ablation(names: Sequence[str], attention: Sequence[float], mlp: Sequence[flo
 
 def token_norms(names: Sequence[str], txt: Sequence[float], img: Sequence[float]) -> Figure:
     """The mean length of text and image tokens after every block."""
-    fig, ax = new_figure(width=7.0, height=3.0, margins=(0.085, 0.985, 0.25, 0.97))
+    fig, ax = new_figure(width=7.0, height=3.0, margins=(0.1, 0.985, 0.25, 0.97))
     x = list(range(len(names)))
     for values, colour, name, mark in ((txt, TXT, "text tokens", "s-"), (img, IMG, "image tokens", "o-")):
         ax.semilogy(x, values, mark, color=colour, lw=2, label=name)
@@ -104,7 +104,7 @@ def token_norms(names: Sequence[str], txt: Sequence[float], img: Sequence[float]
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel="after …", ylabel="mean ‖x‖ of a token (log)")
+    ax.set(xlabel="after …", ylabel="mean ‖x‖ (log)")
     ax.legend(frameon=False)
     fig.set_label(
         f"Two lines over the blocks, logarithmic: text tokens go from length {txt[0]:.3g} to {txt[-1]:.3g}, image"

@@ -93,7 +93,9 @@ def gated_unit(gate: float = 1.0) -> Figure:
     for fixed in (-2.0, 0.0, 2.0):
         right.plot(x, x * fixed / (1 + np.exp(-fixed)), color="0.75", lw=1)
         slope = fixed / (1 + np.exp(-fixed))
-        right.annotate(f"gate {fixed:g}", (1.5, 1.5 * slope), (4, 3), textcoords="offset points", fontsize=8)
+        below = -11 if fixed < 0 else 3
+        name = f"gate {fixed:g}".replace("-", "−")
+        right.annotate(name, (1.5, 1.5 * slope), (4, below), textcoords="offset points", fontsize=8)
     right.plot(x, silu * x, color=PINK, lw=2)
     right.set(xlabel="value", ylabel="output")
     right.set_title(f"FLUX.2: SiLU({gate:.1f}) · value = {silu:.2f} · value", fontsize=10)

@@ -2,18 +2,26 @@
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from flux_edu.teaching.plots.style import BLUE, RED, new_figure
 
 
+def frame(ax: Axes) -> None:
+    """No ticks, and a thin line around: a picture on white ends somewhere."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color="0.8", linewidth=0.5)
+
+
 def picture_row(pictures: Sequence[Image.Image], names: Sequence[str], said: str = "Pictures side by side") -> Figure:
     """Pictures in a row, each under its name; `said` begins the alternative text."""
-    fig, axes = new_figure(1, len(pictures), width=1.75 * len(pictures), height=2.1, squeeze=False)
+    lines = 1 + max(name.count("\n") for name in names)
+    fig, axes = new_figure(1, len(pictures), width=1.75 * len(pictures), height=1.9 + 0.2 * lines, squeeze=False)
     for ax, picture, name in zip(axes[0], pictures, names, strict=True):
         ax.imshow(picture)
-        ax.set_axis_off()
+        frame(ax)
         ax.set_title(name, fontsize=10)
     fig.set_label(f"{said}: {', '.join(names)}")
     return fig
@@ -28,8 +36,7 @@ def picture_rows(rows: dict[str, Sequence[Image.Image]], labels: Sequence[str], 
         line[0].set_ylabel(name, fontsize=8)
         for picture, ax in zip(row, line, strict=True):
             ax.imshow(picture, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            frame(ax)
     for label, ax in zip(labels, axes[-1], strict=True):
         ax.set_xlabel(label, fontsize=8)
     fig.set_label(alt)
