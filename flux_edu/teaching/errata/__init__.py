@@ -1,4 +1,4 @@
-"""The errata of the reading notes: a check for each of their statements that notebook 14 calls wrong, missing or right.
+"""The errata of the reading notes: a check for every verdict of notebook 14 but one, that of No. 19.
 
 `run(n)` shows both forms of entry n and what they give. The words of the entries stand in the notebook. The numbers are
 names that do not change; 1 to 34 were found first.
