@@ -29,11 +29,19 @@ COLUMNS = {
     ("two", "strict object"): "strict: both things",
     ("two", "strict style"): "strict: both styles",
 }
+NO_DIFFERENCE = {"colour", "position"}  # 99 to 100 % in nearly every row
+DIFFERENCES = {key: head for key, head in COLUMNS.items() if key[1] not in NO_DIFFERENCE}
 REQUESTS = {("one", "object"): "thing", ("one", "count"): "count", ("one", "tint"): "colour"}
 DETAIL = {("one", "fine detail"): "one: fine detail, ‰", ("two", "fine detail"): "two: fine detail, ‰"}
 JUDGED = {("one", "all"): "one: all", ("two", "all"): "two: all"} | DETAIL
 SIZES = [(96, 96), (128, 128), (160, 160), (192, 192), (224, 224), (256, 256), (256, 128), (128, 256)]
 IN_NOTEBOOK_01 = [(96, 96), (128, 128), (192, 192), (256, 256)]
+# the card's first tables: tiny at w = 3 (its other strengths stand under "few steps"), tiny-dev at all of them
+IN_CARD = re.compile(
+    r"real .*|tiny, \d+ steps, w = 3, \w+|tiny-dev, (28|8|4) steps, w = 3, \w+|tiny-dev, 28 steps, w = \S+, English"
+    r"|tiny-schnell, \d steps, w = 0, \w+|tiny(-dev)?, 28 steps, w = 3, English, style new .*"
+    r"|tiny-schnell, 4 steps, w = 0, English, style new .*"
+)
 WAYS = [(28, 3.0), (28, 2.0), (4, 3.0), (4, 2.0), (4, 1.5), (4, 1.0)]  # steps and w; 4 steps with all shifts
 
 
@@ -133,10 +141,14 @@ def main() -> None:
     shares, sized = read(usual, "shares"), read(sizes, "shares")
     requests = {what: row for what, row in shares.items() if set(row) & {*REQUESTS} and ("one", "all") not in row}
     few = {what: row for what, row in shares.items() if re.match(r"tiny\S*, \d+ steps, w = \S+, English$", what)}
-    whole = {what: row for what, row in shares.items() if what not in requests}
+    differences = read(usual, "differences")
     tables = {
-        "shares": settings_table(whole, COLUMNS),
-        "differences": settings_table(read(usual, "differences"), COLUMNS, points),
+        "shares": settings_table({what: row for what, row in shares.items() if IN_CARD.fullmatch(what)}, COLUMNS),
+        "differences": settings_table(
+            {what: row for what, row in differences.items() if all(map(IN_CARD.fullmatch, what.split(" − ")))},
+            DIFFERENCES,
+            points,
+        ),
         "requests": settings_table(requests, REQUESTS | DETAIL),
         "few steps": settings_table(few, JUDGED),
         "sizes": sizes_table(shares | sized, SIZES),

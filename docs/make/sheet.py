@@ -26,7 +26,7 @@ PROMPTS = (
     "a flat fox left of a red apple on a white background",
 )
 SEED = 0
-PATH = Path(__file__).parents[2] / "notebooks" / "img" / "tiny_sheet.png"
+PICTURES = Path(__file__).parents[2] / "notebooks" / "img"
 WEIGHTS = Path(str(TINY_FOLDER)).parent
 SIZES = ((96, 96), (256, 128), (256, 256))  # of the card's third sheet
 AT_ALL_SIZES = tuple(SIXTEEN[i] for i in (0, 4, 6, 12))
@@ -83,12 +83,12 @@ def main() -> None:
         generator.generate_image, num_steps=generator.spec.num_steps, guidance=generator.spec.guidance, seed=SEED
     )
     pictures = [paint(128, 128, prompt=prompt) for prompt in PROMPTS]
-    sheet(pictures).savefig(PATH, dpi=150, metadata={"weights": weights_hash()})
+    sheet(pictures).savefig(PICTURES / "tiny_sheet.png", dpi=150, metadata={"weights": weights_hash()})
     if args.card:
         for name, prompts in (("sixteen", SIXTEEN), ("unseen", unseen_prompts())):
-            rows_of([paint(128, 128, prompt=prompt) for prompt in prompts]).save(WEIGHTS / f"{name}.webp", quality=70)
+            rows_of([paint(128, 128, prompt=prompt) for prompt in prompts]).save(PICTURES / f"{name}.webp", quality=70)
         sizes = [rows_of([paint(*size, prompt=prompt) for prompt in AT_ALL_SIZES]) for size in SIZES]
-        below_each_other(sizes).save(WEIGHTS / "sizes.webp", quality=70)
+        below_each_other(sizes).save(PICTURES / "sizes.webp", quality=70)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
     command += ["--data", args.data, "--ae", SHIPPED / "ae.safetensors"] + ["--speed", args.speed]
     command += TOY if args.toy else []
     if name == "base":
-        command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 200]
+        command += ["--begin", before(args, "flux.safetensors").parent, "--hide", args.hide, "--renew", 400]
         command += ["--muon", args.muon, "--rate", 0.4 * args.muon]
         command += [] if args.toy else ["--batch", args.batch, "--evaluate", 8]
         command += ["--keep", args.keep] if args.keep else []
