@@ -13,6 +13,8 @@ from eval_configs import EvalConfig
 from evaluate_tools import TOOLS
 from pack_weights import CARD
 
+from flux_edu.configs import configs
+
 Rows = dict[str, dict[tuple[str, str], dict]]  # setting → (one or two, measure) → the row of evaluate.json
 COLUMNS = {
     ("one", "object"): "one: thing",
@@ -29,19 +31,24 @@ COLUMNS = {
     ("two", "strict object"): "strict: both things",
     ("two", "strict style"): "strict: both styles",
 }
-NO_DIFFERENCE = {"colour", "position"}  # 99 to 100 % in nearly every row
-DIFFERENCES = {key: head for key, head in COLUMNS.items() if key[1] not in NO_DIFFERENCE}
+HARDLY_DIFFERS = {"colour", "position"}  # 99 to 100 % in nearly every row
+IN_CARD = {key: head for key, head in COLUMNS.items() if key[1] not in HARDLY_DIFFERS}
 REQUESTS = {("one", "object"): "thing", ("one", "count"): "count", ("one", "tint"): "colour"}
 DETAIL = {("one", "fine detail"): "one: fine detail, ‰", ("two", "fine detail"): "two: fine detail, ‰"}
 JUDGED = {("one", "all"): "one: all", ("two", "all"): "two: all"} | DETAIL
 SIZES = [(96, 96), (128, 128), (160, 160), (192, 192), (224, 224), (256, 256), (256, 128), (128, 256)]
 IN_NOTEBOOK_01 = [(96, 96), (128, 128), (192, 192), (256, 256)]
-# the card's first tables: tiny at w = 3 (its other strengths stand under "few steps"), tiny-dev at all of them
-IN_CARD = re.compile(
-    r"real .*|tiny, \d+ steps, w = 3, \w+|tiny-dev, (28|8|4) steps, w = 3, \w+|tiny-dev, 28 steps, w = \S+, English"
-    r"|tiny-schnell, \d steps, w = 0, \w+|tiny(-dev)?, 28 steps, w = 3, English, style new .*"
-    r"|tiny-schnell, 4 steps, w = 0, English, style new .*"
+# rows of the card: few steps at other strengths stand under "few steps", sizes with a given shift only at w = 3
+ROWS = re.compile(
+    r"real .*|tiny, (28|8|4) steps, w = 3, \w+|tiny-dev, (28|4) steps, w = 3, \w+|tiny-dev, 28 steps, w = \S+, English"
+    r"|tiny-schnell, [421] steps, w = 0, \w+|tiny(-dev)?, 28 steps, w = 3, English, style new to the thing"
+    r"|tiny-schnell, 4 steps, w = 0, English, style new to the thing"
 )
+DIFFERENCES = re.compile(
+    r"tiny, 4 steps, w = 3, English − .*|(.+), Chinese − \1, English|tiny-dev, (28 steps, w = .+) − tiny, \2"
+    r"|tiny-dev, 4 steps, w = 3, English − tiny, .*|tiny-schnell, [421] steps, w = 0, English − tiny, .*"
+)
+SIZE_ROWS = re.compile(r"tiny, 28 steps, .*|tiny, 4 steps, w = 3.*|tiny, 4 steps, w = (2|1\.5)|tiny-schnell, .*")
 WAYS = [(28, 3.0), (28, 2.0), (4, 3.0), (4, 2.0), (4, 1.5), (4, 1.0)]  # steps and w; 4 steps with all shifts
 
 
@@ -87,7 +94,8 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
 
 def short(setting: str) -> str:
     """English, 128 × 128 and no guidance go without saying."""
-    return setting.replace(", English", "").replace(", w = 0", "").replace("trained", "combinations of the training")
+    setting = setting.replace(", English", "").replace(", w = 0", "").replace(", 1 steps", ", 1 step")
+    return setting.replace("trained", "combinations of the training")
 
 
 # ---------------------------------------------------------------- tables
@@ -105,30 +113,42 @@ def both(rows: Rows, config: EvalConfig) -> str:
     return " / ".join(share(row.get((objects, "all"))) for objects in ("one", "two"))
 
 
-def sizes_table(rows: Rows, sizes: list[tuple[int, int]]) -> str:
-    """One line a way to paint, one column a size."""
+def sizes_table(rows: Rows, sizes: list[tuple[int, int]], wanted: re.Pattern = re.compile(".*")) -> str:
+    """One line a wanted way to paint, one column a size."""
     ways = [("tiny", steps, w, tokens) for steps, w in WAYS for tokens in ((None,) if steps == 28 else (None, 0, 4096))]
     ways.append(("tiny-schnell", 4, 0.0, None))
     lines = []
     for model, steps, w, tokens in ways:
-        configs = [EvalConfig(model, steps, w, size=size, shift_tokens=tokens) for size in sizes]
+        settings = [EvalConfig(model, steps, w, size=size, shift_tokens=tokens) for size in sizes]
         shift = {None: "", 0: ", no shift", 4096: ", shift of 4,096 tokens"}[tokens]
-        lines.append([f"{model}, {steps} steps, w = {w:g}{shift}", *(both(rows, config) for config in configs)])
+        lines.append(
+            [short(f"{model}, {steps} steps, w = {w:g}") + shift, *(both(rows, config) for config in settings)]
+        )
+    lines = [line for line in lines if wanted.fullmatch(line[0])]
     return markdown(["all right, one / two, %", *(f"{w} × {h}" for w, h in sizes)], lines)
 
 
+def measured_beside(usual: float, strengths: list[float]) -> set[float]:
+    """The usual guidance of a tool if it was measured, else the nearest ones below and above."""
+    below, above = [w for w in strengths if w <= usual], [w for w in strengths if w >= usual]
+    return {*sorted(below)[-1:], *sorted(above)[:1]}
+
+
 def tools_table(folder: Path) -> str:
-    """One line a tool and kind of edit at each guidance: the share right, and what should stay."""
+    """One line a tool and kind of edit at the tool's usual guidance: the share right, and what should stay."""
     lines = []
     for name in TOOLS:
         path = folder / f"{name}.json"
-        for w, report in json.loads(path.read_text("utf-8")).items() if path.is_file() else ():
+        reports = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        reports = {float(w.removeprefix("w = ")): report for w, report in reports.items()}
+        for w in sorted(measured_beside(configs[f"tiny-{name}"].guidance, list(reports))):
+            report = reports[w]
             kinds = {f"{name}: {kind}": r for kind, r in report.items() if isinstance(r, dict)} or {name: report}
             for kind, r in kinds.items():
                 stays = f"{r['stays_db']} dB beside {r['autoencoder_db']}" if "stays_db" in r else ""
                 outlines = f"F1 {r['f1']:.3f} beside {report['f1 of the autoencoder']:.3f}" if "f1" in r else ""
                 seen = [percent(r[key]) for key in ("object", "style", "all")]
-                lines.append([f"{kind}, {w}", *seen, stays or outlines])
+                lines.append([f"{kind}, w = {w:g}", *seen, stays or outlines or "–"])
     return markdown(["", "thing", "style", "all", "what should stay, beside the autoencoder alone"], lines)
 
 
@@ -143,16 +163,14 @@ def main() -> None:
     few = {what: row for what, row in shares.items() if re.match(r"tiny\S*, \d+ steps, w = \S+, English$", what)}
     differences = read(usual, "differences")
     tables = {
-        "shares": settings_table({what: row for what, row in shares.items() if IN_CARD.fullmatch(what)}, COLUMNS),
+        "shares": settings_table({what: row for what, row in shares.items() if ROWS.fullmatch(what)}, IN_CARD),
         "differences": settings_table(
-            {what: row for what, row in differences.items() if all(map(IN_CARD.fullmatch, what.split(" − ")))},
-            DIFFERENCES,
-            points,
+            {what: row for what, row in differences.items() if DIFFERENCES.fullmatch(what)}, IN_CARD, points
         ),
-        "requests": settings_table(requests, REQUESTS | DETAIL),
+        "requests": settings_table(requests, REQUESTS | {("one", "fine detail"): "fine detail, ‰"}),
         "few steps": settings_table(few, JUDGED),
-        "sizes": sizes_table(shares | sized, SIZES),
-        "sizes, every measure": settings_table(sized, COLUMNS | DETAIL),
+        "sizes": sizes_table(shares | sized, SIZES, SIZE_ROWS),
+        "every share": settings_table(shares | sized, COLUMNS | DETAIL),
         "sizes, notebook 01": sizes_table(shares | sized, IN_NOTEBOOK_01),
         "size differences": settings_table(read(sizes, "differences"), JUDGED, points),
         "tools": tools_table(args.folder / "evaluate_tools"),
