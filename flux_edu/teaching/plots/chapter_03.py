@@ -255,20 +255,22 @@ def lag_correlation(tokens: Float[Tensor, "1 L C"], rows: int) -> tuple[Float[Te
 
 
 def repetition(curves: dict[str, tuple[Tensor, Tensor]], wavelengths: Sequence[float] = ()) -> Figure:
-    """`lag_correlation` of several pictures, mean of both directions, with wavelengths of RoPE's pairs as lines."""
-    fig, ax = new_figure(width=7, height=3.0)
+    """`lag_correlation` of several pictures, below and to the right, with wavelengths of RoPE's pairs as lines."""
+    fig, axes = new_figure(cols=2, width=8, height=3.0, sharey=True)
     summaries = []
-    for (name, both), colour in zip(curves.items(), (BLUE, PINK, GREEN, ORANGE, RED), strict=False):
-        mean = (both[0] + both[1]) / 2
-        ax.plot(range(len(mean)), mean, "o-", color=colour, ms=3, lw=1, label=name)
-        if len(mean) > 8:
-            best = 6 + int(mean[6:].argmax())
-            summaries.append(f"{name}: highest {mean[best]:.2f} at distance {best}")
-    for wavelength in wavelengths:
-        ax.axvline(wavelength, color="0.5", lw=1, ls=":")
-    ax.axhline(0, color="0.8", lw=0.8)
-    ax.set(xlabel="distance, tokens (dotted: wavelengths of RoPE pairs)", ylabel="correlation", ylim=(-1, 1.05))
-    ax.legend(fontsize=8, frameon=False, loc="lower left")
+    for way, ax in enumerate(axes):
+        place = ("below", "to the right")[way]
+        for (name, both), colour in zip(curves.items(), (BLUE, PINK, GREEN, ORANGE, RED), strict=False):
+            ax.plot(range(len(both[way])), both[way], "o-", color=colour, ms=3, lw=1, label=name)
+            if len(both[way]) > 8:
+                best = 6 + int(both[way][6:].argmax())
+                summaries.append(f"{name}: highest {both[way][best]:.2f} at {best} tokens {place}")
+        for wavelength in wavelengths:
+            ax.axvline(wavelength, color="0.5", lw=1, ls=":")
+        ax.axhline(0, color="0.8", lw=0.8)
+        ax.set(xlabel=f"tokens {place} (dotted: wavelengths of pairs)", ylim=(-1, 1.05))
+    axes[0].set_ylabel("correlation")
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left")
     fig.set_label(
         f"Correlation of a picture's tokens with those at a distance, beyond 5 tokens. {'; '.join(summaries)}."
     )
