@@ -26,7 +26,7 @@ from flux_edu.text import embed_empty
 KEPT = Path(__file__).resolve().parents[1] / "build" / "live_map"
 PAINTER, STEPS, SIZE = "tiny-schnell", 4, 128
 PROMPTS = (
-    ("a flat fox left of a red apple on a white background", 0),
+    ("a flat fox left of a strawberry on a white background", 0),
     ("a 3d astronaut on a purple background", 0),
     ("a noto rocket above a house on a black background", 0),
     ("a sticker tiger face on a green background", 0),

@@ -237,7 +237,8 @@ def test_unknown_words_are_said_with_the_nearest_known(tiny):
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", PROMPT, "A 3D FOX; on a Blue background.", "蓝色背景上的立体狐狸", "heart-eyes"]
+    "prompt",
+    ["", PROMPT, "A 3D FOX; on a Blue background.", "蓝色背景上的三只立体狐狸", "heart-eyes", "two foxes in a corner"],
 )
 def test_known_words_are_not_complained_about(tiny, prompt):
     assert unknown_words(prompt, tiny.vocabulary) == {}

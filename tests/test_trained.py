@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,9 +64,12 @@ def test_the_latents_factors_in_the_file_are_those_of_the_config():
     assert float(metadata["shift_factor"]) == TINY_AE.shift_factor
 
 
-def test_the_vocabulary_knows_colours_and_styles():
+def test_the_vocabulary_knows_colours_and_styles_and_the_live_map_counts_it():
     known = set(json.loads((TINY_FOLDER / "vocabulary.json").read_text("utf-8")))
     assert {*COLOURS, *STYLES, "background", "左", "立", "贴", "素"} <= known
+    chinese = {word for word in known if "\u4e00" <= word[0] <= "\u9fff"}
+    live_map = (Path(__file__).parents[1] / "docs" / "live_map" / "words.js").read_text("utf-8")
+    assert f'"{len(known - chinese):,} English ones, {len(chinese):,} Chinese characters"' in live_map
 
 
 # ---------------------------------------------------------------- the autoencoder

@@ -1,7 +1,7 @@
 // What is chosen: it stands in the address, so that a link leads to the same picture and station.
 
 export const FIRST = {
-  prompt: "a flat fox left of a red apple on a white background",
+  prompt: "a flat fox left of a strawberry on a white background",
   model: "tiny-schnell",
   seed: 0,
   steps: 4,

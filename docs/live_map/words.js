@@ -152,7 +152,7 @@ export const stations = [
   },
   {
     title: "How much does a block change?",
-    text: "What attention and MLP have found is multiplied by a gate, a number for each channel, and added. The bars show how much each double block changes text and picture. Some blocks rewrite the text, others hardly speak. With the model loaded, leave one out and paint again.",
+    text: "What attention and MLP have found is multiplied by a gate, a number for each channel, and added. The bars show how much each double block changes text and picture. The first rewrites the picture most, the last the text. With the model loaded, leave one out and paint again.",
     picture:
       "At t = {t}, block {block} changes the text by {text} of its size and the picture by {image}.",
     off: "Paint without {n}",
@@ -177,7 +177,7 @@ export const stations = [
   },
   {
     title: "How can a model listen harder?",
-    text: "Ask twice, without the prompt and with it. The difference is what the prompt adds; guidance goes w times as far along it. tiny-dev was trained to give that answer in one pass when it is told w: its dots follow the line, but not exactly.",
+    text: "Ask twice, without the prompt and with it. The difference is what the prompt adds; guidance goes w times as far along it. tiny-dev was trained to give that answer in one pass when it is told w: at high noise its dots follow the line, later they fall behind.",
     picture:
       "“{prompt}”, t = {t}, w = {w}: v_w lies {w} times the prompt’s difference from v_∅. What tiny-dev says went {along} along and lies {off} away from v_w in all.",
     own: "Draw this for “{prompt}” (by tiny and tiny-dev, 3 MB more)",
@@ -202,7 +202,7 @@ export const stations = [
   },
   {
     title: "What is not shown here?",
-    text: "The equations are FLUX.1’s own, and its published weights load into the same functions. The size is not: this model has learned small drawings from a few hundred words. How FLUX.1 was trained, and on what, its makers have not published; notebook 09 says what is known.",
+    text: "The equations are FLUX.1’s own, and its published weights load into the same functions. The size is not: this model has learned small drawings and 1,720 English words. How FLUX.1 was trained, and on what, its makers have not published; notebook 09 says what is known.",
     rows: [
       ["size", "here", "FLUX.1"],
       ["numbers", "21 million", "12 billion"],
@@ -210,7 +210,7 @@ export const stations = [
       ["width, heads", "320, 5", "3,072, 24"],
       ["text tokens", "32", "512"],
       ["tokens of the largest picture here, of 1 megapixel", "256", "4,096"],
-      ["words it knows", "a few hundred", "those of the web"],
+      ["words it knows", "1,720 English ones, 1,142 Chinese characters", "those of the web"],
     ],
   },
 ];

@@ -273,6 +273,7 @@ def check_inside(page, record, generator, step, word, near):
     near(shown["map"], word_map(A, record.tokens(word), record.L_txt, record.grid).flatten().tolist())
     near(sum(shown["quadrants"], []), quadrant_shares(A, record.L_txt).flatten().tolist())
     expected = paintings.changes(record, generator)[step]
+    assert expected[:3].argmax(0).tolist() == [2, 0] and expected[3:, 1].argmax() == 5  # as the stations' texts say
     near(sum(choose(page, 8)["changes"], []), expected[:3].flatten().tolist())
     near(sum(choose(page, 9)["changes"], []), expected[3:].flatten().tolist())
     velocity = record.traced["final_layer"][step]
@@ -306,7 +307,8 @@ def test_guidance_is_shown_as_the_package_computes_it(page):
     for plane in planes:  # the more it is told to follow the prompt, the farther it goes
         along = [x for x, _ in plane["dev"]]
         assert along == sorted(along)
-    assert [along for along, _ in planes[0]["dev"][:4]] == pytest.approx([1, 2, 3, 4], rel=0.2)
+    assert [along for along, _ in planes[0]["dev"][:4]] == pytest.approx([1, 2, 3, 4], rel=0.1)
+    assert planes[-1]["dev"][3][0] < 3  # later it falls behind
 
 
 # ---------------------------------------------------------------- the engine's own painting

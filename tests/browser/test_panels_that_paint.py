@@ -33,7 +33,7 @@ from flux_edu.teaching.labs.activations import ablate
 from flux_edu.text import embed_empty
 
 PROMPT, SEED = "a 3d dog face left of a red apple on a blue background", 4
-PANELS = {  # notebook → drawing functions; those of the second row show figures of several pictures
+PANELS = {  # notebook → drawing functions
     "00_map": ["any_shape"],
     "01_schedule": ["paint", "paint_at"],
     "03_rope": ["moved_picture"],
@@ -44,7 +44,8 @@ PANELS = {  # notebook → drawing functions; those of the second row show figur
     "15_attention_atlas": ["without"],
     "18_faster": ["guided_fox"],
 }
-FIGURES = ("without", "guided_fox")
+FIGURES = ("without", "guided_fox")  # the notebook draws one figure, the page a row of pictures
+ROWS = ("from_start", "along", "into", "edited", "strength_of_a_lora", *FIGURES)  # pictures of 128 × 128, side by side
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +144,10 @@ def address(browser):
 
 def last_picture(panel):
     """What the panel has painted, of a row of pictures the last one, at its own size."""
-    row = Image.open(io.BytesIO(base64.b64decode(panel.locator("> img").get_attribute("src").partition(",")[2])))
-    return row.convert("RGB") if row.width <= 192 else row.convert("RGB").crop((row.width - 128, 0, row.width, 128))
+    data = panel.locator("> img").get_attribute("src").partition(",")[2]
+    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    row = panel.get_attribute("data-draw") in ROWS
+    return picture.crop((picture.width - 128, 0, picture.width, 128)) if row else picture
 
 
 def frame(move, name, size):
