@@ -22,7 +22,7 @@ const PAINTERS = {
   paint_at: async ({ side, steps, shift, w }, { paint }) => {
     const tokens = shift === "4,096 tokens" ? 4096 : (side / 16) ** 2;
     const timesteps = get_schedule(steps, tokens, shift !== "no shift");
-    const prompt = "a 3d dog face on a blue background";
+    const prompt = "a sketch train on a red background";
     const size = { width: side, height: side };
     return [await paint({ model: "tiny", prompt, ...size, timesteps, guidance: w })];
   },
