@@ -210,7 +210,7 @@ export const stations = [
       ["width, heads", "320, 5", "3,072, 24"],
       ["text tokens", "32", "512"],
       ["tokens of the largest picture here, of 1 megapixel", "256", "4,096"],
-      ["words it knows", "1,720 English ones, 1,142 Chinese characters", "those of the web"],
+      ["English words it knows", "1,720", "those of the web"],
     ],
   },
 ];
