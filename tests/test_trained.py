@@ -22,7 +22,7 @@ from flux_edu.text import embed_empty
 from flux_edu.train.autoencoder import psnr, round_trip
 from flux_edu.train.data import COLOURS, SIXTEEN, SIZE, STYLES, draw_scenes, load_drawings, render
 
-STEPS = 3  # what is tested here shows after three steps; the sheets of the model card were painted with 28
+STEPS = 3  # grounds and things show after three steps, colours after eight; the model card's sheets have 28
 PROMPTS = [SIXTEEN[i] for i in (0, 1, 2, 3)]  # white, blue, yellow and green backgrounds
 
 
@@ -123,8 +123,8 @@ def test_things_change_sides_with_their_words(tiny):
     for seed in (0, 1):
         red = []
         for prompt in orders:
-            pixels = np.asarray(tiny.generate_image(SIZE, SIZE, STEPS, 3.0, seed, prompt), dtype=int)
+            pixels = np.asarray(tiny.generate_image(SIZE, SIZE, 8, 3.0, seed, prompt), dtype=int)
             apple = (pixels[..., 0] > 180) & (pixels[..., 1] < 100) & (pixels[..., 2] < 110)  # redder than any fox
             red.append((apple[:, : SIZE // 2].sum(), apple[:, SIZE // 2 :].sum()))
         (fox_left, apple_right), (apple_left, fox_right) = red
-        assert apple_right > 1.5 * fox_left and apple_left > 1.5 * fox_right, red
+        assert apple_right > 10 * fox_left and apple_left > 10 * fox_right, red
