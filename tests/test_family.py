@@ -142,10 +142,11 @@ def test_tables_are_made_of_what_was_measured(tmp_path, monkeypatch, capsys):
     share = measured | dict(what=str(own), share=0.912, low=0.884, high=0.933)
     difference = measured | dict(what=f"{own}, no shift − {own}", share=-0.121, low=-0.16, high=-0.0802)
     write_reports(tmp_path / "evaluate_sizes", [share], [difference], {})
-    parts = {key: [0.979, 0.962, 0.988] for key in ("object", "style", "all")}
-    save_report(
-        tmp_path / "evaluate_tools" / "fill.json", {"w = 1": parts | {"stays_db": 33.5, "autoencoder_db": 35.4}}
-    )
+    report = {key: [0.979, 0.962, 0.988] for key in ("object", "style", "all")} | {
+        "stays_db": 33.5,
+        "autoencoder_db": 35.4,
+    }
+    save_report(tmp_path / "evaluate_tools" / "fill.json", dict.fromkeys(("w = 1", "w = 2", "w = 3"), report))
     card = tmp_path / "card.md"
     card.write_text("<!-- sizes -->\nold\n<!-- /sizes -->\n", "utf-8")
     monkeypatch.setattr(family_tables, "CARD", card)
@@ -156,4 +157,5 @@ def test_tables_are_made_of_what_was_measured(tmp_path, monkeypatch, capsys):
     assert "no shift − tiny, 4 steps, w = 3, 256 × 256 | −12.1 (−16.0 to −8.0) |" in printed
     fill = "97.9 (96.2–98.8)"
     assert f"| fill, w = 1 | {fill} | {fill} | {fill} | 33.5 dB beside 35.4 |" in printed
+    assert "| fill, w = 2 |" in printed and "| fill, w = 3 |" not in printed  # it paints with 1.5
     assert "91.2 (88.4–93.3)" in card.read_text("utf-8") and "old" not in card.read_text("utf-8")
