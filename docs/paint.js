@@ -52,7 +52,7 @@ const PAINTERS = {
   // 10
   two_passes: async ({ w, steps }, { paint }) => {
     const prompt = "a flat fox on a blue background";
-    return [await paint({ model: "tiny", prompt, guidance: w, num_steps: steps })];
+    return [await paint({ model: "tiny", prompt, seed: 1, guidance: w, num_steps: steps })];
   },
   // 12
   along: async ({ threshold, prompt, seed }, { paint, outlines }) => {
