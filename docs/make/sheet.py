@@ -7,9 +7,11 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flux_edu.io.images import picture_grid, to_tensor
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.pipeline import FluxGenerator
 from flux_edu.teaching.plots.style import new_figure
@@ -55,13 +57,9 @@ def unseen_prompts() -> list[str]:
     return re.findall(r"^\d+\. (an? .+)$", (WEIGHTS / "MODEL_CARD.md").read_text("utf-8"), re.MULTILINE)
 
 
-def rows_of(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size in rows, without a gap."""
-    width, height = pictures[0].size
-    page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
-    for i, picture in enumerate(pictures):
-        page.paste(picture, (i % columns * width, i // columns * height))
-    return page
+def rows_of(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures of one size, four in a row, without a gap."""
+    return picture_grid(torch.cat(list(map(to_tensor, pictures))), columns=4)
 
 
 def below_each_other(parts: list[Image.Image]) -> Image.Image:
