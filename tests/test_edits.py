@@ -1,5 +1,6 @@
 """What the tools are trained on: edits whose picture before and after agree where they should, masks, outlines."""
 
+import csv
 import json
 
 import evaluate_tools
@@ -13,11 +14,11 @@ from flux_edu.io.checkpoint import read, save_int8
 from flux_edu.io.tiny import TINY_FOLDER
 from flux_edu.sampling import denoise
 from flux_edu.train import edits as ed
+from flux_edu.train import tools
 from flux_edu.train.autoencoder import load_ae
-from flux_edu.train.data import BESIDE, COLOURS, ONE, SIZE, STYLES, draw_scenes, load_drawings, render, seen
+from flux_edu.train.data import BESIDE, COLOURS, ONE, SHIPPED, SIZE, STYLES, draw_scenes, load_drawings, render, seen
 from flux_edu.train.latent_pool import Pool
 from flux_edu.train.text_to_velocity import TextEncoders
-from flux_edu.train.tools import TOOLS, make_student, velocity
 
 
 @pytest.fixture(scope="module")
@@ -106,28 +107,28 @@ def test_outlines_agree_with_themselves_and_within_a_pixel(drawings):
     assert ed.edge_agreement(edges.roll(9, dims=-1), edges).max() < 0.8
 
 
-@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("name", tools.TOOLS)
 def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(drawings, base, name):
-    student, tool = make_student(name, base, rank=8), TOOLS[name]
+    student, tool = tools.make_student(name, base, rank=8), tools.TOOLS[name]
     torch.manual_seed(0)
     x, t, text = torch.randn(2, 64, 64), torch.tensor([0.3, 0.8]), (torch.randn(2, 32, 256), torch.randn(2, 256))
     ae, texts = load_ae(TINY_FOLDER / "ae.safetensors"), TextEncoders(TINY_FOLDER / "tokenizer.json", 32)
     pool = Pool(drawings, ae, texts, size=2, seed=(0,), compose=tool.compose)
     pool.refresh(0)
-    *_, cond = pool.batch(2)
+    _, _, cond, *_ = pool.batch(2)
     with torch.inference_mode():
-        v = velocity(tool, student, x, t, text, cond)
+        v = tools.tool_velocity(tool, student, x, t, text, cond)
         if name in ("fill", "canny"):  # the new channels change nothing yet
-            torch.testing.assert_close(v, velocity(tool, student, x, t, text, 0 * cond))
+            torch.testing.assert_close(v, tools.tool_velocity(tool, student, x, t, text, 0 * cond))
     for key, p in student.named_parameters():
         if key.endswith("lora_B.weight"):
             torch.nn.init.normal_(p, std=0.02)
     delta = lora.trained_delta(student)
     assert not any("_mod.lin" in key or "time_in" in key for key in delta)
     with torch.inference_mode():
-        trained = velocity(tool, student, x, t, text, cond)
+        trained = tools.tool_velocity(tool, student, x, t, text, cond)
         torch.testing.assert_close(
-            velocity(tool, merged(name, base, delta), x, t, text, cond),
+            tools.tool_velocity(tool, merged(name, base, delta), x, t, text, cond),
             trained,
             atol=2e-4,
             rtol=2e-4,
@@ -135,16 +136,30 @@ def test_an_untrained_tool_is_the_base_and_a_trained_one_is_merged(drawings, bas
     assert (trained - v).abs().max() > 1e-3
 
 
+def test_a_teacher_says_what_single_pictures_say_only_on_average(tmp_path, monkeypatch):
+    """Redux trained for one step with --taught: an aim without noise, so the loss is a fraction of Eq. (9.1)'s."""
+    options = "--taught --steps 1 --pool 8 --batch 8 --report 1 --measure 8 --rank 10 --speed plain --begin".split()
+    begin, out = TINY_FOLDER / "redux.safetensors", ["--data", str(SHIPPED), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["tools", "redux", *options, str(begin), *out])
+    tools.main()
+    with (tmp_path / "redux" / "log.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert 0 < 2 * float(row["loss"]) < json.loads((tmp_path / "redux" / "redux.json").read_text())["held_out"]
+    monkeypatch.setattr("sys.argv", ["tools", "fill", "--taught"])
+    with pytest.raises(SystemExit):
+        tools.main()
+
+
 def test_kontext_is_trained_on_what_denoise_feeds_it(base):
     """Training puts the reference where sampling puts it."""
     flux, tool = (
         merged("kontext", base, {"img_in.bias": base["img_in.bias"]}),
-        TOOLS["kontext"],
+        tools.TOOLS["kontext"],
     )
     torch.manual_seed(1)
     x, text, cond = torch.randn(1, 64, 64), (torch.randn(1, 32, 256), torch.randn(1, 256)), torch.randn(1, 64, 64)
     with torch.inference_mode():
-        v = velocity(tool, flux, x, torch.tensor([1.0]), text, cond)
+        v = tools.tool_velocity(tool, flux, x, torch.tensor([1.0]), text, cond)
     _, img_ids, _, txt_ids, *_ = tool.inputs(flux, x, torch.tensor([1.0]), text, cond)
     ids = img_ids[:, 64:]
     assert ids[0, :, 0].unique().tolist() == [1.0] and (ids[0, :, 1:] == img_ids[0, :64, 1:]).all()
@@ -155,7 +170,7 @@ def test_kontext_is_trained_on_what_denoise_feeds_it(base):
 def test_a_tool_is_measured_from_its_file(base, tmp_path, monkeypatch, capsys):
     """The whole command, with one step and two pictures."""
     for name in ("redux", "kontext"):
-        save_int8(lora.trained_delta(make_student(name, base, rank=1)), tmp_path / f"{name}.safetensors")
+        save_int8(lora.trained_delta(tools.make_student(name, base, rank=1)), tmp_path / f"{name}.safetensors")
     whole = evaluate_tools.paint_with
     monkeypatch.setattr(evaluate_tools, "paint_with", lambda *args: whole(*args[:-1], steps=1))
     monkeypatch.setattr(evaluate_tools, "GUIDANCES", (1.0,))

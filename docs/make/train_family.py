@@ -64,6 +64,7 @@ def stage_command(args: argparse.Namespace, name: str) -> list:
         begin = before(args, files(name)[0])
         command += ["--begin", begin, "--rank", read_metadata(begin)["rank"], "--weights", args.out / "family"]
         command += ["--muon", 2 * args.muon, "--rate", args.muon / 2] + ["--measure", "4"] * args.toy
+        command += ["--taught"] * (name == "redux")
     if name in ("base", "dev", "schnell"):
         command += ["--asked", args.asked]
     return command

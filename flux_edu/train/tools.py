@@ -3,7 +3,7 @@
 Nothing but the input is new. The loss is that of the flow, Eq. (9.1), with a picture beside the text; what is trained
 is a low-rank delta of every layer that a token passes. The blocks' modulations stay: their input, noise level
 and pooled text, is what it was. The tiny Redux learns its small network besides; the published one is that
-network alone.
+network alone. With --taught it learns from the base, which is told by name what Redux has to see.
 """
 
 from functools import cache, partial
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from flux_edu.io.checkpoint import State
 from flux_edu.io.device import autocast
 from flux_edu.model import Flux
 from flux_edu.patchify import patchify
+from flux_edu.schedule import interpolate
 from flux_edu.tools import Redux, control_cond, fill_cond, hide
 from flux_edu.train.autoencoder import encode
 from flux_edu.train.data import SIZE, captions, draw_scenes, render
@@ -41,7 +43,7 @@ from flux_edu.train.edits import (
 from flux_edu.train.guidance import training_levels
 from flux_edu.train.judge_model import Judge, load_classifier
 from flux_edu.train.latent_pool import Compose, Pool
-from flux_edu.train.objectives import Text, flow_loss, inputs
+from flux_edu.train.objectives import Text, flow_loss, inputs, velocity
 from flux_edu.train.trainer import save_report
 
 LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a picture is, and how that steers the blocks
@@ -51,7 +53,8 @@ RANKS = {"img_in": 128, "final_layer.linear": 64}
 TAUGHT, PAIRS = (BACKGROUND, STYLE, STYLE, STYLE, SWAP, REMOVE), 0.9
 STATE_WIDTH = 104  # numbers a token of `Judge.encode_image`
 
-Parts = tuple[Tensor, Tensor, Tensor]  # latents, tokens, and the condition: what goes in beside the text
+# latents, tokens, and the condition, which is what goes in beside the text; of Redux also the tokens of whole captions
+Parts = tuple[Tensor, ...]
 
 # ---------------------------------------------------------------- what is painted, and from what
 
@@ -106,7 +109,8 @@ def compose_redux(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
     states = load_judge(before.device).encode_image(before)
     if not unseen:
         states[torch.from_numpy(np.random.default_rng((seed, 1)).random(n) < 0.1).to(states.device)] = 0.0
-    return patchify(encode(pool.ae, after)), tokens, states
+    whole = pool.tokens(captions(pool.drawings, variations.after, seed, complete=True))
+    return patchify(encode(pool.ae, after)), tokens, states, whole
 
 
 # ---------------------------------------------------------------- where the network reads it
@@ -153,7 +157,7 @@ def make_student(name: str, base: State, rank: int) -> Flux:
     return lora.make_trainable(student, rank, train_whole=whole, leave=LEAVE, ranks=RANKS)
 
 
-def velocity(
+def tool_velocity(
     tool: Tool, flux: nn.Module, x: Float[Tensor, "B L C"], t: Tensor, text: Text, cond: Tensor
 ) -> Float[Tensor, "B L C"]:
     """v_θ(x_t, t, c): one evaluation; of what is said of a reference nothing is kept."""
@@ -163,29 +167,35 @@ def velocity(
 def main() -> None:
     parser = arguments(__doc__, out="runs/tools", seconds=200, rank=16)
     parser.add_argument("tool", choices=tuple(TOOLS))
+    parser.add_argument("--taught", action="store_true", help="redux learns the base's velocity for whole captions")
     args = parser.parse_args()
+    if args.taught and args.tool != "redux":
+        parser.error(f"--taught is for redux: no caption says all that {args.tool} is given")
     name, tool = args.tool, TOOLS[args.tool]
     args.out = args.out / name
     stage = Distillation(args, configs[f"tiny-{name}"], {(SIZE, SIZE): 1.0}, tool.compose)
     student = make_student(name, stage.base, args.rank)
-
-    def tool_loss(model: nn.Module, x_0: Tensor, text: Text, cond: Tensor) -> Tensor:
-        """Eq. (9.1) with a picture in the condition."""
-        t = training_levels(len(x_0), x_0.shape[1], stage.device)
-        return flow_loss(partial(velocity, tool, model), x_0, torch.randn_like(x_0), t, text, cond)
+    teacher = stage.captured(build(configs["tiny"], stage.base)) if args.taught else None
 
     def loss(model: nn.Module, step: int) -> Tensor:
+        """Eq. (9.1) with a picture in the condition; a teacher's velocity, if there is one, stands for ε - x_0."""
         _, pool = stage.pools.at(step)
-        x_0, tokens, cond = pool.batch(args.batch)
+        x_0, tokens, cond, *whole = pool.batch(args.batch)
+        t, noise = training_levels(len(x_0), x_0.shape[1], stage.device), torch.randn_like(x_0)
+        x_t = interpolate(x_0, noise, t)
         with autocast(stage.device):
-            return tool_loss(model, x_0, stage.texts(tokens), cond)
+            with torch.no_grad():
+                v = velocity(teacher, x_t, t, stage.texts(whole[0].long())) if teacher else noise - x_0
+            return F.mse_loss(tool_velocity(tool, model, x_t, t, stage.texts(tokens), cond), v)
 
     @torch.no_grad()
     def held_out(model: nn.Module, step: int) -> float:
-        """The same on held-out combinations, with noise and noise levels that are the same every time."""
+        """Eq. (9.1) on held-out combinations, with noise and noise levels that are the same every time."""
         torch.manual_seed(0)
-        x_0, text, cond = stage.held_out
-        return float(tool_loss(model, x_0[:512], tuple(part[:512] for part in text), cond[:512]))
+        (x_0, text, cond, *_), v_theta = stage.held_out, partial(tool_velocity, tool, model)
+        x_0, text = x_0[:512], tuple(part[:512] for part in text)
+        t = training_levels(len(x_0), x_0.shape[1], stage.device)
+        return float(flow_loss(v_theta, x_0, torch.randn_like(x_0), t, text, cond[:512]))
 
     delta, steps = stage.train(student, loss, held_out, inputs=partial(tool.inputs, student), cond=stage.held_out[2])
     if stage.accelerator.is_main_process:  # what is measured and looked at is what was saved
