@@ -84,6 +84,7 @@ def test_captions_and_pictures_agree(catalogue, width, height):
     assert min(seen.values()) >= 5, seen
     several = requests.count > 1
     assert right["count"][several].mean() > 0.97 and right["tint"].mean() > 0.97
+    assert right["small"][~several].mean() > 0.97 and right["place"][~several].mean() > 0.97
 
 
 def test_a_verdict_can_be_wrong(catalogue):
@@ -95,6 +96,15 @@ def test_a_verdict_can_be_wrong(catalogue):
     assert asked_verdict(catalogue, pictures, requests)["count"].mean() < 0.05
     turned = asked_verdict(catalogue, pictures.roll(1, dims=1), requests)["tint"]
     assert turned.mean() < 0.5
+
+
+def test_a_large_thing_and_one_at_another_place_are_seen(catalogue):
+    for places, key in ((0.0, "small"), (1.0, "place")):
+        requests = asked.draw_asked(catalogue, 40, 3, tinted=0.0, counted=0.0, placed=places, small=0.0)
+        pictures = asked.render_asked(catalogue.drawings, requests)
+        assert asked_verdict(catalogue, pictures, requests)[key].mean() > 0.95
+        requests.small[:], requests.where[:] = True, asked.MIDDLE
+        assert asked_verdict(catalogue, pictures, requests)[key].mean() < 0.1
 
 
 def test_regions_are_counted_as_an_eye_would():

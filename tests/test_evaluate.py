@@ -375,7 +375,8 @@ def test_the_command_paints_judges_and_reports(drawings, classifier, tmp_path, m
     assert len(right) == 13 and min(right) == 1 and {row["n"] for row in rows[names[0]]} == {2}
     assert all(row["share"] < 0.01 for row in rows[names[2]] if row["measure"] == "fine detail")
     assert not any(row["share"] for row in rows[names[3]] if row["measure"] == "all")
-    assert {"object", "count", "tint", "fine detail"} == {row["measure"] for row in shares[-8:]}
+    measured = {"object", "count", "tint", "small", "place", "fine detail"}
+    assert measured == {row["measure"] for row in shares[-12:]}
     assert (tmp_path / "tiny-schnell-128x128-best.png").is_file()
 
 

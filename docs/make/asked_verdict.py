@@ -1,4 +1,4 @@
-"""What is measured of pictures of one thing without a judge: the number of connected regions, and their colour."""
+"""What is measured of pictures of one thing without a judge: connected regions, their colour, size and place."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flux_edu.train.asked import TINTS, Asked, Catalogue
+from flux_edu.train.asked import CORNER, PLACES, TINTS, Asked, Catalogue
 from flux_edu.train.data import COLOURS
 
 
@@ -26,22 +26,36 @@ def regions(pictures: Float[Tensor, "B 3 H W"]) -> list[Bool[np.ndarray, "k H W"
     return masks
 
 
+def at_its_place(centre: Float[np.ndarray, "2"], where: int) -> bool:
+    """Whether a centre, x and y in parts of the picture, is in the third of each axis that was asked for."""
+    thirds = np.digitize(centre, (0.4, 0.6)) / 2
+    if where == CORNER:
+        return not (thirds == 0.5).any()
+    return bool((thirds == list(PLACES.values())[where][1]).all())
+
+
 def asked_verdict(
     catalogue: Catalogue, pictures: Float[Tensor, "B 3 H W"], asked: Asked
 ) -> dict[str, Bool[np.ndarray, "B"]]:
-    """Whether there are as many connected regions as things were asked for, and whether the thing has its colour.
+    """Whether there are as many connected regions as things were asked for, and whether the thing has its colour, is
+    small where it should be, and stands at its place.
 
     The colour is the named one nearest to the median over all regions; of a thing that is not tinted it is not judged
-    and right.
+    and right. Size and place are those of the box round all regions; small is a longer side of at most 0.4 of the
+    picture's shorter one.
     """
     tints = torch.tensor([COLOURS[name] for name in TINTS]) / 127.5 - 1
-    right: dict[str, list[bool]] = {"count": [], "tint": []}
+    right: dict[str, list[bool]] = {"count": [], "tint": [], "small": [], "place": []}
     for i, masks in enumerate(regions(pictures)):
         right["count"].append(len(masks) == asked.count[i])
         name, there = catalogue.tint[asked.drawing[i]], torch.from_numpy(masks.any(axis=0))
         median = pictures[i].float().cpu()[:, there].median(dim=1).values if there.any() else torch.zeros(3)
         nearest = TINTS[int((tints - median).square().sum(dim=1).argmin())]
         right["tint"].append(name in ("", nearest))
+        x, y, width, height = cv2.boundingRect(masks.any(axis=0).astype(np.uint8))
+        size = np.array(pictures.shape[:1:-1])
+        right["small"].append(not asked.small[i] or 0 < max(width, height) <= 0.4 * min(size))
+        right["place"].append(at_its_place(np.array([x + width / 2, y + height / 2]) / size, asked.where[i]))
     return {key: np.array(values) for key, values in right.items()}
 
 
@@ -52,4 +66,6 @@ ROWS = {
     "Chinese measure words": ("object", _ONE, _BARE | {"chinese": 1.0}),
     "counts": ("count", _ONE | {"counted": 2 / 3}, _BARE | {"grounded": 1.0}),
     "a thing's colour": ("tint", _ONE | {"tinted": 1.0}, _BARE | {"grounded": 1.0}),
+    "small things": ("small", _ONE | {"small": 1.0}, _BARE | {"grounded": 1.0}),
+    "corners and edges": ("place", _ONE | {"placed": 1.0}, _BARE | {"grounded": 1.0}),
 }

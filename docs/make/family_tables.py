@@ -34,6 +34,7 @@ COLUMNS = {
 HARDLY_DIFFERS = {"colour", "position"}  # 99 to 100 % in nearly every row
 IN_CARD = {key: head for key, head in COLUMNS.items() if key[1] not in HARDLY_DIFFERS}
 REQUESTS = {("one", "object"): "thing", ("one", "count"): "count", ("one", "tint"): "colour"}
+REQUESTS |= {("one", "small"): "small", ("one", "place"): "place"}
 DETAIL = {("one", "fine detail"): "one: fine detail, ‰", ("two", "fine detail"): "two: fine detail, ‰"}
 JUDGED = {("one", "all"): "one: all", ("two", "all"): "two: all"} | DETAIL
 SIZES = [(96, 96), (128, 128), (160, 160), (192, 192), (224, 224), (256, 256), (256, 128), (128, 256)]

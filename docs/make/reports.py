@@ -11,7 +11,8 @@ from flux_edu.train.data import ONE, Scenes
 
 Z = 1.959964  # of 95 %
 MEASURES = {
-    "one": ("object", "style", "colour", "all", "strict object", "strict style", "fine detail", "count", "tint"),
+    "one": ("object", "style", "colour", "all", "strict object", "strict style", "fine detail")
+    + ("count", "tint", "small", "place"),  # of requests
     "two": ("object", "style", "colour", "position", "all", "strict object", "strict style", "fine detail"),
 }
 Right = dict[str, np.ndarray]  # measure → which of the pictures are right; of "fine detail" how much each one has
