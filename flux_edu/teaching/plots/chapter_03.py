@@ -144,7 +144,7 @@ def rope_axes(axis_0: int = 0, row: int = 5, col: int = 40, split: str = "16/56/
     fig.set_label(
         f"Bars of the cosine of 64 angles of the token ({axis_0}, {row}, {col}), axes {split}. Turned at all: "
         + ", ".join(f"{n} pairs of {name}" for n, name in zip(turned, AXIS_NAMES, strict=True))
-        + ". In every axis the bars swing first and settle at 1 for the slow pairs."
+        + ". In every axis the slowest pair stays near 1."
     )
     return fig
 
