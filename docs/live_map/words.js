@@ -116,7 +116,7 @@ export const stations = [
   },
   {
     title: "Why do queries and keys get a norm?",
-    text: "Text and picture have matrices of their own, so their queries come out in very different lengths. A long query would shout: its attention would fall on one token alone. The norm gives all of them nearly the same length before they meet.",
+    text: "Queries and keys come out of their matrices in very different lengths, from token to token. A long query would shout: its attention would fall on one token alone. The norm gives all of them nearly the same length before they meet.",
     picture:
       "First head of {block}. Before the norm the queries’ lengths lie between {low} and {high}, after it between {lowAfter} and {highAfter}.",
     norms: "{name}: before the norm (pale), after",
