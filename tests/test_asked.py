@@ -103,6 +103,8 @@ def test_a_large_thing_and_one_at_another_place_are_seen(catalogue):
         requests = asked.draw_asked(catalogue, 40, 3, tinted=0.0, counted=0.0, placed=places, small=0.0)
         pictures = asked.render_asked(catalogue.drawings, requests)
         assert asked_verdict(catalogue, pictures, requests)[key].mean() > 0.95
+        empty = asked_verdict(catalogue, torch.zeros_like(pictures), requests)
+        assert not empty[key].any()
         requests.small[:], requests.where[:] = True, asked.MIDDLE
         assert asked_verdict(catalogue, pictures, requests)[key].mean() < 0.1
 

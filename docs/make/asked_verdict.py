@@ -27,22 +27,24 @@ def regions(pictures: Float[Tensor, "B 3 H W"]) -> list[Bool[np.ndarray, "k H W"
 
 
 def at_its_place(centre: Float[np.ndarray, "2"], where: int) -> bool:
-    """Whether a centre, x and y in parts of the picture, is in the third of each axis that was asked for."""
-    thirds = np.digitize(centre, (0.4, 0.6)) / 2
+    """Whether a centre, x and y in parts of the picture, is at a place of `PLACES`.
+
+    On each axis it is below 0.4, above 0.6 or in the middle between; "in the corner" it is in the middle of neither.
+    """
+    part = np.digitize(centre, (0.4, 0.6)) / 2
     if where == CORNER:
-        return not (thirds == 0.5).any()
-    return bool((thirds == list(PLACES.values())[where][1]).all())
+        return not (part == 0.5).any()
+    return bool((part == list(PLACES.values())[where][1]).all())
 
 
 def asked_verdict(
     catalogue: Catalogue, pictures: Float[Tensor, "B 3 H W"], asked: Asked
 ) -> dict[str, Bool[np.ndarray, "B"]]:
-    """Whether there are as many connected regions as things were asked for, and whether the thing has its colour, is
-    small where it should be, and stands at its place.
+    """Whether as many connected regions as things were asked for, and in their colour, size and place.
 
     The colour is the named one nearest to the median over all regions; of a thing that is not tinted it is not judged
-    and right. Size and place are those of the box round all regions; small is a longer side of at most 0.4 of the
-    picture's shorter one.
+    and right. Size and place are those of the box round all regions, and wrong without any; small is a longer side of
+    at most 0.4 of the picture's shorter one.
     """
     tints = torch.tensor([COLOURS[name] for name in TINTS]) / 127.5 - 1
     right: dict[str, list[bool]] = {"count": [], "tint": [], "small": [], "place": []}
@@ -53,9 +55,9 @@ def asked_verdict(
         nearest = TINTS[int((tints - median).square().sum(dim=1).argmin())]
         right["tint"].append(name in ("", nearest))
         x, y, width, height = cv2.boundingRect(masks.any(axis=0).astype(np.uint8))
-        size = np.array(pictures.shape[:1:-1])
-        right["small"].append(not asked.small[i] or 0 < max(width, height) <= 0.4 * min(size))
-        right["place"].append(at_its_place(np.array([x + width / 2, y + height / 2]) / size, asked.where[i]))
+        size, centre = np.array(pictures.shape[:1:-1]), np.array([x + width / 2, y + height / 2])
+        right["small"].append(width > 0 and (not asked.small[i] or max(width, height) <= 0.4 * min(size)))
+        right["place"].append(width > 0 and at_its_place(centre / size, asked.where[i]))
     return {key: np.array(values) for key, values in right.items()}
 
 

@@ -50,7 +50,7 @@ LEAVE = ("_mod.lin", ".modulation.lin", "time_in")  # what says how noisy a pict
 # A picture's tokens have 64 numbers: where they come in and where they go out, no fewer dimensions may be left.
 RANKS = {"img_in": 128, "final_layer.linear": 64}
 # Another style is learned last, and of two things later than of one: both are taught more often than the rest.
-TAUGHT, PAIRS = (BACKGROUND, STYLE, STYLE, STYLE, SWAP, REMOVE), 0.9
+EDIT_KINDS, PAIRS = (BACKGROUND, STYLE, STYLE, STYLE, SWAP, REMOVE), 0.9
 STATE_WIDTH = 104  # numbers a token of `Judge.encode_image`
 
 # latents, tokens, and the condition, which is what goes in beside the text; of Redux also the tokens of whole captions
@@ -85,7 +85,7 @@ def compose_fill(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
 @torch.no_grad()
 def compose_kontext(pool: Pool, n: int, seed: int, unseen: bool = False) -> Parts:
     """Pictures after an edit with the instruction, and the picture before it as the reference."""
-    shares = {} if unseen else {"kinds": TAUGHT, "pairs": PAIRS}
+    shares = {} if unseen else {"kinds": EDIT_KINDS, "pairs": PAIRS}
     edits = draw_edits(pool.drawings, n, seed, unseen=unseen, **shares)
     before, after = render_edits(pool.drawings, edits)
     tokens = pool.tokens(instructions(pool.drawings, edits, seed))
